@@ -1,0 +1,396 @@
+"""The one compiled reading of windows: used online, offline and as served.
+
+The events of an entity lie in order of (event time, id, partition, offset) as columns of 8-byte words: times, then the
+group's input columns. A read at t:
+
+1. For each window take `hi = floor(t - delay, resolution)` and `lo = floor(hi - window, hop)` (design 4.2), and find
+   the first event at or past hi.
+2. Per lane (one input under one condition) walk from there towards older events, adding each event once; whenever the
+   walk crosses the `lo` of a window, finish that window's features from what has been added so far.
+3. The lifetime window comes last: the additive part of events older than the cut is in the lane's base words, which
+   are simply added; the old rows that first, last, min and max still need are kept as rows.
+
+A lane's additive words are exact (`exact.py`), so every order and split gives the same bits.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+
+from headrace.aggregations.exact import (
+    DIGIT,
+    add_float,
+    add_square,
+)
+from headrace.aggregations.lanes import (
+    AT_INT_HIGH,
+    AT_INT_LOW,
+    AT_ROWS,
+    AT_SQUARE,
+    AT_SUM,
+    AT_TRUES,
+    AT_VALID,
+    AT_WIDE,
+    EDGES,
+    EXTREMES,
+    FLOAT,
+    LANE_WORDS,
+    NULLABLE_INT,
+    ROWS,
+    SMALL,
+    SQUARES,
+    SUMS,
+    TRUES,
+    add_row,
+    clear,
+    present,
+    quotient,
+    settle,
+    variance,
+)
+from headrace.core.time import NULL_US
+
+# Features.
+(COUNT, COUNT_VALID, SUM, MEAN, MIN, MAX, FIRST, LAST, SHARE, ANY, ALL, VAR, STD, SINCE_LAST, SINCE_FIRST) = range(15)
+# Columns of the plan's tables.
+LANE_COLUMN, LANE_KIND, LANE_WHERE, LANE_OPS, LANE_BASE, LANE_VALIDITY = range(6)
+WINDOW_LENGTH, WINDOW_HOP, WINDOW_DELAY, WINDOW_RESOLUTION = range(4)
+FEATURE_LANE, FEATURE_WINDOW, FEATURE_CODE, FEATURE_PARAM, FEATURE_BOOL = range(5)
+
+LIFETIME = -1
+_NULL = np.int64(NULL_US)
+
+
+@njit(cache=True, inline="always")
+def _floor(x, step):  # type: ignore[no-untyped-def]
+    return x - x % step
+
+
+@njit(cache=True)
+def first_at_or_after(words, at, low, high, t):  # type: ignore[no-untyped-def]
+    """Index of the first of the sorted `words[at + low:at + high]` that is >= t; newest positions are tried first."""
+    step = 1
+    while high - step >= low and words[at + high - step] >= t:
+        step *= 2
+    left = max(low, high - step)
+    right = min(high, high - (step >> 1))
+    while left < right:
+        middle = (left + right) >> 1
+        if words[at + middle] < t:
+            left = middle + 1
+        else:
+            right = middle
+    return left
+
+
+@njit(cache=True)
+def _float_bits(value, f8, i8, at):  # type: ignore[no-untyped-def]
+    f8[at] = value
+    return i8[at]
+
+
+@njit(cache=True)
+def read_group(  # type: ignore[no-untyped-def]
+    i8,
+    f8,
+    times,
+    columns,
+    stride,
+    n,
+    cut,
+    base,
+    lanes,
+    windows,
+    features,
+    pointers,
+    t,
+    offsets,
+    partitions,
+    highest,
+    limits,
+    out,
+    out_f8,
+    valid,
+    slot,
+    lane,
+    work,
+    other,
+    bounds,
+    tally,
+):
+    """Read all features of one group for one entity at t into `out[slot:]` and `valid[slot:]`.
+
+    `times`, `columns`, `base` are word indices into `i8`/`f8` (two views of the same words): where the entity's n
+    event times start, where its column 0 starts (column c: `columns + c * stride`), where its base words start (-1:
+    none). `offsets`/`partitions`: word indices of each event's log offset and partition, -1 to count every event; else
+    only events below `limits[partition]` count (`highest`: no offset of these events is greater, when there is one
+    partition). `pointers[l, w]` is the first feature of lane l and window w;
+    features are sorted by (lane, window). `tally[0]` counts overflows.
+    """
+    window_count = windows.shape[0]
+    # Bounds of each window: bounds[w] = (first index, last index + 1), bounds[2] order of windows by their lower edge.
+    for w in range(window_count):
+        hi = _floor(t - windows[w, WINDOW_DELAY], windows[w, WINDOW_RESOLUTION])
+        stop = first_at_or_after(i8, times, 0, n, hi)
+        if windows[w, WINDOW_LENGTH] == LIFETIME:
+            start = 0
+        else:
+            lo = _floor(hi - windows[w, WINDOW_LENGTH], windows[w, WINDOW_HOP])
+            start = first_at_or_after(i8, times, 0, stop, lo)
+        bounds[0, w] = start
+        bounds[1, w] = stop
+        # Insertion by (delay, start descending); the lifetime comes last of its delay.
+        key = start if windows[w, WINDOW_LENGTH] != LIFETIME else -1
+        place = w
+        while place > 0:
+            before = bounds[2, place - 1]
+            before_key = bounds[0, before] if windows[before, WINDOW_LENGTH] != LIFETIME else -1
+            if windows[before, WINDOW_DELAY] < windows[w, WINDOW_DELAY] or (
+                windows[before, WINDOW_DELAY] == windows[w, WINDOW_DELAY] and before_key >= key
+            ):
+                break
+            bounds[2, place] = before
+            place -= 1
+        bounds[2, place] = w
+    for index in range(lanes.shape[0]):
+        column = columns + lanes[index, LANE_COLUMN] * stride
+        kind, ops = lanes[index, LANE_KIND], lanes[index, LANE_OPS]
+        where = columns + lanes[index, LANE_WHERE] * stride if lanes[index, LANE_WHERE] >= 0 else -1
+        validity = columns + lanes[index, LANE_VALIDITY] * stride if kind == NULLABLE_INT else -1
+        delay = np.int64(-1)
+        i = 0
+        first = last = first_row = last_row = np.int64(-1)
+        low_f = high_f = 0.0
+        low_i = high_i = np.int64(0)
+        rows = present_rows = trues = int_low = np.int64(0)
+        # Without conditions on single rows the walk is a tight loop.
+        plain = where < 0 and base < 0 and (offsets < 0 or highest < limits[0])
+        wanted = 0
+        for order in range(window_count):
+            if pointers[index, bounds[2, order]] != pointers[index, bounds[2, order] + 1]:
+                wanted = order + 1
+        for order in range(wanted):
+            w = bounds[2, order]
+            if windows[w, WINDOW_DELAY] != delay:
+                delay = windows[w, WINDOW_DELAY]
+                i = bounds[1, w] - 1
+                clear(lane, ops)
+                first = last = first_row = last_row = -1
+            lifetime = windows[w, WINDOW_LENGTH] == LIFETIME
+            stop = bounds[0, w]
+            if plain and kind == ROWS and i >= stop:
+                first_row = stop
+                if last_row < 0:
+                    last_row = i
+                rows += i - stop + 1
+                i = stop - 1
+            elif plain and kind == FLOAT and i >= stop:
+                first_row = stop
+                if last_row < 0:
+                    last_row = i
+                rows += i - stop + 1
+                while i >= stop:
+                    value = f8[column + i]
+                    if value == value:
+                        if last < 0:
+                            last = i
+                            low_f = high_f = value
+                        first = i
+                        present_rows += 1
+                        if ops & TRUES and value == 1.0:
+                            trues += 1
+                        if ops & EXTREMES:
+                            low_f = min(low_f, value)
+                            high_f = max(high_f, value)
+                        if ops & SUMS:
+                            whole = np.int64(value) if -SMALL < value < SMALL else np.int64(0)
+                            if float(whole) == value:
+                                int_low += whole
+                            else:
+                                lane[AT_WIDE] += 1
+                                add_float(lane, AT_SUM, i8[column + i])
+                        if ops & SQUARES:
+                            add_square(lane, AT_SQUARE, i8[column + i])
+                    i -= 1
+            while i >= stop:
+                if offsets >= 0 and i8[offsets + i] >= limits[i8[partitions + i]]:
+                    i -= 1
+                    continue
+                if where >= 0 and f8[where + i] != 1.0:
+                    i -= 1
+                    continue
+                # Rows before the cut are in the base already; they are kept for first, last, min and max only.
+                folded = base >= 0 and i8[times + i] < cut
+                if not folded:
+                    rows += 1
+                first_row = i
+                if last_row < 0:
+                    last_row = i
+                if kind != ROWS and present(i8, f8, kind, column + i, validity + i):
+                    if not folded:
+                        add_row(i8, f8, kind, ops, column + i, lane, 0)
+                    if ops & EXTREMES:
+                        if kind == FLOAT:
+                            low_f = f8[column + i] if last < 0 else min(low_f, f8[column + i])
+                            high_f = f8[column + i] if last < 0 else max(high_f, f8[column + i])
+                        else:
+                            low_i = i8[column + i] if last < 0 else min(low_i, i8[column + i])
+                            high_i = i8[column + i] if last < 0 else max(high_i, i8[column + i])
+                    first = i
+                    if last < 0:
+                        last = i
+                i -= 1
+            lane[AT_ROWS] += rows
+            lane[AT_VALID] += present_rows
+            lane[AT_TRUES] += trues
+            lane[AT_INT_LOW] += int_low
+            rows = present_rows = trues = int_low = np.int64(0)
+            if lifetime and base >= 0 and lanes[index, LANE_BASE] >= 0:
+                at = base + lanes[index, LANE_BASE]
+                size = LANE_WORDS if ops & SQUARES else AT_SQUARE if ops & SUMS else AT_SUM
+                for k in range(size):
+                    lane[k] += i8[at + k]
+            if kind != FLOAT or lane[AT_INT_HIGH] != 0:
+                lane[AT_INT_HIGH] += lane[AT_INT_LOW] >> 32
+                lane[AT_INT_LOW] &= DIGIT
+                if lane[AT_INT_HIGH] == -1:
+                    # A small negative sum: keep it in one word, so that the quick quotient applies.
+                    lane[AT_INT_HIGH] = 0
+                    lane[AT_INT_LOW] -= 1 << 32
+            for f in range(pointers[index, w], pointers[index, w + 1]):
+                code = features[f, FEATURE_CODE]
+                target = slot + f
+                count = lane[AT_VALID]
+                ok = True
+                result = np.int64(0)
+                if code == COUNT:
+                    result = lane[AT_ROWS]
+                elif code == COUNT_VALID:
+                    result = count
+                elif code == SHARE:
+                    ok = count > 0
+                    if ok:
+                        result = _float_bits(float(lane[AT_TRUES]) / float(count), out_f8, out, target)
+                elif code == ANY:
+                    ok = count > 0
+                    result = np.int64(1 if lane[AT_TRUES] > 0 else 0)
+                elif code == ALL:
+                    ok = count > 0
+                    result = np.int64(1 if lane[AT_TRUES] == count else 0)
+                elif code == SUM and kind != FLOAT:
+                    ok = count > 0
+                    high = lane[AT_INT_HIGH] + (lane[AT_INT_LOW] >> 32)
+                    if ok and not -(1 << 31) <= high < (1 << 31):
+                        ok = False
+                        tally[0] += 1
+                    result = (high << 32) + (lane[AT_INT_LOW] & DIGIT) if ok else np.int64(0)
+                elif code == SUM or code == MEAN:
+                    ok = count > 0
+                    if ok:
+                        value = quotient(lane, count if code == MEAN else 1, work)
+                        if math.isinf(value):
+                            ok = False
+                            tally[0] += 1
+                        else:
+                            result = _float_bits(value + 0.0, out_f8, out, target)
+                elif code == VAR or code == STD:
+                    freedom = features[f, FEATURE_PARAM]
+                    ok = count > freedom
+                    if ok:
+                        value = variance(lane, kind, count, freedom, work, other)
+                        if math.isinf(value):
+                            ok = False
+                            tally[0] += 1
+                        else:
+                            if code == STD:
+                                value = math.sqrt(value)
+                            result = _float_bits(value, out_f8, out, target)
+                elif code == SINCE_LAST or code == SINCE_FIRST:
+                    row = last_row if code == SINCE_LAST else first_row
+                    ok = row >= 0
+                    if ok:
+                        result = t - i8[times + row]
+                else:
+                    ok = last >= 0
+                    if ok and code == FIRST:
+                        result = i8[column + first]
+                    elif ok and code == LAST:
+                        result = i8[column + last]
+                    elif ok and kind == FLOAT:
+                        result = _float_bits(low_f if code == MIN else high_f, out_f8, out, target)
+                    elif ok:
+                        result = low_i if code == MIN else high_i
+                    if ok and features[f, FEATURE_BOOL]:
+                        out[target] = result
+                        result = np.int64(1 if out_f8[target] == 1.0 else 0)
+                out[target] = result if ok else 0
+                valid[target] = ok
+
+
+@njit(cache=True)
+def fold_rows(i8, f8, times, columns, stride, start, stop, lanes, base):  # type: ignore[no-untyped-def]
+    """Add the rows `start` to `stop` to the base words of every lane that has some, and settle them."""
+    for index in range(lanes.shape[0]):
+        at = lanes[index, LANE_BASE]
+        if at < 0:
+            continue
+        kind, ops = lanes[index, LANE_KIND], lanes[index, LANE_OPS]
+        column = columns + lanes[index, LANE_COLUMN] * stride
+        for i in range(start, stop):
+            if lanes[index, LANE_WHERE] >= 0 and f8[columns + lanes[index, LANE_WHERE] * stride + i] != 1.0:
+                continue
+            base[at + AT_ROWS] += 1
+            if kind != ROWS and present(i8, f8, kind, column + i, columns + lanes[index, LANE_VALIDITY] * stride + i):
+                add_row(i8, f8, kind, ops, column + i, base, at)
+        settle(base, at, ops)
+
+
+@njit(cache=True)
+def keep_rows(i8, f8, columns, stride, start, stop, lanes, needed, keep):  # type: ignore[no-untyped-def]
+    """Mark in `keep` which of the rows `start` to `stop` first, last, min and max of the lifetime still need.
+
+    `needed[l]` holds SUMS-style bits of what lifetime features of lane l ask for: EXTREMES, EDGES.
+    """
+    for index in range(lanes.shape[0]):
+        if needed[index] == 0:
+            continue
+        kind = lanes[index, LANE_KIND]
+        column = columns + lanes[index, LANE_COLUMN] * stride
+        first = last = low = high = -1
+        first_row = last_row = -1
+        for i in range(start, stop):
+            if lanes[index, LANE_WHERE] >= 0 and f8[columns + lanes[index, LANE_WHERE] * stride + i] != 1.0:
+                continue
+            if first_row < 0:
+                first_row = i
+            last_row = i
+            if kind == ROWS or not present(
+                i8, f8, kind, column + i, columns + lanes[index, LANE_VALIDITY] * stride + i
+            ):
+                continue
+            if first < 0:
+                first = low = high = i
+            last = i
+            if kind == FLOAT:
+                if f8[column + i] < f8[column + low]:
+                    low = i
+                if f8[column + i] > f8[column + high]:
+                    high = i
+            else:
+                if i8[column + i] < i8[column + low]:
+                    low = i
+                if i8[column + i] > i8[column + high]:
+                    high = i
+        if needed[index] & EDGES:
+            if first >= 0:
+                keep[first] = True
+                keep[last] = True
+            if first_row >= 0:
+                keep[first_row] = True
+                keep[last_row] = True
+        if needed[index] & EXTREMES and first >= 0:
+            keep[low] = True
+            keep[high] = True

@@ -1,0 +1,183 @@
+"""Lanes: the additive state of one input under one condition.
+
+A lane is a vector of int64 words: rows, valid values, true values, the sum of small integers, and the digits of the
+exact sums of everything else (`exact.py`). Lanes of two sets of events are added word by word.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+
+from headrace.aggregations.exact import (
+    DIGIT,
+    SQUARE_WORDS,
+    SUM_WORDS,
+    WORK_WORDS,
+    add_float,
+    add_square,
+    finish,
+    finish_variance,
+    normalise,
+)
+from headrace.core.time import NULL_US
+
+# How a lane reads its input.
+ROWS, FLOAT, STAMP, INT, NULLABLE_INT = 0, 1, 2, 3, 4
+# What a lane has to keep track of.
+SUMS, EXTREMES, EDGES, SQUARES, TRUES = 1, 2, 4, 8, 16
+# Additive words of a lane.
+AT_ROWS, AT_VALID, AT_TRUES, AT_INT_LOW, AT_INT_HIGH, AT_WIDE, AT_SUM = 0, 1, 2, 3, 4, 5, 6
+AT_SQUARE = AT_SUM + SUM_WORDS
+LANE_WORDS = AT_SQUARE + SQUARE_WORDS
+_NULL = np.int64(NULL_US)
+SMALL = float(1 << 31)
+"""Whole numbers below this are summed as integers; 2^31 of them fit one word."""
+
+
+@njit(cache=True)
+def add_row(i8, f8, kind, ops, value_at, lane, at):  # type: ignore[no-untyped-def]
+    """Add the valid value at word `value_at` to the additive words at `lane[at:]`."""
+    lane[at + AT_VALID] += 1
+    if kind == FLOAT:
+        value = f8[value_at]
+        if ops & TRUES and value == 1.0:
+            lane[at + AT_TRUES] += 1
+        if ops & SUMS:
+            if -SMALL < value < SMALL and value == math.floor(value):
+                lane[at + AT_INT_LOW] += np.int64(value)
+            else:
+                lane[at + AT_WIDE] += 1
+                add_float(lane, at + AT_SUM, i8[value_at])
+        if ops & SQUARES:
+            add_square(lane, at + AT_SQUARE, i8[value_at])
+    elif ops & SUMS:
+        value_int = i8[value_at]
+        lane[at + AT_INT_LOW] += value_int & DIGIT
+        lane[at + AT_INT_HIGH] += value_int >> 32
+        if ops & SQUARES:
+            # The square of an int64 as (h·2^32 + l)²; weights are those of squares of floats, where 1 is digit 2148.
+            _add_int_square(value_int, lane, at + AT_SQUARE)
+
+
+@njit(cache=True)
+def _add_int_square(value, words, at):  # type: ignore[no-untyped-def]
+    high = value >> 32
+    low = value & DIGIT
+    _add_product(low, low, words, at, 0)
+    if high >= 0:
+        _add_product(high, high, words, at, 64)
+        _add_product(low, high, words, at, 33)
+    else:
+        _add_product(-high, -high, words, at, 64)
+        _subtract_product(low, -high, words, at, 33)
+
+
+@njit(cache=True)
+def _add_product(a, b, words, at, weight):  # type: ignore[no-untyped-def]
+    low = (a & 0xFFFF) * b
+    high = (a >> 16) * b
+    _add_bits(low, words, at, 2148 + weight, 1)
+    _add_bits(high, words, at, 2148 + weight + 16, 1)
+
+
+@njit(cache=True)
+def _subtract_product(a, b, words, at, weight):  # type: ignore[no-untyped-def]
+    low = (a & 0xFFFF) * b
+    high = (a >> 16) * b
+    _add_bits(low, words, at, 2148 + weight, -1)
+    _add_bits(high, words, at, 2148 + weight + 16, -1)
+
+
+@njit(cache=True)
+def _add_bits(value, words, at, position, sign):  # type: ignore[no-untyped-def]
+    """Add sign · value · 2^position (value below 2^49, bit 0 of the words weighs 1)."""
+    lane = at + (position >> 5)
+    shift = position & 31
+    low = (value & DIGIT) << shift
+    middle = (low >> 32) + ((value >> 32) << shift)
+    words[lane] += sign * (low & DIGIT)
+    words[lane + 1] += sign * (middle & DIGIT)
+    words[lane + 2] += sign * (middle >> 32)
+
+
+@njit(cache=True, inline="always")
+def present(i8, f8, kind, value_at, validity_at):  # type: ignore[no-untyped-def]
+    """True if the value at this word is not null."""
+    if kind == FLOAT:
+        return f8[value_at] == f8[value_at]
+    if kind == STAMP:
+        return i8[value_at] != _NULL
+    return kind == INT or f8[validity_at] == 1.0
+
+
+@njit(cache=True)
+def settle(words, at, ops):  # type: ignore[no-untyped-def]
+    """Bring a lane's additive words to their canonical form."""
+    words[at + AT_INT_HIGH] += words[at + AT_INT_LOW] >> 32
+    words[at + AT_INT_LOW] &= DIGIT
+    if ops & SUMS and words[at + AT_WIDE]:
+        normalise(words, at + AT_SUM, SUM_WORDS)
+    if ops & SQUARES:
+        normalise(words, at + AT_SQUARE, SQUARE_WORDS)
+
+
+@njit(cache=True)
+def clear(lane, ops):  # type: ignore[no-untyped-def]
+    for k in range(AT_SUM):
+        lane[k] = 0
+    if ops & SUMS:
+        for k in range(AT_SUM, AT_SQUARE):
+            lane[k] = 0
+    if ops & SQUARES:
+        for k in range(AT_SQUARE, LANE_WORDS):
+            lane[k] = 0
+
+
+@njit(cache=True)
+def quotient(lane, divisor, work):  # type: ignore[no-untyped-def]
+    """The lane's exact sum divided by `divisor`, rounded once."""
+    low, high = lane[AT_INT_LOW], lane[AT_INT_HIGH]
+    if lane[AT_WIDE] == 0:
+        if high == 0 and -(1 << 53) <= low <= (1 << 53):
+            # Both are exact float64, so IEEE division rounds the quotient correctly.
+            return float(low) / float(divisor)
+        for k in range(WORK_WORDS):
+            work[k] = 0
+        work[WORK_WORDS] = low & DIGIT
+        work[WORK_WORDS + 1] = (low >> 32) + (high & DIGIT)
+        work[WORK_WORDS + 2] = high >> 32
+        work[WORK_WORDS + 3] = 0
+        return finish(work, WORK_WORDS, 4, 0, divisor, work)
+    # 1.0 weighs bit 1074: digit 33, bit 18.
+    for k in range(SUM_WORDS):
+        work[WORK_WORDS + k] = lane[AT_SUM + k]
+    at = WORK_WORDS + 33
+    bottom = (low & 0x3FFF) << 18
+    work[at] += bottom
+    rest = low >> 14
+    work[at + 1] += rest & DIGIT
+    work[at + 2] += rest >> 32
+    work[at + 1] += (high & 0x3FFF) << 18
+    work[at + 2] += (high >> 14) & DIGIT
+    work[at + 3] += (high >> 14) >> 32
+    return finish(work, WORK_WORDS, SUM_WORDS, -1074, divisor, work)
+
+
+@njit(cache=True)
+def variance(lane, kind, count, freedom, work, other):  # type: ignore[no-untyped-def]
+    """Exact variance; the integer part of the sum is brought to the weights of the float words first."""
+    low, high = lane[AT_INT_LOW], lane[AT_INT_HIGH]
+    for k in range(SUM_WORDS):
+        other[WORK_WORDS + k] = lane[AT_SUM + k]
+    at = WORK_WORDS + 33
+    other[at] += (low & 0x3FFF) << 18
+    rest = low >> 14
+    other[at + 1] += (rest & DIGIT) + ((high & 0x3FFF) << 18)
+    other[at + 2] += (rest >> 32) + ((high >> 14) & DIGIT)
+    other[at + 3] += (high >> 14) >> 32
+    # finish_variance asks for normalised squares (its products assume digits below 2^32).
+    normalise(lane, AT_SQUARE, SQUARE_WORDS)
+    return finish_variance(other, lane, WORK_WORDS, AT_SQUARE, count, freedom, work, other)

@@ -1,0 +1,225 @@
+"""How a windowed group is laid out for the kernel: columns, lanes, windows and features as tables of integers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+
+from headrace.aggregations import kernel as k
+from headrace.aggregations import lanes as ln
+from headrace.aggregations.exact import WORK_WORDS
+from headrace.core.columns import BoolArray, IntArray
+from headrace.core.schema import DType
+from headrace.core.time import NULL_US
+
+_CODES: dict[str, tuple[int, int]] = {
+    "count": (k.COUNT, 0),
+    "sum": (k.SUM, ln.SUMS),
+    "mean": (k.MEAN, ln.SUMS),
+    "min": (k.MIN, ln.EXTREMES),
+    "max": (k.MAX, ln.EXTREMES),
+    "first": (k.FIRST, ln.EDGES),
+    "last": (k.LAST, ln.EDGES),
+    "share": (k.SHARE, ln.TRUES),
+    "any": (k.ANY, ln.TRUES),
+    "all": (k.ALL, ln.TRUES),
+    "var": (k.VAR, ln.SUMS | ln.SQUARES),
+    "std": (k.STD, ln.SUMS | ln.SQUARES),
+    "time_since_last": (k.SINCE_LAST, ln.EDGES),
+    "time_since_first": (k.SINCE_FIRST, ln.EDGES),
+}
+
+
+class _Input(Protocol):
+    @property
+    def dtype(self) -> DType: ...
+
+
+class _Aggregate(Protocol):
+    """What the layout needs to know of `features.plan.AggregateSpec` (the plan lies above this package)."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def input(self) -> int | None: ...
+    @property
+    def where(self) -> int | None: ...
+    @property
+    def window_us(self) -> int | None: ...
+    @property
+    def hop_us(self) -> int: ...
+    @property
+    def delay_us(self) -> int: ...
+    @property
+    def dtype(self) -> DType: ...
+    @property
+    def params(self) -> tuple[tuple[str, Any], ...]: ...
+
+
+class _Group(Protocol):
+    @property
+    def inputs(self) -> tuple[_Input, ...]: ...
+    @property
+    def aggregates(self) -> tuple[_Aggregate, ...]: ...
+    @property
+    def resolution_us(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class GroupLayout:
+    """Tables for `kernel.read_group`, and what the writers of records have to keep.
+
+    Attributes:
+        columns: per physical column the input that it holds and whether it is that input's validity.
+        names: feature names in slot order, with `dtypes` beside them.
+        reach_us: how far below a read time an event can matter to a finite window.
+        base_words: additive words of the lifetime in each record (0: none).
+        ordered: ties of event time decide values, so records keep ids and offsets.
+        lifetime: some feature has no window.
+        needed: per lane what lifetime features need of rows older than the cut.
+    """
+
+    columns: tuple[tuple[int, bool], ...]
+    lanes: IntArray
+    windows: IntArray
+    features: IntArray
+    pointers: IntArray
+    names: tuple[str, ...]
+    dtypes: tuple[DType, ...]
+    reach_us: int
+    base_words: int
+    ordered: bool
+    lifetime: bool
+    needed: IntArray
+
+    @cached_property
+    def cut_step_us(self) -> int:
+        """The cut moves in steps, so that rows are dropped or folded now and then instead of with every event.
+
+        Folding costs more than dropping, so a group with lifetime features does it more rarely.
+        """
+        return max(self.reach_us * 2 if self.lifetime else self.reach_us // 8, 1)
+
+    @cached_property
+    def width(self) -> int:
+        """Number of physical columns."""
+        return len(self.columns)
+
+
+def layout_of(group: _Group) -> GroupLayout:
+    """Lay out a group; equal plans give equal layouts."""
+    columns: list[tuple[int, bool]] = []
+    first_column: list[int] = []
+    for index, spec in enumerate(group.inputs):
+        first_column.append(len(columns))
+        columns.append((index, False))
+        if spec.dtype is DType.INT:
+            columns.append((index, True))
+    windows = sorted({_window(a) for a in group.aggregates})
+    lane_ids: dict[tuple[int, int], int] = {}
+    for a in group.aggregates:
+        lane_ids.setdefault((-1 if a.input is None else a.input, -1 if a.where is None else a.where), len(lane_ids))
+    lanes = np.full((len(lane_ids), 6), -1, np.int64)
+    needed = np.zeros(len(lane_ids), np.int64)
+    base_of: dict[int, int] = {}
+    lanes[:, k.LANE_OPS] = 0
+    features = []
+    for a in group.aggregates:
+        lane = lane_ids[(-1 if a.input is None else a.input, -1 if a.where is None else a.where)]
+        kind = ln.ROWS if a.input is None else _kind(group.inputs[a.input].dtype)
+        code, ops = _CODES[a.kind]
+        if a.kind == "count" and a.input is not None:
+            code = k.COUNT_VALID
+        lanes[lane, k.LANE_KIND] = kind
+        lanes[lane, k.LANE_OPS] |= ops
+        lanes[lane, k.LANE_COLUMN] = 0 if a.input is None else first_column[a.input]
+        lanes[lane, k.LANE_WHERE] = -1 if a.where is None else first_column[a.where]
+        lanes[lane, k.LANE_VALIDITY] = -1 if kind != ln.NULLABLE_INT else lanes[lane, k.LANE_COLUMN] + 1
+        if a.window_us is None:
+            needed[lane] |= ops & (ln.EXTREMES | ln.EDGES)
+            base_of.setdefault(lane, 0)
+        window = windows.index(_window(a))
+        freedom = int(dict(a.params).get("ddof", 1))
+        features.append((lane, window, code, freedom, int(a.dtype is DType.BOOL and code in _VALUES), a.name, a.dtype))
+    base_words = 0
+    for lane in sorted(base_of):
+        lanes[lane, k.LANE_BASE] = base_words
+        ops = lanes[lane, k.LANE_OPS]
+        base_words += ln.LANE_WORDS if ops & ln.SQUARES else ln.AT_SQUARE if ops & ln.SUMS else ln.AT_SUM
+    features.sort(key=lambda f: (f[0], f[1]))
+    pointers = np.zeros((len(lane_ids), len(windows) + 1), np.int64)
+    for lane in range(len(lane_ids)):
+        for window in range(len(windows) + 1):
+            pointers[lane, window] = sum((f[0], f[1]) < (lane, window) for f in features)
+    reach = max((w + hop for w, hop, _ in windows if w >= 0), default=0) + max(d for _, _, d in windows)
+    return GroupLayout(
+        columns=tuple(columns),
+        lanes=lanes,
+        windows=np.array([(w, hop, delay, group.resolution_us) for w, hop, delay in windows], np.int64),
+        features=np.array([f[:5] for f in features], np.int64),
+        pointers=pointers,
+        names=tuple(f[5] for f in features),
+        dtypes=tuple(f[6] for f in features),
+        reach_us=reach + group.resolution_us,
+        base_words=base_words,
+        ordered=any(f[2] in (k.FIRST, k.LAST) for f in features),
+        lifetime=any(w < 0 for w, _, _ in windows),
+        needed=needed,
+    )
+
+
+_VALUES = (k.MIN, k.MAX, k.FIRST, k.LAST)
+
+
+def _window(spec: _Aggregate) -> tuple[int, int, int]:
+    """Length (-1: lifetime), hop and delay. A lifetime has no lower edge, so its hop tells nothing apart."""
+    return (-1, 1, spec.delay_us) if spec.window_us is None else (spec.window_us, spec.hop_us, spec.delay_us)
+
+
+def _kind(dtype: DType) -> int:
+    if dtype in (DType.FLOAT, DType.BOOL):
+        return ln.FLOAT
+    return ln.NULLABLE_INT if dtype is DType.INT else ln.STAMP
+
+
+class Scratch:
+    """Working memory of the kernel for one thread."""
+
+    def __init__(self, windows: int) -> None:
+        self.lane: IntArray = np.zeros(ln.LANE_WORDS, np.int64)
+        self.work: IntArray = np.zeros(2 * WORK_WORDS, np.int64)
+        self.other: IntArray = np.zeros(2 * WORK_WORDS, np.int64)
+        self.bounds: IntArray = np.zeros((3, max(windows, 1)), np.int64)
+        self.tally: IntArray = np.zeros(1, np.int64)
+
+
+def physical_columns(
+    layout: GroupLayout, values: list[tuple[DType, np.ndarray[Any, Any], BoolArray | None]]
+) -> list[IntArray]:
+    """Turn a group's evaluated inputs into the 8-byte words that records and history hold, one array per column.
+
+    FLOAT and BOOL become float64 bits with NaN for null; TIMESTAMP and DURATION int64 with NULL_US for null; INT int64
+    followed by a validity column of 1.0 or 0.0.
+    """
+    return [physical_column(*values[index], is_validity) for index, is_validity in layout.columns]
+
+
+def physical_column(
+    dtype: DType, data: np.ndarray[Any, Any], valid: BoolArray | None, is_validity: bool = False
+) -> IntArray:
+    """One column of `physical_columns`: the words of an evaluated input, or those that say which of them are valid."""
+    if is_validity:
+        flags = np.ones(len(data)) if valid is None else valid.astype(np.float64)
+        return flags.view(np.int64)
+    if dtype is DType.FLOAT or dtype is DType.BOOL:
+        floats = data.astype(np.float64, copy=False)
+        if valid is not None:
+            floats = np.where(valid, floats, np.nan)
+        return np.ascontiguousarray(floats).view(np.int64)
+    filler = 0 if dtype is DType.INT else NULL_US
+    return data if valid is None else np.where(valid, data, filler)

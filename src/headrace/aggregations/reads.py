@@ -1,0 +1,245 @@
+"""Compiled reads of a whole view: windows and tables, from online records or over history."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from headrace.aggregations.kernel import first_at_or_after, read_group
+from headrace.core.time import NULL_US
+
+_NULL = np.int64(NULL_US)
+
+
+@njit(cache=True)
+def read_table(  # type: ignore[no-untyped-def]
+    i8, times, available, orders, bits, columns, stride, n, width, t, ttl, limit, out, valid, slot
+):
+    """Read the row of a table for one key at t into `out[slot:]`; returns its index, or -1 if there is none.
+
+    Rows lie sorted by (event time, write order). A row counts iff its write order is below `limit` (negative: any),
+    event time < t and available < t; the greatest wins; a deletion (bit 63 of `bits`) or a row older than `ttl`
+    (negative: none) leaves nulls. An event time of NULL_US is always true and never expires. `bits` says by column
+    which values are valid.
+    """
+    row = n - 1
+    while row >= 0:
+        if i8[times + row] < t and i8[available + row] < t and (limit < 0 or i8[orders + row] < limit):
+            break
+        row -= 1
+    if row >= 0:
+        time = i8[times + row]
+        if i8[bits + row] < 0 or (ttl >= 0 and time != _NULL and time < t - ttl):
+            row = -1
+    for c in range(width):
+        ok = row >= 0 and (i8[bits + row] >> c) & 1 == 1
+        valid[slot + c] = ok
+        out[slot + c] = i8[columns + c * stride + row] if ok else 0
+    return row
+
+
+# Columns of the table that describes the bindings of a view to `read_view`.
+(
+    B_TABLE,
+    B_LANE,
+    B_LANE_END,
+    B_WINDOW,
+    B_WINDOW_END,
+    B_FEATURE,
+    B_FEATURE_END,
+    B_BASE_WORDS,
+    B_COLUMNS,
+    B_SLOT,
+    B_TTL,
+) = range(11)
+# Words at the head of a window record and of a table record (`records.py`).
+W_FORMAT, W_COUNT, W_CUT, W_CLOCK, W_KEPT, W_TAIL, W_PARTITIONS, W_HEAD = range(8)
+T_FORMAT, T_COUNT, T_CLOCK, T_TAIL, T_FLOOR, T_HEAD = range(6)
+TOO_OLD = -2
+"""Instead of a row: the record no longer holds what a read at this time needs."""
+
+
+@njit(cache=True, nogil=True)
+def read_view(  # type: ignore[no-untyped-def]
+    i8,
+    f8,
+    starts,
+    t,
+    bindings,
+    lanes,
+    windows,
+    features,
+    pointers,
+    out,
+    out_f8,
+    valid,
+    rows,
+    lane,
+    work,
+    other,
+    bounds,
+    tally,
+    limits,
+):
+    """Read all bindings of a view for each request: `starts[r, b]` is the word where the record begins, or -1.
+
+    `rows[r, b]` is set to the row that a table binding took (for values that are not 8-byte words), -1 for none,
+    TOO_OLD for a time that the record does not reach back to.
+    """
+    for r in range(starts.shape[0]):
+        for b in range(bindings.shape[0]):
+            at = starts[r, b]
+            slot = bindings[b, B_SLOT]
+            if bindings[b, B_TABLE]:
+                n = i8[at + T_COUNT] if at >= 0 else 0
+                first = at + T_HEAD
+                rows[r, b] = read_table(
+                    i8,
+                    first,
+                    first + n,
+                    first + 2 * n,
+                    first + 3 * n,
+                    first + 4 * n,
+                    n,
+                    n,
+                    bindings[b, B_COLUMNS],
+                    t[r],
+                    bindings[b, B_TTL],
+                    -1,
+                    out[r],
+                    valid[r],
+                    slot,
+                )
+                if at >= 0 and i8[at + T_FLOOR] != _NULL and t[r] <= i8[at + T_FLOOR]:
+                    rows[r, b] = TOO_OLD
+                continue
+            n, cut, base, times = 0, 0, -1, 0
+            if at >= 0:
+                n, cut = i8[at + W_COUNT], i8[at + W_CUT]
+                base = at + W_HEAD + i8[at + W_PARTITIONS]
+                times = base + bindings[b, B_BASE_WORDS]
+                if bindings[b, B_BASE_WORDS] == 0:
+                    base = -1
+            read_group(
+                i8,
+                f8,
+                times,
+                times + n,
+                n,
+                n,
+                cut,
+                base,
+                lanes[bindings[b, B_LANE] : bindings[b, B_LANE_END]],
+                windows[bindings[b, B_WINDOW] : bindings[b, B_WINDOW_END]],
+                features[bindings[b, B_FEATURE] : bindings[b, B_FEATURE_END]],
+                pointers[bindings[b, B_LANE] : bindings[b, B_LANE_END]],
+                t[r],
+                -1,
+                -1,
+                -1,
+                limits,
+                out[r],
+                out_f8[r],
+                valid[r],
+                slot,
+                lane,
+                work,
+                other,
+                bounds,
+                tally,
+            )
+
+
+@njit(cache=True, nogil=True)
+def read_history(  # type: ignore[no-untyped-def]
+    i8,
+    f8,
+    times,
+    columns,
+    stride,
+    starts,
+    counts,
+    t,
+    lanes,
+    windows,
+    features,
+    pointers,
+    offsets,
+    partitions,
+    highest,
+    limits,
+    out,
+    out_f8,
+    valid,
+    slot,
+    lane,
+    work,
+    other,
+    bounds,
+    tally,
+):
+    """Read one group for each request over sorted history: entity rows are `starts[r]` to `starts[r] + counts[r]`.
+
+    `offsets` negative reads corrected history. Else `limits[r]` are the first offsets not known, and `highest` is where
+    the running maximum of each entity's offsets lies (partition 0 only; NULL-like maximum where there are several).
+    """
+    for r in range(starts.shape[0]):
+        first = starts[r]
+        # Rows at or past t cannot be read, so the greatest offset among the rows before t decides.
+        stop = first_at_or_after(i8, times + first, 0, counts[r], t[r])
+        top = i8[highest + first + stop - 1] if offsets >= 0 and stop > 0 else np.int64(-1)
+        read_group(
+            i8,
+            f8,
+            times + first,
+            columns + first,
+            stride,
+            stop,
+            0,
+            -1,
+            lanes,
+            windows,
+            features,
+            pointers,
+            t[r],
+            offsets + first if offsets >= 0 else -1,
+            partitions + first,
+            top,
+            limits[r],
+            out[r],
+            out_f8[r],
+            valid[r],
+            slot,
+            lane,
+            work,
+            other,
+            bounds,
+            tally,
+        )
+
+
+@njit(cache=True, nogil=True)
+def read_table_history(  # type: ignore[no-untyped-def]
+    i8, times, available, orders, bits, columns, stride, starts, counts, width, t, ttl, limits, out, valid, rows, slot
+):
+    """Read one table for each request over history sorted by (key, event time, write order)."""
+    for r in range(starts.shape[0]):
+        first = starts[r]
+        row = read_table(
+            i8,
+            times + first,
+            available + first,
+            orders + first,
+            bits + first,
+            columns + first,
+            stride,
+            counts[r],
+            width,
+            t[r],
+            ttl,
+            limits[r],
+            out[r],
+            valid[r],
+            slot,
+        )
+        rows[r] = row + first if row >= 0 else -1

@@ -1,0 +1,192 @@
+"""The plain way of merging events into window records: one compiled call for all records that a commit touches.
+
+Nearly always an entity's new events go behind its old ones, or between some of them, and what fell behind the cut is
+dropped. That takes no more than copying words: the old records and the new events are joined to one buffer, and the
+kernel writes the new records into another. What it cannot do (fold events into the lifetime's base, order ties by id)
+it leaves to `records.merge`, and the bytes are the same whichever way a record went.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numba import njit
+
+from headrace.aggregations.layout import GroupLayout
+from headrace.aggregations.records import FORMAT, EntityDelta, append_ids, merge
+
+_GENERAL, _SAME = -1, -2
+# What the kernel is told of an entity, before its positions. _OLD: the word at which its record begins (-1: none yet),
+# _ROW: that of the time of its first new event, _STRIDE: how many new events its group has.
+_OLD, _ROW, _COUNT, _CLOCK, _STRIDE, _COLUMNS, _BASE, _LIFETIME, _ORDERED, _REACH, _STEP, _PARTITIONS = range(12)
+_FIXED = 12
+
+
+class Events(Protocol):
+    """New events of one group, entity by entity; see `engines.stream.commits.GroupDelta`."""
+
+    @property
+    def counts(self) -> Sequence[int]: ...
+    @property
+    def clocks(self) -> Sequence[int]: ...
+    @property
+    def positions(self) -> Sequence[Sequence[int]]: ...
+    @property
+    def times(self) -> bytes: ...
+    @property
+    def columns(self) -> list[bytes]: ...
+    @property
+    def offsets(self) -> bytes: ...
+    @property
+    def partitions(self) -> bytes: ...
+    @property
+    def ids(self) -> list[Any] | None: ...
+
+
+def merge_groups(
+    groups: Sequence[tuple[GroupLayout, Events, Sequence[bytes]]], records: dict[bytes, bytes | None], horizon_us: int
+) -> None:
+    """Bring `records` up to date with the events of `groups`, each with the keys of its entities' records.
+
+    Every key must be in `records` (None: there is no record yet) and may occur once. Events that a record already
+    reflects change nothing.
+    """
+    parts: list[bytes] = []
+    about: list[int] = []
+    at = room = entities = 0
+    for layout, events, keys in groups:
+        rows = len(events.times) >> 3
+        columns = (events.times, *events.columns, *((events.offsets, events.partitions) if layout.ordered else ()))
+        parts += columns
+        row, at = at, at + rows * len(columns)
+        reach_us = layout.reach_us + horizon_us
+        shape = (rows, len(columns), layout.base_words, layout.lifetime, layout.ordered, reach_us, layout.cut_step_us)
+        for key, count, clock, offsets in zip(keys, events.counts, events.clocks, events.positions, strict=True):
+            record = records[key]
+            if record is None:
+                about += (-1, row, count, clock, *shape, len(offsets), *offsets)
+            else:
+                about += (at, row, count, clock, *shape, len(offsets), *offsets)
+                parts.append(record)
+                at += len(record) >> 3
+            row += count
+        entities += len(keys)
+        room += layout.base_words * len(keys)
+    parts.append(struct.pack(f"<{len(about)}q", *about))
+    words = np.frombuffer(b"".join(parts), np.int64)
+    out = np.empty(len(words) + room, np.int64)
+    spans = np.empty((entities, 3), np.int64)
+    splice(words, at, out, spans)
+    merged, found = out.data.cast("B"), iter(spans.tolist())
+    for layout, events, keys in groups:
+        first = 0
+        for index, (key, count) in enumerate(zip(keys, events.counts, strict=True)):
+            begin, end, dropped = next(found)
+            if begin >= 0:
+                plain = bytes(merged[begin:end])
+                if layout.ordered and events.ids is not None:
+                    plain = append_ids(plain, records[key], events.ids[first : first + count], dropped)
+                records[key] = plain
+            elif begin == _GENERAL:
+                delta = _delta_of(events, index, first, count)
+                records[key] = merge(layout, records[key], delta, horizon_us)
+            first += count
+
+
+def _delta_of(events: Events, index: int, first: int, count: int) -> EntityDelta:
+    a, b = 8 * first, 8 * (first + count)
+    return EntityDelta(
+        count,
+        events.times[a:b],
+        [column[a:b] for column in events.columns],
+        events.offsets[a:b],
+        events.partitions[a:b],
+        None if events.ids is None else events.ids[first : first + count],
+        events.clocks[index],
+        tuple(events.positions[index]),
+    )
+
+
+@njit(cache=True, nogil=True)
+def splice(words, at, out, spans):  # type: ignore[no-untyped-def]
+    """Write the new record of each entity that `words[at:]` describes to `out`.
+
+    `spans` gets, per entity, where its record begins and ends in `out` (bytes) and how many rows were dropped; the
+    begin is _GENERAL if the record must be made in the general way and _SAME if nothing is new.
+    """
+    to = 0
+    for entity in range(len(spans)):
+        about = words[at:]
+        partitions = about[_PARTITIONS]
+        at += _FIXED + partitions
+        spans[entity, 0] = _splice_one(words, about, about[_FIXED:], partitions, out[to:], spans[entity])
+        if spans[entity, 0] == 0:
+            spans[entity, 0] = 8 * to
+            to += spans[entity, 1]
+            spans[entity, 1] = 8 * to
+
+
+@njit(cache=True)
+def _splice_one(words, about, positions, partitions, out, span):  # type: ignore[no-untyped-def]
+    """One entity of `splice`: 0 and the record's words in `span[1]`, or why it was not made."""
+    old, row, count, clock, base = about[_OLD], about[_ROW], about[_COUNT], about[_CLOCK], about[_BASE]
+    cut = clock - about[_REACH]
+    cut -= cut % about[_STEP]
+    rows = old + 7 + partitions + base
+    n = kept = 0
+    for p in range(partitions):
+        out[7 + p] = positions[p]
+    if old >= 0:
+        fresh = False
+        for p in range(partitions):
+            have = words[old + 7 + p]
+            fresh |= have < positions[p]
+            out[7 + p] = max(have, positions[p])
+        if not fresh:
+            return _SAME
+        n, kept = words[old + 1], words[old + 4]
+        cut, clock = max(cut, words[old + 2]), max(clock, words[old + 3])
+    first = words[row]
+    if about[_ORDERED] and n and first <= words[rows + n - 1]:
+        return _GENERAL
+    drop = skip = 0
+    if about[_LIFETIME]:
+        if first < cut or (kept < n and words[rows + kept] < cut):
+            return _GENERAL
+    else:
+        kept = 0
+        while drop < n and words[rows + drop] < cut:
+            drop += 1
+        while skip < count and words[row + skip] < cut:
+            skip += 1
+    # Old rows go first among equals; those that lie before all new ones need not be compared one by one.
+    behind = n
+    while behind > drop and words[rows + behind - 1] > first:
+        behind -= 1
+    total = n - drop + count - skip
+    out[0], out[1], out[2], out[3], out[4], out[5], out[6] = FORMAT, total, cut, clock, kept, 0, partitions
+    to = 7 + partitions
+    for b in range(base):
+        out[to + b] = words[rows - base + b] if old >= 0 else 0
+    to += base
+    for column in range(about[_COLUMNS]):
+        a, b = rows + column * n, row + column * about[_STRIDE]
+        for i in range(drop, behind):
+            out[to] = words[a + i]
+            to += 1
+        j = skip
+        for i in range(behind, n):
+            while j < count and words[row + j] < words[rows + i]:
+                out[to] = words[b + j]
+                to += 1
+                j += 1
+            out[to] = words[a + i]
+            to += 1
+        for rest in range(j, count):
+            out[to] = words[b + rest]
+            to += 1
+    span[1], span[2] = to, drop + skip
+    return 0

@@ -1,0 +1,83 @@
+"""Between our columns and Arrow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from headrace.core.columns import NUMPY_DTYPES, Column, normalised
+from headrace.core.errors import SchemaError
+from headrace.core.schema import DType
+
+ARROW_TYPES: dict[DType, pa.DataType] = {
+    DType.INT: pa.int64(),
+    DType.FLOAT: pa.float64(),
+    DType.BOOL: pa.bool_(),
+    DType.STRING: pa.string(),
+    DType.TIMESTAMP: pa.timestamp("us", "UTC"),
+    DType.DURATION: pa.duration("us"),
+    DType.LIST: pa.list_(pa.float64()),
+}
+
+
+def to_arrow(column: Column) -> pa.Array:
+    """An Arrow array with the same values and nulls."""
+    mask = None if column.valid is None else ~column.valid
+    if column.dtype is DType.LIST:
+        return pa.array(column.to_pylist(), ARROW_TYPES[DType.LIST])
+    if column.dtype in (DType.TIMESTAMP, DType.DURATION):
+        return pa.array(column.values, pa.int64(), mask=mask).cast(ARROW_TYPES[column.dtype])
+    return pa.array(column.values, ARROW_TYPES[column.dtype], mask=mask)
+
+
+def from_arrow(array: pa.Array | pa.ChunkedArray, dtype: DType, name: str = "column") -> Column:
+    """A column of `dtype`; raises SchemaError if the array's type cannot be read as that without loss."""
+    if isinstance(array, pa.ChunkedArray):
+        array = array.combine_chunks()
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    try:
+        array = _cast(array, dtype)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise SchemaError(f'column "{name}" is {array.type}, which is no {dtype.value}: {error}', field=name) from None
+    valid = None if array.null_count == 0 else np.asarray(array.is_valid())
+    if dtype is DType.LIST:
+        items = np.empty(len(array), np.object_)
+        for index, item in enumerate(array.to_pylist()):
+            items[index] = None if item is None else np.asarray(item, np.float64)
+        return Column(dtype, items, valid)
+    if dtype is DType.STRING:
+        values: Any = np.asarray(array.fill_null("") if valid is not None else array, dtype=np.object_)
+        return Column(dtype, values, valid)
+    filler = False if dtype is DType.BOOL else 0
+    filled = pc.fill_null(array, filler) if valid is not None else array
+    return normalised(Column(dtype, np.asarray(filled).astype(NUMPY_DTYPES[dtype], copy=False), valid))
+
+
+def _cast(array: pa.Array, dtype: DType) -> pa.Array:
+    if dtype is DType.TIMESTAMP:
+        if pa.types.is_timestamp(array.type):
+            # Nanoseconds are floored toward minus infinity, naive times are UTC (design 4.1).
+            if array.type.unit == "ns":
+                ns = array.cast(pa.int64()).to_numpy(zero_copy_only=False) if array.null_count == 0 else None
+                if ns is not None:
+                    return pa.array(np.floor_divide(ns, 1000), pa.int64())
+                whole = array.cast(pa.int64())
+                us = [None if v is None else v // 1000 for v in whole.to_pylist()]
+                return pa.array(us, pa.int64())
+            return (
+                array.cast(pa.timestamp("us")).cast(pa.int64())
+                if array.type.tz is None
+                else array.cast(pa.timestamp("us", "UTC")).cast(pa.int64())
+            )
+        return array.cast(pa.int64())
+    if dtype is DType.DURATION:
+        return (
+            array.cast(pa.duration("us")).cast(pa.int64())
+            if pa.types.is_duration(array.type)
+            else array.cast(pa.int64())
+        )
+    return array.cast(ARROW_TYPES[dtype])

@@ -1,0 +1,167 @@
+"""Blocks of events: how the records of one batch lie in the event log.
+
+A block is column by column, so that thousands of events cost one decode: MessagePack
+`[1, n, {field: column}, [[row, field, reason, payload], …]]`. A column of fewer than 32 rows, or of strings, lists or
+booleans, is a plain list with nil for null; a longer numeric one is little-endian bytes (float64 with NaN for null, or
+int64 when nothing is null). A row that did not fit its schema keeps its place (and so its offset): its columns are
+null, and what was sent stays in `malformed` with the field and the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from headrace.core.columns import Column, column_of, normalised, nulls
+from headrace.core.errors import SchemaError
+from headrace.core.schema import DType, Schema
+
+_PACKED_FROM = 32
+_pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder().decode
+
+
+@dataclass(frozen=True, slots=True)
+class Malformed:
+    """An event that does not fit its stream: its row in the block, the field at fault ("" if none), why, what came."""
+
+    row: int
+    field: str
+    reason: str
+    payload: bytes
+
+
+@dataclass(slots=True)
+class EventBlock:
+    """`n` events of one stream by column; rows named in `malformed` are null in every column."""
+
+    n: int
+    columns: dict[str, Column]
+    malformed: list[Malformed] = field(default_factory=list)
+
+    def slice(self, start: int, stop: int) -> EventBlock:
+        """Rows `start` to `stop` (exclusive)."""
+        at = np.arange(start, stop)
+        columns = {name: column.take(at) for name, column in self.columns.items()}
+        bad = [Malformed(m.row - start, m.field, m.reason, m.payload) for m in self.malformed if start <= m.row < stop]
+        return EventBlock(stop - start, columns, bad)
+
+
+def encode_block(block: EventBlock) -> bytes:
+    """Return the stored bytes of a block."""
+    short = block.n < _PACKED_FROM
+    columns = {
+        name: column.values.tolist()
+        if short and column.valid is None and column.dtype is not DType.LIST
+        else _pack_column(column)
+        for name, column in block.columns.items()
+    }
+    return _pack([1, block.n, columns, [[m.row, m.field, m.reason, m.payload] for m in block.malformed]])
+
+
+def decode_block(payload: bytes, schema: Schema, only: Container[str] | None = None) -> EventBlock:
+    """Read a block of events of `schema`; fields that the block lacks get their default, or null.
+
+    With `only`, the block has just these fields: a column that nobody reads need not be built.
+
+    Raises SchemaError if the bytes are no block.
+    """
+    n, packed, malformed = _opened(payload, schema)
+    columns = {}
+    for spec in schema.fields:
+        name, dtype = spec.name, spec.dtype
+        if only is not None and name not in only:
+            continue
+        if name in packed:
+            column = packed[name]
+            columns[name] = _unpack_bytes(column, dtype) if isinstance(column, bytes) else column_of(dtype, column)
+        elif spec.has_default:
+            columns[name] = column_of(dtype, [spec.default] * n)
+        else:
+            columns[name] = nulls(dtype, n)
+    return EventBlock(n, columns, [Malformed(*entry) for entry in malformed])
+
+
+def decode_joined(payloads: Sequence[bytes], schema: Schema) -> EventBlock:
+    """Read many blocks as one, in order; at least one is needed.
+
+    Thousands of small blocks cost little more than one large one: their lists are joined before columns are built.
+    """
+    waiting: dict[str, list[Any]] = {spec.name: [] for spec in schema.fields}
+    pieces: dict[str, list[Column]] = {spec.name: [] for spec in schema.fields}
+    bad: list[Malformed] = []
+    start = 0
+    for payload in payloads:
+        n, packed, malformed = _opened(payload, schema)
+        for spec in schema.fields:
+            column = packed.get(spec.name)
+            if column is None:
+                waiting[spec.name].extend([spec.default if spec.has_default else None] * n)
+            elif isinstance(column, bytes):
+                if waiting[spec.name]:
+                    pieces[spec.name].append(column_of(spec.dtype, waiting[spec.name]))
+                    waiting[spec.name] = []
+                pieces[spec.name].append(_unpack_bytes(column, spec.dtype))
+            else:
+                waiting[spec.name].extend(column)
+        bad += [Malformed(row + start, *rest) for row, *rest in malformed]
+        start += n
+    for spec in schema.fields:
+        if waiting[spec.name]:
+            pieces[spec.name].append(column_of(spec.dtype, waiting[spec.name]))
+    return EventBlock(start, {name: concat_columns(parts) for name, parts in pieces.items()}, bad)
+
+
+def concat_columns(columns: list[Column]) -> Column:
+    """One column of all rows in order; at least one column is needed."""
+    if len(columns) == 1:
+        return columns[0]
+    values = np.concatenate([column.values for column in columns])
+    if all(column.valid is None for column in columns):
+        return Column(columns[0].dtype, values)
+    return Column(columns[0].dtype, values, np.concatenate([column.mask() for column in columns]))
+
+
+def concat_blocks(blocks: list[EventBlock]) -> EventBlock:
+    """One block of all rows in order; at least one block is needed."""
+    if len(blocks) == 1:
+        return blocks[0]
+    columns = {name: concat_columns([block.columns[name] for block in blocks]) for name in blocks[0].columns}
+    malformed, start = [], 0
+    for block in blocks:
+        malformed += [Malformed(m.row + start, m.field, m.reason, m.payload) for m in block.malformed]
+        start += block.n
+    return EventBlock(start, columns, malformed)
+
+
+def _opened(payload: bytes, schema: Schema) -> tuple[int, dict[str, Any], list[Any]]:
+    try:
+        version, n, packed, malformed = _unpack(payload)
+    except (msgspec.DecodeError, ValueError, TypeError) as error:
+        raise SchemaError(f"not a block of events of stream {schema.name}: {error}") from None
+    if version != 1:
+        raise SchemaError(f"a block of stream {schema.name} has format {version}; this version reads format 1")
+    return n, packed, malformed
+
+
+def _pack_column(column: Column) -> Any:
+    if len(column) < _PACKED_FROM or column.dtype in (DType.STRING, DType.LIST, DType.BOOL):
+        if column.dtype is DType.LIST:
+            return [None if item is None else item.tolist() for item in column.to_pylist()]
+        return column.to_pylist()
+    if column.dtype is DType.FLOAT:
+        values = column.values if column.valid is None else np.where(column.valid, column.values, np.nan)
+        return values.astype("<f8", copy=False).tobytes()
+    if column.valid is None:
+        return column.values.astype("<i8", copy=False).tobytes()
+    return column.to_pylist()
+
+
+def _unpack_bytes(packed: bytes, dtype: DType) -> Column:
+    if dtype is DType.FLOAT:
+        return normalised(Column(dtype, np.frombuffer(packed, "<f8")))
+    return Column(dtype, np.frombuffer(packed, "<i8"))

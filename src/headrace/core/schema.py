@@ -1,0 +1,76 @@
+"""Types, fields and schemas: what an event, a table row or a request looks like. Pure data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+
+class DType(str, Enum):
+    """Logical type of a column, and how its values lie in a NumPy array.
+
+    INT int64 · FLOAT float64 (NaN is null) · BOOL bool · STRING object of str · TIMESTAMP int64 µs UTC ·
+    DURATION int64 µs · LIST object of float64 arrays of the declared size.
+    """
+
+    INT = "int"
+    FLOAT = "float"
+    BOOL = "bool"
+    STRING = "string"
+    TIMESTAMP = "timestamp"
+    DURATION = "duration"
+    LIST = "list"
+
+    # Types key the tables of every block that is decoded; Enum's own hash is a Python function.
+    __hash__ = str.__hash__
+
+    @property
+    def is_integer_backed(self) -> bool:
+        """True if values are int64 in memory and in records."""
+        return self in (DType.INT, DType.TIMESTAMP, DType.DURATION)
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One field of a schema.
+
+    `entity` names the entity (or request event) that the field is a key of; None if it is no key.
+    `default` stands in for a field that does not arrive at all; a field without one and not nullable is required.
+    """
+
+    name: str
+    dtype: DType
+    nullable: bool = False
+    has_default: bool = False
+    default: Any = None
+    entity: str | None = None
+    size: int | None = None
+    doc: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """Fields in declared order, which of them is the event time, and which (if any) the id.
+
+    `time_field` is None only for tables without event time (always true) and is then treated as −∞.
+    """
+
+    name: str
+    fields: tuple[Field, ...]
+    time_field: str | None
+    id_field: str | None = None
+    doc: str = ""
+
+    def __iter__(self) -> Iterator[Field]:
+        return iter(self.fields)
+
+    def __contains__(self, name: str) -> bool:
+        return any(field.name == name for field in self.fields)
+
+    def __getitem__(self, name: str) -> Field:
+        for field in self.fields:
+            if field.name == name:
+                return field
+        raise KeyError(name)

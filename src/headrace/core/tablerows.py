@@ -1,0 +1,92 @@
+"""Batches of table rows: what one batch run or one put writes to the topic of table rows.
+
+A batch says all that its readers need, without the table's plan: MessagePack `[1, table, version, n, keys, event times,
+available times, deleted, types, block]`: keys as arrays, times as little-endian int64, `deleted` as the indices of the
+deletions, `types` the type by column name, and the columns as a block (`core.events`). Its record count in the log is
+`n`, so each row has an offset of its own, and that is its write order (design 4.4).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from headrace.core.columns import BoolArray, Column, IntArray
+from headrace.core.errors import SchemaError
+from headrace.core.events import EventBlock, decode_block, encode_block
+from headrace.core.schema import DType, Field, Schema
+
+_FORMAT = 1
+_pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder(
+    tuple[int, str, str, int, list[tuple[Any, ...]], bytes, bytes, list[int], dict[str, str], bytes]
+).decode
+
+
+@dataclass(slots=True)
+class TableRows:
+    """`n` rows of one version of a table, in write order.
+
+    Attributes:
+        table: the table's name.
+        version: the table's version.
+        keys: values of the key fields, in the order of the table's key; times are int µs. No part is None.
+        event_time_us: int64 [n]; NULL_US throughout where the table has no event time (then a row is always true).
+        available_us: int64 [n], from when on the row counts: its write time, or event time + delay when backfilled
+            (NULL_US: from ever).
+        columns: the features, by name; null throughout in a deletion.
+        deleted: bool [n], True where the row is a deletion.
+    """
+
+    table: str
+    version: str
+    n: int
+    keys: list[tuple[Any, ...]]
+    event_time_us: IntArray
+    available_us: IntArray
+    columns: dict[str, Column]
+    deleted: BoolArray
+
+
+def encode_table_rows(rows: TableRows) -> bytes:
+    """Return the stored bytes of a batch."""
+    return _pack(
+        [
+            _FORMAT,
+            rows.table,
+            rows.version,
+            rows.n,
+            rows.keys,
+            rows.event_time_us.astype("<i8", copy=False).tobytes(),
+            rows.available_us.astype("<i8", copy=False).tobytes(),
+            np.flatnonzero(rows.deleted).tolist(),
+            {name: column.dtype.value for name, column in rows.columns.items()},
+            encode_block(EventBlock(rows.n, rows.columns)),
+        ]
+    )
+
+
+def decode_table_rows(payload: bytes) -> TableRows:
+    """Read what `encode_table_rows` wrote; raises SchemaError if the bytes are something else."""
+    try:
+        version_of_format, table, version, n, keys, times, available, deletions, types, block = _unpack(payload)
+    except (msgspec.DecodeError, ValueError, TypeError) as error:
+        raise SchemaError(f"not a batch of table rows: {error}") from None
+    if version_of_format != _FORMAT:
+        raise SchemaError(f"a batch of rows of table {table} has format {version_of_format}; this version reads 1")
+    deleted = np.zeros(n, np.bool_)
+    deleted[deletions] = True
+    schema = Schema(table, tuple(Field(name, DType(kind), nullable=True) for name, kind in types.items()), None)
+    return TableRows(
+        table,
+        version,
+        n,
+        keys,
+        np.frombuffer(times, "<i8"),
+        np.frombuffer(available, "<i8"),
+        decode_block(block, schema).columns,
+        deleted,
+    )

@@ -1,0 +1,281 @@
+"""Aggregations over events. Functions aggregate; operators and methods work on one row.
+
+Every function takes `window` (a duration; a list of them gives a family; none means the whole lifetime), and the
+options of `Options`. `sum`, `min`, `max`, `any` and `all` hide builtins here on purpose and none of them is used below.
+"""
+
+from __future__ import annotations
+
+import builtins
+from datetime import timedelta
+from typing import Any, TypedDict, TypeVar, Unpack, overload
+
+from headrace.core.schema import DType
+from headrace.features.column import Family, suffix
+from headrace.features.expr import Expr, constant
+from headrace.features.typing_rules import shown
+
+T = TypeVar("T")
+N = TypeVar("N", int, float)
+Windows = list[str] | tuple[str, ...]
+
+_NUMBERS = frozenset({DType.INT, DType.FLOAT})
+_ORDERED = frozenset({DType.INT, DType.FLOAT, DType.TIMESTAMP, DType.DURATION, DType.STRING})
+_KEYS = frozenset(DType) - {DType.LIST}
+TAKES: dict[str, frozenset[DType]] = {
+    **dict.fromkeys(("sum", "mean", "var", "std", "skewness", "quantile"), _NUMBERS),
+    **dict.fromkeys(("min", "max"), _ORDERED),
+    **dict.fromkeys(("first", "last"), frozenset(DType)),
+    **dict.fromkeys(("share", "any", "all"), frozenset({DType.BOOL})),
+    **dict.fromkeys(("n_unique", "approx_n_unique", "most_frequent"), _KEYS),
+}
+"""Column types that each aggregation of a column takes."""
+_GIVES = {
+    **dict.fromkeys(("count", "n_unique", "approx_n_unique"), DType.INT),
+    **dict.fromkeys(("mean", "var", "std", "skewness", "quantile", "share", "rate"), DType.FLOAT),
+    **dict.fromkeys(("any", "all"), DType.BOOL),
+    **dict.fromkeys(("time_since_last", "time_since_first"), DType.DURATION),
+}
+
+
+class Options(TypedDict, total=False):
+    """Options of every aggregation.
+
+    where: count only events for which it is true. hop: step of the window's lower edge ("5m"), or "exact".
+    delay: leave out the newest events ("10m"). doc: what the feature means.
+    """
+
+    where: Expr[bool]
+    hop: str
+    delay: str
+    doc: str
+
+
+class Aggregate(Expr[T]):
+    """An aggregation as it is declared; `args` are its column and its condition, as far as it has them."""
+
+    __slots__ = ("delay", "doc", "hop", "input", "kind", "params", "where", "window")
+
+    def __init__(
+        self, kind: str, column: Expr[Any] | None, window: str | None, options: Options, params: dict[str, Any]
+    ) -> None:
+        where = options.get("where")
+        self.kind, self.input, self.window, self.params = kind, column, window, params
+        self.where = None if where is None else constant(where)
+        self.hop, self.delay, self.doc = options.get("hop"), options.get("delay"), options.get("doc", "")
+        args = tuple(part for part in (self.input, self.where) if part is not None)
+        super().__init__(None, args)
+        unknown = builtins.sorted(set(options) - set(Options.__annotations__))
+        if unknown:
+            self.problem = f"hr.{kind} has no option {unknown[0]}=; it has window, where, hop, delay and doc"
+        elif not isinstance(where, Expr | None):
+            self.problem = f"where= takes a condition, not {where!r}"
+        elif self.where is not None and self.where.dtype not in (DType.BOOL, None):
+            self.problem = f"where= takes a condition, but this is {shown(self.where.dtype)}"
+        else:
+            self._take_type()
+
+    def _take_type(self) -> None:
+        column = self.input
+        if column is None:
+            self.dtype = _GIVES[self.kind]
+        elif column.dtype is not None:
+            if column.dtype in TAKES[self.kind]:
+                self.dtype = _GIVES.get(self.kind, column.dtype)
+            else:
+                self.problem = f"hr.{self.kind} does not take {shown(column.dtype)}{_cure(self.kind, column.dtype)}"
+
+
+def _cure(kind: str, dtype: DType) -> str:
+    if dtype is DType.BOOL:
+        return "; the share of true ones is hr.share, their number hr.count(where=...)"
+    if kind in ("share", "any", "all"):
+        return "; it takes a condition, such as Paid.usd > 100"
+    return ""
+
+
+def _make(kind: str, column: Any, window: Any, options: Any, **params: Any) -> Any:
+    read = None if column is None else constant(column)
+    if isinstance(window, list | tuple):
+        members: dict[str, Expr[Any]] = {}
+        for text in window or ("",):
+            made: Aggregate[Any] = Aggregate(kind, read, text, options, params)
+            name = suffix(text) if isinstance(text, str) else repr(text)
+            if name in members:
+                made.problem = f'the window "{name}" stands there twice'
+            members[name] = made
+        return Family(members)
+    return Aggregate(kind, read, window, options, params)
+
+
+@overload
+def count(*, window: str | None = None, **options: Unpack[Options]) -> Expr[int]: ...
+@overload
+def count(*, window: Windows, **options: Unpack[Options]) -> Family[int]: ...
+def count(*, window: Any = None, **options: Unpack[Options]) -> Any:
+    """Number of events; 0 if there is none."""
+    return _make("count", None, window, options)
+
+
+@overload
+def sum(column: Expr[N], *, window: str | None = None, **options: Unpack[Options]) -> Expr[N]: ...
+@overload
+def sum(column: Expr[N], *, window: Windows, **options: Unpack[Options]) -> Family[N]: ...
+def sum(column: Any, *, window: Any = None, **options: Unpack[Options]) -> Any:
+    """Sum of a number; exact for int (overflow is null), correctly rounded for float; null if there is none."""
+    return _make("sum", column, window, options)
+
+
+@overload
+def mean(column: Expr[float], *, window: str | None = None, **options: Unpack[Options]) -> Expr[float]: ...
+@overload
+def mean(column: Expr[float], *, window: Windows, **options: Unpack[Options]) -> Family[float]: ...
+def mean(column: Any, *, window: Any = None, **options: Unpack[Options]) -> Any:
+    """Mean of a number, correctly rounded; null if there is none."""
+    return _make("mean", column, window, options)
+
+
+@overload
+def min(column: Expr[T], *, window: str | None = None, **options: Unpack[Options]) -> Expr[T]: ...
+@overload
+def min(column: Expr[T], *, window: Windows, **options: Unpack[Options]) -> Family[T]: ...
+def min(column: Any, *, window: Any = None, **options: Unpack[Options]) -> Any:
+    """Least value; null if there is none."""
+    return _make("min", column, window, options)
+
+
+@overload
+def max(column: Expr[T], *, window: str | None = None, **options: Unpack[Options]) -> Expr[T]: ...
+@overload
+def max(column: Expr[T], *, window: Windows, **options: Unpack[Options]) -> Family[T]: ...
+def max(column: Any, *, window: Any = None, **options: Unpack[Options]) -> Any:
+    """Greatest value; null if there is none."""
+    return _make("max", column, window, options)
+
+
+@overload
+def var(column: Expr[float], *, window: str | None = None, **options: Unpack[Options]) -> Expr[float]: ...
+@overload
+def var(column: Expr[float], *, window: Windows, **options: Unpack[Options]) -> Family[float]: ...
+def var(column: Any, *, window: Any = None, **options: Unpack[Options]) -> Any:
+    """Sample variance, correctly rounded; null for fewer than two values."""
+    return _make("var", column, window, options)
+
+
+@overload
+def std(column: Expr[float], *, window: str | None = None, **options: Unpack[Options]) -> Expr[float]: ...
+@overload
+def std(column: Expr[float], *, window: Windows, **options: Unpack[Options]) -> Family[float]: ...
+def std(column: Any, *, window: Any = None, **options: Unpack[Options]) -> Any:
+    """Square root of the sample variance; null for fewer than two values."""
+    return _make("std", column, window, options)
+
+
+@overload
+def skewness(column: Expr[float], *, window: str | None = None, **options: Unpack[Options]) -> Expr[float]: ...
+@overload
+def skewness(column: Expr[float], *, window: Windows, **options: Unpack[Options]) -> Family[float]: ...
+def skewness(column: Any, *, window: Any = None, **options: Unpack[Options]) -> Any:
+    """Population skewness; null without spread."""
+    return _make("skewness", column, window, options)
+
+
+@overload
+def first(column: Expr[T], *, window: str | None = None, **options: Unpack[Options]) -> Expr[T]: ...
+@overload
+def first(column: Expr[T], *, window: Windows, **options: Unpack[Options]) -> Family[T]: ...
+def first(column: Any, *, window: Any = None, **options: Unpack[Options]) -> Any:
+    """Oldest value that is not null."""
+    return _make("first", column, window, options)
+
+
+@overload
+def last(column: Expr[T], *, window: str | None = None, **options: Unpack[Options]) -> Expr[T]: ...
+@overload
+def last(column: Expr[T], *, window: Windows, **options: Unpack[Options]) -> Family[T]: ...
+def last(column: Any, *, window: Any = None, **options: Unpack[Options]) -> Any:
+    """Newest value that is not null."""
+    return _make("last", column, window, options)
+
+
+@overload
+def n_unique(column: Expr[Any], *, window: str | None = None, **options: Unpack[Options]) -> Expr[int]: ...
+@overload
+def n_unique(column: Expr[Any], *, window: Windows, **options: Unpack[Options]) -> Family[int]: ...
+def n_unique(column: Any, *, window: Any = None, **options: Unpack[Options]) -> Any:
+    """Number of different values; 0 if there is none."""
+    return _make("n_unique", column, window, options)
+
+
+@overload
+def approx_n_unique(column: Expr[Any], *, window: str | None = None, **options: Unpack[Options]) -> Expr[int]: ...
+@overload
+def approx_n_unique(column: Expr[Any], *, window: Windows, **options: Unpack[Options]) -> Family[int]: ...
+def approx_n_unique(column: Any, *, window: Any = None, **options: Unpack[Options]) -> Any:
+    """Estimated number of different values, from a sketch of bounded size; 0 if there is none."""
+    return _make("approx_n_unique", column, window, options)
+
+
+@overload
+def most_frequent(column: Expr[T], *, window: str | None = None, **options: Unpack[Options]) -> Expr[T]: ...
+@overload
+def most_frequent(column: Expr[T], *, window: Windows, **options: Unpack[Options]) -> Family[T]: ...
+def most_frequent(column: Any, *, window: Any = None, **options: Unpack[Options]) -> Any:
+    """The value that occurs most often; ties go to the least."""
+    return _make("most_frequent", column, window, options)
+
+
+@overload
+def quantile(
+    column: Expr[float], q: float, *, window: str | None = None, **options: Unpack[Options]
+) -> Expr[float]: ...
+@overload
+def quantile(column: Expr[float], q: float, *, window: Windows, **options: Unpack[Options]) -> Family[float]: ...
+def quantile(column: Any, q: float, *, window: Any = None, **options: Unpack[Options]) -> Any:
+    """Value of rank ceil(q * n), to a relative error of 2**-8; null if there is none."""
+    return _make("quantile", column, window, options, q=q)
+
+
+@overload
+def share(condition: Expr[bool], *, window: str | None = None, **options: Unpack[Options]) -> Expr[float]: ...
+@overload
+def share(condition: Expr[bool], *, window: Windows, **options: Unpack[Options]) -> Family[float]: ...
+def share(condition: Any, *, window: Any = None, **options: Unpack[Options]) -> Any:
+    """Share of the events whose condition is true; those whose condition is null are left out."""
+    return _make("share", condition, window, options)
+
+
+@overload
+def any(condition: Expr[bool], *, window: str | None = None, **options: Unpack[Options]) -> Expr[bool]: ...
+@overload
+def any(condition: Expr[bool], *, window: Windows, **options: Unpack[Options]) -> Family[bool]: ...
+def any(condition: Any, *, window: Any = None, **options: Unpack[Options]) -> Any:
+    """Whether the condition was ever true; null if it never had a value."""
+    return _make("any", condition, window, options)
+
+
+@overload
+def all(condition: Expr[bool], *, window: str | None = None, **options: Unpack[Options]) -> Expr[bool]: ...
+@overload
+def all(condition: Expr[bool], *, window: Windows, **options: Unpack[Options]) -> Family[bool]: ...
+def all(condition: Any, *, window: Any = None, **options: Unpack[Options]) -> Any:
+    """Whether the condition was always true; null if it never had a value."""
+    return _make("all", condition, window, options)
+
+
+@overload
+def time_since_last(*, window: str | None = None, **options: Unpack[Options]) -> Expr[timedelta]: ...
+@overload
+def time_since_last(*, window: Windows, **options: Unpack[Options]) -> Family[timedelta]: ...
+def time_since_last(*, window: Any = None, **options: Unpack[Options]) -> Any:
+    """Time from the newest event to the time of reading; null if there is none."""
+    return _make("time_since_last", None, window, options)
+
+
+@overload
+def time_since_first(*, window: str | None = None, **options: Unpack[Options]) -> Expr[timedelta]: ...
+@overload
+def time_since_first(*, window: Windows, **options: Unpack[Options]) -> Family[timedelta]: ...
+def time_since_first(*, window: Any = None, **options: Unpack[Options]) -> Any:
+    """Time from the oldest event to the time of reading; null if there is none."""
+    return _make("time_since_first", None, window, options)

@@ -1,0 +1,132 @@
+"""Feature groups to plans: inputs shared, windows resolved, versions by content."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from headrace.core.errors import PlanError
+from headrace.core.schema import DType
+from headrace.features.aggregate import Aggregate
+from headrace.features.column import ColumnOf
+from headrace.features.definition import definition_of
+from headrace.features.event import event_definition
+from headrace.features.expr import Expr
+from headrace.features.group import GroupDefinition
+from headrace.features.lower import NOT_YET, dtype_of, lower, lower_conditions, lower_event
+from headrace.features.nodes import ColumnRef, Node
+from headrace.features.plan import AggregateSpec, DerivedSpec, GroupPlan, InputSpec, KeyPart
+from headrace.features.site import Problems
+from headrace.features.version import digest, node_content
+
+_NOT_COMPUTED = frozenset({"skewness", "n_unique", "approx_n_unique", "most_frequent", "quantile"})
+_INPUTS = frozenset({DType.INT, DType.FLOAT, DType.BOOL, DType.TIMESTAMP, DType.DURATION})
+
+
+class _Inputs:
+    """Input columns of a group; equal expressions share one."""
+
+    def __init__(self) -> None:
+        self.specs: list[InputSpec] = []
+        self._index: dict[Node, int] = {}
+
+    def add(self, expr: Expr[Any] | None) -> int | None:
+        if expr is None:
+            return None
+        node = lower_event(expr)
+        index = self._index.setdefault(node, len(self.specs))
+        if index == len(self.specs):
+            self.specs.append(InputSpec(node, dtype_of(expr)))
+        return index
+
+
+def compile_group(definition: GroupDefinition, problems: Problems) -> GroupPlan | None:
+    """The plan of a group; None if `problems` got any."""
+    before = len(problems.found)
+    assert definition.source is not None
+    inputs = _Inputs()
+    where, key = _source(definition, problems)
+    stream = event_definition(definition.source).root_name
+    content = [
+        stream,
+        node_content(where),
+        [[part.name, part.dtype.value] for part in key],
+        definition.resolution_us,
+    ]
+    aggregates = []
+    for name, expr in definition.computed.items():
+        if isinstance(expr, Aggregate):
+            try:
+                aggregates.append(_aggregate(definition, name, expr, inputs, content))
+            except PlanError as error:
+                problems.add(str(error), name)
+    derived = _derived(definition, {spec.name: spec.version for spec in aggregates}, problems)
+    if len(problems.found) > before:
+        return None
+    state = [[s.kind, s.input, s.where, s.window_us, s.hop_us, s.delay_us, list(s.params)] for s in aggregates]
+    version = digest([*content, [node_content(spec.node) for spec in inputs.specs], state])
+    return GroupPlan(
+        definition.name, version, stream, where, key, tuple(inputs.specs), tuple(aggregates), derived,
+        tuple(definition.computed), definition.resolution_us, definition.owner, definition.doc, definition.tags,
+    )  # fmt: skip
+
+
+def _source(definition: GroupDefinition, problems: Problems) -> tuple[Node | None, tuple[KeyPart, ...]]:
+    where: Node | None = None
+    key = []
+    assert definition.source is not None
+    try:
+        where = lower_conditions(definition.source, definition.where)
+    except PlanError as error:
+        problems.add(f"where: {error}")
+    computed = event_definition(definition.source).computed
+    for part in definition.key:
+        try:
+            node = lower_event(computed[part.name]) if part.name in computed else ColumnRef(part.name, part.dtype)
+            if not isinstance(node, ColumnRef):
+                raise PlanError(f"is computed; a key that is not a field of the raw stream is {NOT_YET}")
+            key.append(KeyPart(node.name, part.dtype, part.entity))
+        except PlanError as error:
+            problems.add(f'key "{part.name}" {error}')
+    return where, tuple(key)
+
+
+def _aggregate(
+    definition: GroupDefinition, name: str, expr: Aggregate[Any], inputs: _Inputs, content: list[Any]
+) -> AggregateSpec:
+    if expr.kind in _NOT_COMPUTED:
+        raise PlanError(f"hr.{expr.kind} is {NOT_YET}")
+    if expr.input is not None and expr.input.dtype not in _INPUTS:
+        raise PlanError(f"hr.{expr.kind} of {dtype_of(expr.input).value} columns is {NOT_YET}")
+    window = definition.windows[name]
+    column, where = inputs.add(expr.input), inputs.add(expr.where)
+    nodes = [None if index is None else node_content(inputs.specs[index].node) for index in (column, where)]
+    params = tuple(sorted(expr.params.items()))
+    version = digest([*content, expr.kind, nodes, window.window_us, window.hop_us, window.delay_us, list(params)])
+    return AggregateSpec(
+        name, expr.kind, column, where, window.window_us, window.hop_us, window.delay_us, dtype_of(expr), params,
+        version, expr.doc,
+    )  # fmt: skip
+
+
+def _derived(definition: GroupDefinition, versions: dict[str, str], problems: Problems) -> tuple[DerivedSpec, ...]:
+    names = {id(expr): name for name, expr in definition.computed.items()}
+    specs = []
+    for name, expr in definition.computed.items():
+        if isinstance(expr, Aggregate):
+            continue
+
+        def resolve(part: Expr[Any], whole: Expr[Any] = expr) -> Node | None:
+            if part is not whole and id(part) in names:
+                return ColumnRef(names[id(part)], dtype_of(part))
+            if isinstance(part, ColumnOf):
+                raise PlanError(f"looks {part!r} up ({definition_of(part.owner).kind}), which is {NOT_YET}")
+            return None
+
+        try:
+            node = lower(expr, resolve)
+        except PlanError as error:
+            problems.add(str(error), name)
+            continue
+        versions[name] = digest(node_content(node, versions))
+        specs.append(DerivedSpec(name, node, dtype_of(expr), versions[name]))
+    return tuple(specs)

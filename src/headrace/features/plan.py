@@ -1,0 +1,262 @@
+"""The engine-neutral plan: definitions after every name is resolved. Frozen data that engines interpret.
+
+`features/compile.py` makes it from the user's classes; nothing below `features/` knows those classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from headrace.core.schema import DType, Field, Schema
+from headrace.features.nodes import Node
+
+
+@dataclass(frozen=True, slots=True)
+class StreamPlan:
+    """A raw stream (a topic). Verdict settings are of the stream (design 4.6)."""
+
+    name: str
+    schema: Schema
+    partition_key: tuple[str, ...] = ()
+    future_us: int = 3_600_000_000
+    lateness_us: int | None = None
+    dedupe_us: int = 86_400_000_000
+    owner: str = ""
+    doc: str = ""
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPart:
+    """One field of a group's key: its name in the source stream or table, its type, the entity that it names."""
+
+    name: str
+    dtype: DType
+    entity: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """A column that a group's aggregations read, as an expression over the fields of one event."""
+
+    node: Node
+    dtype: DType
+
+
+@dataclass(frozen=True, slots=True)
+class AggregateSpec:
+    """One aggregated feature of a group.
+
+    `kind` is the aggregation's name (count, sum, mean, …). `input` and `where` index the group's inputs; `where` is a
+    BOOL input whose null is false. `window_us` None is the whole lifetime. `hop_us` is the step of the window's lower
+    edge (at least the group's resolution; equal to it means exact).
+    """
+
+    name: str
+    kind: str
+    input: int | None
+    where: int | None
+    window_us: int | None
+    hop_us: int
+    delay_us: int
+    dtype: DType
+    params: tuple[tuple[str, Any], ...] = ()
+    version: str = ""
+    doc: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DerivedSpec:
+    """A feature of features: an expression over the group's own feature names (local names such as "n_30m")."""
+
+    name: str
+    node: Node
+    dtype: DType
+    version: str = ""
+    doc: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupPlan:
+    """A windowed feature group: aggregations over the events of one stream per entity.
+
+    `where` keeps only events for which it is true. `order` lists all feature names as declared. `version` is 16 hex
+    digits: the hash of everything that decides the stored state (stream, where, key, inputs, aggregates, resolution).
+    """
+
+    name: str
+    version: str
+    stream: str
+    where: Node | None
+    key: tuple[KeyPart, ...]
+    inputs: tuple[InputSpec, ...]
+    aggregates: tuple[AggregateSpec, ...]
+    derived: tuple[DerivedSpec, ...]
+    order: tuple[str, ...]
+    resolution_us: int = 1
+    owner: str = ""
+    doc: str = ""
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CheckSpec:
+    """A declared check that gates each batch run of a table.
+
+    Kinds and params: rows(min, max) · null_share(column, max) · unique(columns) · in_range(column, min, max).
+    """
+
+    kind: str
+    params: tuple[tuple[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TablePlan:
+    """A table: the latest row per key. Fed by a scheduled query or by `put`.
+
+    `query` is None for tables fed by `put`; `on` names a configured source. `schedule` is None (once per apply),
+    "@hourly", "@daily" or a duration such as "15m". Features are the fields that are neither key nor event time.
+    """
+
+    name: str
+    version: str
+    schema: Schema
+    key: tuple[KeyPart, ...]
+    query: str | None
+    on: str | None
+    schedule: str | None
+    ttl_us: int | None
+    delay_us: int
+    checks: tuple[CheckSpec, ...]
+    owner: str = ""
+    doc: str = ""
+    tags: tuple[str, ...] = ()
+
+    @property
+    def features(self) -> tuple[Field, ...]:
+        """Fields that are features: neither part of the key nor the event time."""
+        keys = {part.name for part in self.key}
+        return tuple(f for f in self.schema if f.name not in keys and f.name != self.schema.time_field)
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """A group or table looked up with the key in `request_keys` (request fields, one per key part).
+
+    `source` is its name; `prefix` ("" or e.g. "origin__") stands before `<group>__<feature>` in column names.
+    """
+
+    source: str
+    is_table: bool
+    prefix: str
+    request_keys: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ViewColumn:
+    """One column of a view.
+
+    origin "feature": `binding` and `feature` (local name) say where it is read; "request": the request field of that
+    name; "computed": `node` over the view's other columns. Hidden columns are read for computed ones only. `calendar`
+    marks values that depend on the request's time alone (never watched for drift).
+    """
+
+    name: str
+    dtype: DType
+    origin: Literal["feature", "request", "computed"]
+    binding: int | None = None
+    feature: str | None = None
+    node: Node | None = None
+    hidden: bool = False
+    calendar: bool = False
+    doc: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ViewPlan:
+    """A feature view: what a model sees for one request.
+
+    `request` is the schema of the request event, `stream` its topic. Columns are in output order, and each computed
+    one stands after all that it reads. `version` is the hash of everything that decides a value.
+    """
+
+    name: str
+    version: str
+    stream: str
+    request: Schema
+    bindings: tuple[Binding, ...]
+    columns: tuple[ViewColumn, ...]
+    owner: str = ""
+    doc: str = ""
+
+    @property
+    def visible(self) -> tuple[ViewColumn, ...]:
+        """Columns that a caller gets."""
+        return tuple(column for column in self.columns if not column.hidden)
+
+
+@dataclass(frozen=True, slots=True)
+class LabelPlan:
+    """The truth: `node` over an event of `stream`, joined where its field `join_field` equals the request's id.
+
+    The latest event wins. A row may train when `wait_us` has passed since the request; then without truth it gets
+    `default`, or is left out if there is none (`has_default` False).
+    """
+
+    stream: str
+    join_field: str
+    node: Node
+    dtype: DType
+    wait_us: int
+    has_default: bool
+    default: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Trigger:
+    """When to retrain. Kinds and params: every(every_us) · on_drift(psi) · on_decay(drop)."""
+
+    kind: str
+    params: tuple[tuple[str, Any], ...]
+
+    def __getitem__(self, name: str) -> Any:
+        return dict(self.params)[name]
+
+
+@dataclass(frozen=True, slots=True)
+class PromotionPlan:
+    """Promote a challenger that is better on the last `on_us` of truth with this confidence."""
+
+    on_us: int
+    confidence: float
+    no_worse_in: tuple[str, ...] = ()
+    steps: tuple[tuple[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPlan:
+    """A model: an unfitted scikit-learn style estimator on a view, its truth, and how it is kept fresh."""
+
+    name: str
+    view: str
+    label: LabelPlan
+    estimator: Any
+    metric: str
+    train_on_us: int | None
+    retrain: tuple[Trigger, ...]
+    promote: PromotionPlan | None
+    owner: str = ""
+    doc: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectPlan:
+    """Everything a project declares, by name."""
+
+    streams: Mapping[str, StreamPlan]
+    groups: Mapping[str, GroupPlan]
+    tables: Mapping[str, TablePlan]
+    views: Mapping[str, ViewPlan]
+    models: Mapping[str, ModelPlan]
