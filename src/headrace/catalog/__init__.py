@@ -1,0 +1,1 @@
+"""Catalog: applied definitions, runs, alerts, decisions, and the tables behind the model registry."""

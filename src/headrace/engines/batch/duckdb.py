@@ -1,0 +1,230 @@
+"""BatchEngine on DuckDB, in this process.
+
+Sources are kept as in-memory tables, sorted by when their rows became known, so that a run every hour costs what it
+returns and not what the source holds. A file that has changed is read again; one too large to keep is read in place.
+Each query is prepared once: its source names become common table expressions that see only rows known by the time of
+the run, and where the caller says since when, the condition on the event time goes down into the scan.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from headrace.core.errors import NotFound, PlanError, StoreError
+from headrace.core.time import Clock
+from headrace.engines.batch.base import BatchEngine
+from headrace.engines.batch.databases import Databases
+from headrace.engines.batch.sources import KNOWN_AT, Source, Sources, files_of, reader_of
+from headrace.features.plan import TablePlan
+
+KEEP_BYTES = 64 << 20
+"""Files up to this size are kept in memory; a source with known times is kept whatever its size."""
+
+_KNOWN = "_headrace_known_us"
+_PLAIN = {"BIGINT", "INTEGER", "SMALLINT", "DOUBLE", "FLOAT", "BOOLEAN", "VARCHAR", "TIMESTAMP WITH TIME ZONE"}
+_BOUNDS = {
+    "TIMESTAMP WITH TIME ZONE": "make_timestamptz({})",
+    "TIMESTAMP": "make_timestamp({})",
+    "BIGINT": "{}",
+}
+
+
+@dataclass(slots=True)
+class _Loaded:
+    """A source as DuckDB sees it: the text that a query selects from, and the files' state when it was read."""
+
+    select: str
+    timed: bool
+    stamp: tuple[Any, ...]
+
+
+@dataclass(slots=True)
+class _Prepared:
+    """A query made ready: a statement, which of the parameters (now, since) it takes, and how it is fetched.
+
+    `small` says that NumPy holds all of its columns without loss, which costs half of Arrow where rows are few.
+    """
+
+    statement: Any
+    takes_now: bool
+    takes_since: bool
+    small: bool
+
+
+class DuckDBBatchEngine(BatchEngine):
+    """Runs queries on DuckDB over files, folders, Arrow tables and databases.
+
+    Args:
+        sources: by name: a path, an Arrow table, a database URL or a `Source`.
+        clock: the time of runs that name none.
+        folder: where a name that is no source is looked for as a file (`weather` as `weather.csv`, say).
+        threads: DuckDB's threads; None leaves it to DuckDB.
+    """
+
+    def __init__(
+        self, sources: Mapping[str, Any], clock: Clock, *, folder: Path | None = None, threads: int | None = 1
+    ) -> None:
+        self._sources = Sources(sources, folder)
+        self._clock = clock
+        # Nothing may be fetched at run time: what DuckDB brings along must do.
+        options: dict[str, Any] = {"autoinstall_known_extensions": False}
+        if threads is not None:
+            options["threads"] = threads
+        self._connection = duckdb.connect(config=options)
+        self._connection.execute("SET TimeZone = 'UTC'")
+        self._databases = Databases()
+        self._loaded: dict[tuple[str, str], _Loaded] = {}
+        self._prepared: dict[tuple[str, str, bool], tuple[_Prepared, tuple[Any, ...]]] = {}
+        self._names: dict[str, list[str]] = {}
+        self._lock = threading.RLock()
+
+    def run(self, table: TablePlan, *, now_us: int | None = None, since_us: int | None = None) -> pa.Table:
+        """See BatchEngine. A query with `on` the URL of a database runs there, with rows filtered here."""
+        if table.query is None:
+            raise PlanError(f"table {table.name} has no query; it is fed by put")
+        now = self._clock.now_us() if now_us is None else now_us
+        sources = self._sources
+        if table.on is not None:
+            place = sources[table.on]
+            if place.is_database:
+                return self._databases.run(table, str(place.data))
+            if place.path is not None and place.path.is_dir():
+                sources = sources.within(place.path)
+        with self._lock:
+            try:
+                return self._run(table, table.query.strip().rstrip(";"), sources, now, since_us)
+            except duckdb.Error as error:
+                raise PlanError(f"the query of table {table.name} failed: {error}") from None
+
+    def close(self) -> None:
+        """Close the connections and drop what they hold."""
+        self._databases.close()
+        with self._lock:
+            self._connection.close()
+
+    def _run(self, table: TablePlan, query: str, sources: Sources, now: int, since: int | None) -> pa.Table:
+        loaded = {name: self._load(name, table.on or "", sources) for name in self._names_in(query)}
+        with_since = since is not None and table.schema.time_field is not None
+        key = (query, table.on or "", with_since)
+        stamps = tuple((name, source.stamp) for name, source in loaded.items())
+        known = self._prepared.get(key)
+        if known is None or known[1] != stamps:
+            known = (self._prepare(table, query, loaded, with_since), stamps)
+            self._prepared[key] = known
+        plan = known[0]
+        parameters = {"now": now} if plan.takes_now else {}
+        if plan.takes_since and since is not None:
+            parameters["since"] = since
+        if plan.small:
+            return _from_numpy(self._connection.execute(plan.statement, parameters or None).fetchnumpy())
+        return self._connection.sql(plan.statement, params=parameters or None).to_arrow_table()
+
+    def _names_in(self, query: str) -> list[str]:
+        if query not in self._names:
+            self._names[query] = sorted(self._connection.get_table_names(query))
+        return self._names[query]
+
+    def _prepare(self, table: TablePlan, query: str, loaded: Mapping[str, _Loaded], with_since: bool) -> _Prepared:
+        parts = [f"{_quoted(name)} AS NOT MATERIALIZED ({source.select})" for name, source in loaded.items()]
+        head = f"WITH {', '.join(parts)} " if parts else ""
+        text = f"{head}SELECT * FROM (\n{query}\n) AS result"
+        timed = any(source.timed for source in loaded.values())
+        time_field = table.schema.time_field
+        since = small = False
+        if with_since and time_field is not None:
+            kinds = self._types(text, {"now": 0} if timed else None)
+            if time_field in kinds:
+                column = f"result.{_quoted(time_field)}"
+                bound = _BOUNDS.get(kinds[time_field])
+                if bound is None:
+                    column, bound = f"CAST({column} AS TIMESTAMPTZ)", _BOUNDS["TIMESTAMP WITH TIME ZONE"]
+                text += f" WHERE {column} > {bound.format('$since')} AND {column} <= {bound.format('$now')}"
+                since = True
+            small = set(kinds.values()) <= _PLAIN
+        return _Prepared(self._connection.extract_statements(text)[0], timed or since, since, small)
+
+    def _types(self, text: str, parameters: dict[str, int] | None) -> dict[str, str]:
+        """Column types of a query by name."""
+        self._connection.execute(f"SELECT * FROM ({text}) LIMIT 0", parameters)
+        return {column[0]: str(column[1]) for column in self._connection.description or []}
+
+    def _load(self, name: str, on: str, sources: Sources) -> _Loaded:
+        known = self._loaded.get((on, name))
+        if known is not None and known.stamp == ("arrow",):
+            return known
+        source = sources[name]
+        if source.is_database:
+            raise PlanError(f'source "{name}" is a database: a query runs on it whole, as hr.SQL(..., on="{name}")')
+        stamp = _stamp(source)
+        if known is None or known.stamp != stamp:
+            known = self._loaded[on, name] = self._read(source, f"_source_{len(self._loaded)}_{name}", stamp)
+        return known
+
+    def _read(self, source: Source, name: str, stamp: tuple[Any, ...]) -> _Loaded:
+        inner, connection = _quoted(name), self._connection
+        if source.path is None:
+            connection.register("_headrace_arrow", _as_arrow(source.data))
+            scan = "_headrace_arrow"
+        else:
+            files = files_of(source.path)
+            listed = ", ".join(_literal(str(path)) for path in files)
+            scan = f"{reader_of(files[0])}([{listed}], union_by_name = true)"
+        try:
+            columns = self._types(f"SELECT * FROM {scan}", None)
+            known_at = source.known_at or (_quoted(KNOWN_AT) if KNOWN_AT in columns else None)
+            if known_at is None and source.path is not None and sum(p.stat().st_size for p in files) > KEEP_BYTES:
+                return _Loaded(f"SELECT * FROM {scan}", False, stamp)
+            if known_at is None:
+                connection.execute(f"CREATE OR REPLACE TABLE {inner} AS SELECT * FROM {scan}")
+                return _Loaded(f"SELECT * FROM {inner}", False, stamp)
+            kind = self._types(f"SELECT {known_at} AS t FROM {scan}", None)["t"]
+            us = f"CAST({known_at} AS BIGINT)" if "INT" in kind else f"epoch_us(CAST({known_at} AS TIMESTAMPTZ))"
+            connection.execute(
+                f"CREATE OR REPLACE TABLE {inner} AS SELECT *, {us} AS {_KNOWN} FROM {scan} ORDER BY {_KNOWN}"
+            )
+            return _Loaded(f"SELECT * EXCLUDE ({_KNOWN}) FROM {inner} WHERE {_KNOWN} <= $now", True, stamp)
+        except duckdb.Error as error:
+            raise StoreError(f"source {source.path or name} cannot be read: {error}") from None
+        finally:
+            if source.path is None:
+                connection.unregister("_headrace_arrow")
+
+
+def _from_numpy(columns: Mapping[str, Any]) -> pa.Table:
+    arrays = []
+    for values in columns.values():
+        masked = isinstance(values, np.ma.MaskedArray)
+        arrays.append(pa.array(values.data, mask=np.ma.getmaskarray(values)) if masked else pa.array(values))
+    return pa.table(arrays, names=list(columns))
+
+
+def _as_arrow(data: Any) -> pa.Table:
+    if isinstance(data, pa.Table):
+        return data
+    if hasattr(data, "__arrow_c_stream__"):
+        return pa.table(data)
+    raise NotFound(f"a source is {type(data).__name__}; give a path, an Arrow table or a database URL")
+
+
+def _stamp(source: Source) -> tuple[Any, ...]:
+    """What changes when the source's files do."""
+    if source.path is None:
+        return ("arrow",)
+    stats = [(str(path), path.stat()) for path in files_of(source.path)]
+    return tuple((path, stat.st_mtime_ns, stat.st_size) for path, stat in stats)
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

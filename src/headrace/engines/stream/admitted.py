@@ -1,0 +1,85 @@
+"""Raw events with the verdicts that stream compute gave them, read back from the logs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from headrace.core.arrow import to_arrow
+from headrace.core.columns import IntArray
+from headrace.core.events import EventBlock, decode_joined
+from headrace.engines.stream.commits import CommitHead
+from headrace.engines.stream.verdicts import COUNTED
+from headrace.eventlog.base import EventLog, LogBatch
+from headrace.features.plan import StreamPlan
+
+PARTITION, OFFSET, ARRIVAL, VERDICT = "_partition", "_offset", "_arrival_us", "_verdict"
+"""Columns that stand beside the fields in the archive: int64 each."""
+
+
+@dataclass(slots=True)
+class _Span:
+    begin: int
+    end: int
+
+
+def judged_events(stream: StreamPlan, raw: EventLog, commits: Iterable[CommitHead]) -> pa.Table | None:
+    """All well-formed events of `stream` that the commits cover, with partition, offset, arrival and verdict.
+
+    The commits must be consecutive. Timestamps are int64 µs here and in the archive. None if they cover no event.
+    """
+    spans: dict[int, _Span] = {}
+    verdicts: dict[int, dict[int, int]] = {}
+    for commit in commits:
+        span = commit.streams.get(stream.name)
+        if span is None:
+            continue
+        for partition, (begin, end) in enumerate(zip(span.begin, span.end, strict=True)):
+            spans.setdefault(partition, _Span(begin, end)).end = end
+        for partition, offset, code in span.exceptions:
+            verdicts.setdefault(partition, {})[offset] = code
+    pieces = [
+        _partition_table(stream, raw, partition, span, verdicts.get(partition, {}))
+        for partition, span in spans.items()
+        if span.end > span.begin
+    ]
+    return pa.concat_tables(pieces) if pieces else None
+
+
+def _partition_table(
+    stream: StreamPlan, raw: EventLog, partition: int, span: _Span, verdicts: dict[int, int]
+) -> pa.Table:
+    batches: list[LogBatch] = []
+    at = span.begin
+    while at < span.end:
+        batches += [b for b in raw.read(stream.name, partition, at, span.end - at) if b.base < span.end]
+        at = batches[-1].end
+    block = decode_joined([batch.payload for batch in batches], stream.schema)
+    stamps: IntArray = np.repeat([b.arrival_us for b in batches], [b.count for b in batches]).astype(np.int64)
+    # The first and the last batch may reach beyond the span.
+    first, stop = span.begin - batches[0].base, span.end - batches[0].base
+    if (first, stop) != (0, block.n):
+        block, stamps = block.slice(first, stop), stamps[first:stop]
+    codes = np.full(block.n, COUNTED, np.int64)
+    for offset, code in verdicts.items():
+        codes[offset - span.begin] = code
+    keep = np.ones(block.n, np.bool_)
+    keep[[bad.row for bad in block.malformed]] = False
+    columns = {name: archive_array(block, name) for name in block.columns}
+    columns |= {
+        PARTITION: pa.array(np.full(block.n, partition, np.int64)),
+        OFFSET: pa.array(np.arange(span.begin, span.end)),
+        ARRIVAL: pa.array(stamps),
+        VERDICT: pa.array(codes),
+    }
+    table = pa.table(columns)
+    return table if keep.all() else table.filter(pa.array(keep))
+
+
+def archive_array(block: EventBlock, name: str) -> pa.Array:
+    """A column as it is archived: times and durations as int64 µs."""
+    array = to_arrow(block.columns[name])
+    return array.cast(pa.int64()) if pa.types.is_temporal(array.type) else array

@@ -1,0 +1,355 @@
+"""Stream compute: from raw events to position-fenced deltas per entity, column by column.
+
+For each stream: judge the events, evaluate every input expression of its groups once, then per group drop what its
+`where` refuses, give each distinct key a number, sort events by (key, event time, …) and cut the columns into deltas.
+The engine does no I/O; `worker.py` feeds it from the log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+import numpy as np
+
+from headrace.aggregations.layout import GroupLayout, layout_of, physical_column
+from headrace.core.columns import BoolArray, Column, IntArray
+from headrace.core.events import EventBlock, concat_columns
+from headrace.core.keys import entity_encoder
+from headrace.core.schema import DType
+from headrace.core.time import NULL_US
+from headrace.core.values import payload_of
+from headrace.engines.stream.commits import Commit, DeadLetter, GroupDelta, StepOutput, StreamSpan
+from headrace.engines.stream.verdicts import COUNTED, PartitionState
+from headrace.features.evaluate import evaluate
+from headrace.features.nodes import Node, references
+from headrace.features.plan import GroupPlan, ProjectPlan, StreamPlan
+
+
+@dataclass(slots=True)
+class RawChunk:
+    """Events of one partition as read from the log: a block, the offset of its first row, arrivals int64 [n].
+
+    The block may have only the fields that `StreamEngine.fields` names; `whole` then gives it with all of them.
+    """
+
+    partition: int
+    base: int
+    block: EventBlock
+    arrivals: IntArray
+    whole: Callable[[], EventBlock] | None = None
+
+
+@dataclass(slots=True)
+class _Admitted:
+    """The counted events of one stream in one step, partitions one after the other."""
+
+    columns: dict[str, Column]
+    times: IntArray
+    offsets: IntArray
+    partitions: IntArray
+    clocks: IntArray
+    ids: list[Any] | None
+
+
+class _GroupPipeline:
+    """A group, and where in its stream's pipeline its condition, its key and its columns stand."""
+
+    def __init__(self, plan: GroupPlan, where: int | None, key: int, words: list[int], with_ids: bool) -> None:
+        self.plan = plan
+        self.layout: GroupLayout = layout_of(plan)
+        self.encode: Callable[[tuple[Any, ...]], bytes] = entity_encoder([part.dtype for part in plan.key])
+        self.where, self.key, self.words = where, key, words
+        self.with_ids = self.layout.ordered and with_ids
+        self._known: dict[tuple[Any, ...], bytes] = {}
+
+    def entity(self, parts: tuple[Any, ...]) -> bytes:
+        """Entity bytes of a key; remembered, since few keys make most events."""
+        found = self._known.get(parts)
+        if found is None:
+            if len(self._known) >= 200_000:
+                self._known.clear()
+            found = self._known[parts] = self.encode(parts)
+        return found
+
+
+class _StreamPipeline:
+    """The groups of one stream, and what they share: expressions, columns of words and keys, each listed once."""
+
+    def __init__(self, stream: StreamPlan, groups: Sequence[GroupPlan]) -> None:
+        schema = stream.schema
+        nodes: dict[Node, int] = {}
+        words: dict[tuple[int, DType, bool], int] = {}
+        keys: dict[tuple[str, ...], int] = {}
+        self.groups: list[_GroupPipeline] = []
+        for group in groups:
+            where = None if group.where is None else nodes.setdefault(group.where, len(nodes))
+            inputs = [(nodes.setdefault(spec.node, len(nodes)), spec.dtype) for spec in group.inputs]
+            slots = [(*inputs[index], validity) for index, validity in layout_of(group).columns]
+            self.groups.append(
+                _GroupPipeline(
+                    group,
+                    where,
+                    keys.setdefault(tuple(part.name for part in group.key), len(keys)),
+                    [words.setdefault(slot, len(words)) for slot in slots],
+                    schema.id_field is not None,
+                )
+            )
+        self.nodes, self.words, self.keys = list(nodes), list(words), list(keys)
+        read = {name for node in nodes for name in references(node)}.union(*keys)
+        self.fields = frozenset(read | {schema.time_field or "", schema.id_field or ""})
+
+
+class _Shared:
+    """What the groups of a stream read of one step's events; each thing is made once, when it is first asked for."""
+
+    def __init__(self, pipeline: _StreamPipeline, events: _Admitted) -> None:
+        self.events = events
+        self.n = len(events.times)
+        self.offsets: list[int] = events.offsets.tolist()
+        self.clocks: list[int] = events.clocks.tolist()
+        self._pipeline = pipeline
+        self._values: dict[int, Column] = {}
+        self._words: dict[int, IntArray] = {}
+        self._bytes: dict[int, bytes] = {}
+        self._keys: dict[int, list[tuple[Any, ...]]] = {}
+
+    def value(self, index: int) -> Column:
+        """The value of the expression `index`."""
+        found = self._values.get(index)
+        if found is None:
+            found = self._values[index] = evaluate(self._pipeline.nodes[index], self.events.columns, self.n)
+        return found
+
+    def word(self, index: int) -> IntArray:
+        """Column `index` of words, int64 [n]; -1 stands for the event times."""
+        found = self._words.get(index)
+        if found is None:
+            if index < 0:
+                return self.events.times
+            node, dtype, validity = self._pipeline.words[index]
+            column = self.value(node)
+            found = self._words[index] = physical_column(dtype, column.values, column.valid, validity)
+        return found
+
+    def word_bytes(self, index: int, order: IntArray | None) -> bytes:
+        """Column `index` of words as bytes, in `order`."""
+        if order is not None:
+            return self.word(index)[order].tobytes()
+        found = self._bytes.get(index)
+        if found is None:
+            found = self._bytes[index] = self.word(index).tobytes()
+        return found
+
+    def keys(self, index: int) -> list[tuple[Any, ...]]:
+        """The key `index` of every event."""
+        found = self._keys.get(index)
+        if found is None:
+            names = self._pipeline.keys[index]
+            parts = [self.events.columns[name].values.tolist() for name in names]
+            found = self._keys[index] = list(zip(*parts, strict=True)) if names else [()] * self.n
+        return found
+
+    def keep(self, group: _GroupPipeline) -> tuple[BoolArray | None, int]:
+        """Which events belong to a group (None: all), and how many do not for want of a key."""
+        keep: BoolArray | None = None
+        null_keys = 0
+        if group.where is not None:
+            condition = self.value(group.where)
+            keep = condition.values if condition.valid is None else condition.values & condition.valid
+        for name in self._pipeline.keys[group.key]:
+            valid = self.events.columns[name].valid
+            if valid is not None:
+                here = valid if keep is None else valid[keep]
+                null_keys += len(here) - int(np.count_nonzero(here))
+                keep = valid if keep is None else keep & valid
+        return keep, null_keys
+
+
+class StreamEngine:
+    """Computes the windowed groups of a project; holds the verdict state of every partition that it was fed."""
+
+    def __init__(self, plan: ProjectPlan) -> None:
+        self.plan = plan
+        self.states: dict[str, list[PartitionState]] = {}
+        self._pipelines: dict[str, _StreamPipeline] = {
+            name: _StreamPipeline(stream, [group for group in plan.groups.values() if group.stream == name])
+            for name, stream in plan.streams.items()
+        }
+
+    def fields(self, stream: str) -> frozenset[str]:
+        """The fields of a stream's events that the engine reads."""
+        return self._pipelines[stream].fields
+
+    def state(self, stream: str, partitions: int) -> list[PartitionState]:
+        """The verdict state of a stream's partitions, made if there is none."""
+        states = self.states.setdefault(stream, [])
+        while len(states) < partitions:
+            states.append(PartitionState())
+        return states
+
+    def process(self, chunks: Mapping[str, Sequence[RawChunk]], positions: Mapping[str, list[int]]) -> StepOutput:
+        """Process what was read; `positions` are the offsets per partition of every stream at which reading began."""
+        spans: dict[str, StreamSpan] = {}
+        groups: dict[str, GroupDelta] = {}
+        after = dict(positions)
+        dead: list[DeadLetter] = []
+        counted = null_keys = 0
+        for name, pieces in chunks.items():
+            begin = positions[name]
+            states = self.state(name, len(begin))
+            before = [state.clock_us for state in states]
+            end = list(begin)
+            exceptions: list[tuple[int, int, int]] = []
+            admitted: list[_Admitted] = []
+            for chunk in pieces:
+                admitted.append(self._judge(self.plan.streams[name], chunk, states, before, exceptions, dead))
+                end[chunk.partition] = chunk.base + chunk.block.n
+            after[name] = end
+            spans[name] = StreamSpan(list(begin), end, [state.clock_us for state in states], exceptions)
+            if not admitted:
+                continue
+            events = _joined(admitted)
+            if len(events.times):
+                counted += len(events.times)
+                null_keys += self._group_deltas(name, events, len(begin), groups)
+        return StepOutput(Commit(1, after, spans, groups, null_keys), dead, counted)
+
+    def _judge(
+        self,
+        stream: StreamPlan,
+        chunk: RawChunk,
+        states: list[PartitionState],
+        before: list[int],
+        exceptions: list[tuple[int, int, int]],
+        dead: list[DeadLetter],
+    ) -> _Admitted:
+        block, partition = chunk.block, chunk.partition
+        judged = states[partition].judge(stream, block, chunk.arrivals)
+        clocks = judged.clocks
+        if len(states) > 1:
+            clocks = np.maximum(clocks, max(before[:partition] + before[partition + 1 :]))
+        columns = block.columns
+        offsets = np.arange(chunk.base, chunk.base + block.n)
+        if np.count_nonzero(judged.codes):
+            whole = columns
+            if judged.dead and chunk.whole is not None:
+                whole = chunk.whole().columns
+            for row in np.flatnonzero(judged.codes).tolist():
+                exceptions.append((partition, chunk.base + row, int(judged.codes[row])))
+            payloads = {bad.row: bad.payload for bad in block.malformed}
+            for row, field, reason in judged.dead:
+                payload = payloads.get(row)
+                if payload is None:
+                    payload = payload_of({k: c.take(np.array([row])).to_pylist()[0] for k, c in whole.items()})
+                arrival = int(chunk.arrivals[row])
+                dead.append(DeadLetter(stream.name, partition, chunk.base + row, field, reason, arrival, payload))
+            kept = np.flatnonzero(judged.codes == COUNTED)
+            columns = {key: column.take(kept) for key, column in columns.items()}
+            offsets, clocks = offsets[kept], clocks[kept]
+        times = columns[stream.schema.time_field or ""].values
+        ids = None if stream.schema.id_field is None else columns[stream.schema.id_field].values.tolist()
+        partitions = np.zeros(len(times), np.int64)
+        if partition:
+            partitions += partition
+        return _Admitted(columns, times, offsets, partitions, clocks, ids)
+
+    def _group_deltas(self, stream: str, events: _Admitted, partitions: int, groups: dict[str, GroupDelta]) -> int:
+        pipeline = self._pipelines[stream]
+        shared = _Shared(pipeline, events)
+        null_keys = 0
+        for group in pipeline.groups:
+            keep, without = shared.keep(group)
+            null_keys += without
+            rows: IntArray | None = None
+            if keep is not None and np.count_nonzero(keep) < shared.n:
+                rows = np.flatnonzero(keep)
+                if not len(rows):
+                    continue
+            groups[group.plan.version] = _delta(group, shared, rows, partitions)
+        return null_keys
+
+
+def _joined(parts: list[_Admitted]) -> _Admitted:
+    if len(parts) == 1:
+        return parts[0]
+    return _Admitted(
+        {name: concat_columns([part.columns[name] for part in parts]) for name in parts[0].columns},
+        np.concatenate([part.times for part in parts]),
+        np.concatenate([part.offsets for part in parts]),
+        np.concatenate([part.partitions for part in parts]),
+        np.concatenate([part.clocks for part in parts]),
+        None if parts[0].ids is None else [key for part in parts for key in part.ids or ()],
+    )
+
+
+def _delta(group: _GroupPipeline, shared: _Shared, rows: IntArray | None, partitions: int) -> GroupDelta:
+    """Cut the events (those in `rows`, or all) into one delta per entity."""
+    events, ordered = shared.events, group.layout.ordered
+    ids = events.ids if group.with_ids else None
+    keys, at = shared.keys(group.key), range(shared.n)
+    if rows is not None:
+        at = rows.tolist()
+        keys = [keys[row] for row in at]
+    # Entities in the order of their first event, each with the row of its last one.
+    last = dict(zip(keys, at, strict=True))
+    codes: IntArray | None = None
+    order = rows
+    counts = [1] * len(keys)
+    if len(last) < len(keys):
+        numbers = dict(zip(last, count()))
+        codes = np.fromiter(map(numbers.__getitem__, keys), np.int64, len(keys))
+        counts = np.bincount(codes, minlength=len(last)).tolist()
+        order = _order(shared, codes, rows, ids, partitions)
+    if partitions == 1:
+        # Clocks and offsets of a partition never go back, so an entity's greatest ones are at its last row.
+        clocks = [shared.clocks[row] for row in last.values()]
+        positions = [[shared.offsets[row] + 1] for row in last.values()]
+    else:
+        clocks, positions = _greatest(events, len(last), codes, rows, partitions)
+    return GroupDelta(
+        [group.entity(key) for key in last],
+        counts,
+        clocks,
+        positions,
+        shared.word_bytes(-1, order),
+        [shared.word_bytes(index, order) for index in group.words],
+        _in_order(events.offsets, order).tobytes() if ordered else b"",
+        _in_order(events.partitions, order).tobytes() if ordered else b"",
+        ids if ids is None or order is None else [ids[row] for row in order.tolist()],
+    )
+
+
+def _in_order(values: IntArray, order: IntArray | None) -> IntArray:
+    return values if order is None else values[order]
+
+
+def _greatest(
+    events: _Admitted, entities: int, codes: IntArray | None, rows: IntArray | None, partitions: int
+) -> tuple[list[int], list[list[int]]]:
+    """Per entity the greatest clock, and per partition one past its greatest offset (0 where it has no event)."""
+    if codes is None:
+        codes = np.arange(entities)
+    clocks = np.full(entities, NULL_US)
+    np.maximum.at(clocks, codes, _in_order(events.clocks, rows))
+    table = np.zeros((entities, partitions), np.int64)
+    np.maximum.at(table, (codes, _in_order(events.partitions, rows)), _in_order(events.offsets, rows) + 1)
+    return clocks.tolist(), table.tolist()
+
+
+def _order(shared: _Shared, codes: IntArray, rows: IntArray | None, ids: list[Any] | None, partitions: int) -> IntArray:
+    """Rows sorted by entity and then by (event time, id, partition, offset)."""
+    events = shared.events
+    times = _in_order(events.times, rows)
+    sort_by = [times, codes]
+    if ids is not None and len(set(times.tolist())) < len(times):
+        chosen = ids if rows is None else [ids[row] for row in rows.tolist()]
+        ranks = dict(zip(sorted(set(chosen)), count()))
+        sort_by.insert(0, np.fromiter(map(ranks.__getitem__, chosen), np.int64, len(chosen)))
+    if partitions > 1:
+        # Of one partition the rows stand in the order of their offsets, and the sort is stable.
+        sort_by[:0] = [_in_order(events.offsets, rows), _in_order(events.partitions, rows)]
+    order = np.lexsort(sort_by)
+    return order if rows is None else rows[order]

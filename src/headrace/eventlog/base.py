@@ -1,0 +1,102 @@
+"""PORT EventLog: durable, partitioned topics of record batches."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    """A record batch on its way in: `count` records (at least one) encoded in `payload`."""
+
+    topic: str
+    partition: int
+    payload: bytes
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class LogBatch:
+    """A record batch as stored. Its records have the offsets `base`, `base + 1`, …, `base + count - 1`.
+
+    `arrival_us` is the log's clock when the batch was appended; it never goes back within a partition.
+    """
+
+    topic: str
+    partition: int
+    base: int
+    count: int
+    arrival_us: int
+    payload: bytes
+
+    @property
+    def end(self) -> int:
+        """Offset after the last record."""
+        return self.base + self.count
+
+
+class EventLog(ABC):
+    """Topics of one or more partitions; each partition is an ordered, append-only sequence of records.
+
+    Records travel in batches, as in Kafka: the payload is opaque here, `count` says how many records (offsets) it
+    holds. Batches are never split or edited. Any number of processes may append, read and commit at once; a reader
+    sees whole batches in offset order without gaps, as soon as they are appended, and never a torn one. After a kill
+    of any process everything appended is there; with `sync` also after power loss. Offsets only grow. Thread-safe.
+    """
+
+    @abstractmethod
+    def create(self, topic: str, partitions: int = 1) -> None:
+        """Create a topic; does nothing if it exists with as many partitions, else raises LogError."""
+
+    @abstractmethod
+    def topics(self) -> dict[str, int]:
+        """Number of partitions by topic."""
+
+    @abstractmethod
+    def append(self, items: Sequence[Append]) -> list[int]:
+        """Append batches, all or none, and return the base offset of each. Unknown topic: NotFound."""
+
+    @abstractmethod
+    def read(self, topic: str, partition: int, offset: int, max_records: int = 10_000) -> list[LogBatch]:
+        """Return batches from the one that holds `offset` on (it may start before it), until `max_records` or the end.
+
+        At least one batch if there is any; an empty list at or past the end. Below the trimmed begin: LogError.
+        """
+
+    @abstractmethod
+    def begin(self, topic: str, partition: int) -> int:
+        """First offset still held."""
+
+    @abstractmethod
+    def end(self, topic: str, partition: int) -> int:
+        """Offset that the next record will get."""
+
+    @abstractmethod
+    def last(self, topic: str, partition: int) -> LogBatch | None:
+        """The newest batch, or None if nothing is held."""
+
+    @abstractmethod
+    def commit(self, group: str, topic: str, partition: int, offset: int) -> None:
+        """Record that consumer group `group` has dealt with everything below `offset`; it never goes back."""
+
+    @abstractmethod
+    def committed(self, group: str, topic: str, partition: int) -> int:
+        """What was committed last; 0 if nothing was."""
+
+    @abstractmethod
+    def groups(self) -> dict[tuple[str, str, int], int]:
+        """All committed offsets by (group, topic, partition)."""
+
+    @abstractmethod
+    def trim(self, topic: str, partition: int, before: int) -> int:
+        """Drop whole batches that lie below `before`; returns the new begin."""
+
+    @abstractmethod
+    def sync(self) -> None:
+        """Make everything appended so far survive power loss."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release files; the log cannot be used afterwards."""

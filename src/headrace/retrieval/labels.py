@@ -1,0 +1,90 @@
+"""The truth of requests: labels joined to request ids, the latest event winning (design api rules, labels)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from headrace.core.arrow import from_arrow
+from headrace.core.columns import BoolArray, FloatArray, IntArray
+from headrace.engines.stream.admitted import ARRIVAL, OFFSET, PARTITION
+from headrace.features.evaluate import evaluate
+from headrace.features.nodes import references
+from headrace.features.plan import LabelPlan, ProjectPlan
+from headrace.retrieval.past import Past
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """Truth per request: `values` float64 [n] (BOOL as 0 and 1), `known` bool [n], `known_us` int64 [n] its arrival."""
+
+    values: FloatArray
+    known: BoolArray
+    known_us: IntArray
+
+
+def label_fields(label: LabelPlan) -> list[str]:
+    """Fields of the label's stream that a join needs."""
+    return sorted({label.join_field, *references(label.node)})
+
+
+def evaluate_labels(label: LabelPlan, project: ProjectPlan, rows: pa.Table) -> tuple[FloatArray, BoolArray]:
+    """Label values of events of the label's stream: float64 [n], and which of them are not null."""
+    schema = project.streams[label.stream].schema
+    scope = {name: from_arrow(rows[name], schema[name].dtype, name) for name in references(label.node)}
+    column = evaluate(label.node, scope, rows.num_rows)
+    return column.values.astype(np.float64), column.mask()
+
+
+def labels_of(
+    past: Past,
+    project: ProjectPlan,
+    label: LabelPlan,
+    request_ids: Sequence[Any] | pa.Array,
+    *,
+    since_us: int | None = None,
+    below: Mapping[str, list[int]] | None = None,
+) -> Labels:
+    """Join the truth to requests by id; `below` limits it to events below these positions of the label's stream.
+
+    `since_us`: label events before that time are left out (no request is answered before it is made).
+    """
+    rows = past.events(label.stream, label_fields(label), since_us)
+    if below is not None:
+        rows = rows.filter(below_positions(rows, below.get(label.stream, [])))
+    values, valid = evaluate_labels(label, project, rows)
+    valid &= np.asarray(rows[label.join_field].is_valid())
+    rows, values = rows.filter(pa.array(valid)), values[valid]
+    asked = pa.array(request_ids, rows[label.join_field].type)
+    both = pa.chunked_array([*rows[label.join_field].chunks, asked], type=asked.type).combine_chunks()
+    encoded = pc.dictionary_encode(both)
+    if isinstance(encoded, pa.ChunkedArray):
+        encoded = encoded.combine_chunks()
+    codes = np.asarray(encoded.indices.fill_null(-1), dtype=np.int64)
+    n = rows.num_rows
+    time = project.streams[label.stream].schema.time_field or ""
+    order = np.lexsort((np.asarray(rows[OFFSET]), np.asarray(rows[PARTITION]), np.asarray(rows[time])))
+    latest = np.full(len(encoded.dictionary) + 1, -1, np.int64)
+    # Assignment in event order: of several events of one request the last one stays.
+    latest[codes[:n][order]] = order
+    chosen = latest[codes[n:]]
+    known = (chosen >= 0) & (codes[n:] >= 0)
+    at = np.where(known, chosen, 0)
+    arrivals = np.asarray(rows[ARRIVAL], dtype=np.int64)
+    if not n:
+        return Labels(np.full(len(asked), np.nan), known, np.zeros(len(asked), np.int64))
+    return Labels(np.where(known, values[at], np.nan), known, np.where(known, arrivals[at], 0))
+
+
+def below_positions(rows: pa.Table, positions: Sequence[int]) -> pa.Array:
+    """A mask of the events below these offsets, one per partition."""
+    if len(positions) == 1:
+        return pc.less(rows[OFFSET], positions[0])
+    limits = np.array(positions, np.int64)
+    partitions = np.asarray(rows[PARTITION], dtype=np.int64)
+    return pa.array(np.asarray(rows[OFFSET], dtype=np.int64) < limits[partitions])

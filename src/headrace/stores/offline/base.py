@@ -1,0 +1,59 @@
+"""PORT OfflineStore: append-only history in tables of a format with atomic commits."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+
+class OfflineStore(ABC):
+    """Append-only tables, partitioned by the day of a time column, with versions to go back to.
+
+    Times are int64 µs columns. Appends are atomic and idempotent: each carries a writer's name and a number that only
+    grows, and an append whose number is not greater than the writer's last one does nothing. Many readers in many
+    processes; one writer per table and writer name.
+    """
+
+    @abstractmethod
+    def append(self, table: str, rows: pa.Table, *, time_column: str, writer: str, number: int) -> int:
+        """Append rows (the table is created by the first append) and return the table's version after it.
+
+        Rows whose time is null or out of range are put under day 1970-01-01.
+        """
+
+    @abstractmethod
+    def scan(
+        self,
+        table: str,
+        columns: Sequence[str] | None = None,
+        *,
+        since_us: int | None = None,
+        until_us: int | None = None,
+        version: int | None = None,
+    ) -> pa.Table:
+        """Return rows with `since_us <= time < until_us` of the table's time column, in no promised order.
+
+        An unknown table raises NotFound.
+        """
+
+    @abstractmethod
+    def tables(self) -> list[str]:
+        """Names of all tables, sorted."""
+
+    @abstractmethod
+    def version(self, table: str) -> int | None:
+        """The newest version of a table; None if there is no such table."""
+
+    @abstractmethod
+    def number(self, table: str, writer: str) -> int:
+        """The number of the writer's last append to the table; -1 if there was none."""
+
+    @abstractmethod
+    def compact(self, table: str) -> None:
+        """Rewrite small files into large ones; rows and older versions stay readable."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release what is held."""

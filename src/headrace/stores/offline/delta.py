@@ -1,0 +1,264 @@
+"""OfflineStore in Delta tables (delta-rs): a folder or an object store, one table per name.
+
+A table is partitioned by `day`, the UTC date of its time column, whose name lies in the table's configuration. What a
+writer appended last is kept as a Delta application transaction, so that an append and its number commit together.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+
+from headrace.core.errors import NotFound, StoreError
+from headrace.core.time import MAX_US, MIN_US
+from headrace.stores.offline.base import OfflineStore
+from headrace.stores.offline.checks import (
+    DAY,
+    EPOCH_DAY,
+    check_columns,
+    check_rows,
+    check_table_name,
+    day_of,
+    days_of,
+)
+
+_TIME_COLUMN: Final = "headrace.time_column"
+_ATTEMPTS: Final = 20
+
+
+class DeltaOfflineStore(OfflineStore):
+    """Tables under one folder or URI; thread-safe, and any number of processes may have it open.
+
+    Args:
+        path: a folder (made by the first append), or a URI that delta-rs knows, such as "s3://bucket/features".
+        storage_options: what delta-rs needs to reach the URI (credentials, endpoint, region).
+
+    Old versions stay readable for good: neither log entries nor data files are ever removed.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], storage_options: dict[str, str] | None = None) -> None:
+        text = os.fspath(path)
+        self._local = None if "://" in text else Path(os.path.abspath(text))
+        self._root = text.rstrip("/") if self._local is None else str(self._local)
+        self._options = storage_options
+        self._open: dict[str, _Table] | None = {}
+        self._lock = threading.Lock()
+
+    def append(self, table: str, rows: pa.Table, *, time_column: str, writer: str, number: int) -> int:
+        held = self._table(table)
+        with held.lock:
+            lost: Exception | None = None
+            for _ in range(_ATTEMPTS):
+                delta = held.refreshed()
+                if delta is not None and _number(delta, writer) >= number:
+                    return delta.version()
+                try:
+                    return self._append(held, delta, rows, time_column, Transaction(writer, number))
+                except (CommitFailedError, _Raced) as error:
+                    lost = error  # another process has committed; it may even have been this very append
+                except (DeltaError, OSError) as error:
+                    raise StoreError(f'nothing was appended to table "{table}" in {self._root}: {error}') from error
+            raise StoreError(f'table "{table}" in {self._root}: {_ATTEMPTS} commits failed; the last: {lost}') from lost
+
+    def _append(
+        self, held: _Table, delta: DeltaTable | None, rows: pa.Table, time_column: str, mark: Transaction
+    ) -> int:
+        existing = None if delta is None else _arrow_schema(delta)
+        check_rows(held.name, rows, time_column, existing)
+        dated = rows.append_column(DAY, days_of(rows[time_column]))
+        if delta is None:
+            delta = held.create(dated.schema, time_column)
+        elif _time_column(delta) != time_column:
+            raise StoreError(f'the time column of table "{held.name}" is "{_time_column(delta)}", not "{time_column}"')
+        grows = existing is None or set(dated.column_names) != set(existing.names)
+        write_deltalake(
+            delta,
+            dated,
+            mode="append",
+            schema_mode="merge" if grows else None,
+            commit_properties=CommitProperties(app_transactions=[mark]),
+        )
+        return delta.version()
+
+    def scan(
+        self,
+        table: str,
+        columns: Sequence[str] | None = None,
+        *,
+        since_us: int | None = None,
+        until_us: int | None = None,
+        version: int | None = None,
+    ) -> pa.Table:
+        held = self._table(table)
+        with held.lock:
+            delta = held.refreshed() if version is None else held.at(version)
+            if delta is None:
+                raise NotFound(f'no table "{table}" in {self._root}; {_listed(self.tables())}')
+            names = check_columns(table, columns, _arrow_schema(delta))
+            dataset = delta.to_pyarrow_dataset(file_pruning_predicate=_days(since_us, until_us))
+            time = ds.field(_time_column(delta))
+        condition: ds.Expression | None = None
+        if since_us is not None:
+            condition = time >= since_us
+        if until_us is not None:
+            condition = time < until_us if condition is None else condition & (time < until_us)
+        return dataset.to_table(columns=names, filter=condition)
+
+    def tables(self) -> list[str]:
+        self._held()
+        if self._local is None:
+            return sorted(self._remote_tables())
+        found = []
+        for folder, below, _ in os.walk(self._local):
+            if "_delta_log" in below:
+                found.append(Path(folder).relative_to(self._local).as_posix())
+                below.clear()
+        return sorted(found)
+
+    def _remote_tables(self) -> set[str]:
+        from deltalake.fs import DeltaStorageHandler
+        from pyarrow.fs import FileSelector, PyFileSystem
+
+        files = PyFileSystem(DeltaStorageHandler(self._root, self._options))
+        paths = [info.path for info in files.get_file_info(FileSelector("", allow_not_found=True, recursive=True))]
+        return {path.split("/_delta_log/")[0] for path in paths if "/_delta_log/" in path}
+
+    def version(self, table: str) -> int | None:
+        held = self._table(table)
+        with held.lock:
+            delta = held.refreshed()
+            return None if delta is None else delta.version()
+
+    def number(self, table: str, writer: str) -> int:
+        held = self._table(table)
+        with held.lock:
+            delta = held.refreshed()
+            return -1 if delta is None else _number(delta, writer)
+
+    def compact(self, table: str) -> None:
+        held = self._table(table)
+        with held.lock:
+            delta = held.refreshed()
+            if delta is None:
+                raise NotFound(f'no table "{table}" in {self._root}; {_listed(self.tables())}')
+            try:
+                delta.optimize.compact()
+            except DeltaError as error:
+                raise StoreError(f'table "{table}" in {self._root} was not compacted: {error}') from error
+
+    def close(self) -> None:
+        self._open = None
+
+    def _held(self) -> dict[str, _Table]:
+        if self._open is None:
+            raise StoreError("this offline store is closed: open it again")
+        return self._open
+
+    def _table(self, name: str) -> _Table:
+        check_table_name(name)
+        with self._lock:
+            held = self._held()
+            if name not in held:
+                held[name] = _Table(name, f"{self._root}/{name}", self._options, self._local is not None)
+            return held[name]
+
+
+class _Raced(Exception):
+    """Another writer created the table first."""
+
+
+class _Table:
+    """One table as this process knows it; used under its lock."""
+
+    def __init__(self, name: str, uri: str, options: dict[str, str] | None, local: bool) -> None:
+        self.name = name
+        self.lock = threading.RLock()
+        self._uri = uri
+        self._options = options
+        self._is_local = local
+        self._delta: DeltaTable | None = None
+
+    def refreshed(self) -> DeltaTable | None:
+        """The table at its newest version; None if it does not exist."""
+        try:
+            if self._delta is None:
+                self._delta = DeltaTable(self._uri, storage_options=self._options)
+            else:
+                self._delta.update_incremental()
+        except TableNotFoundError:
+            self._delta = None
+        except DeltaError as error:
+            raise StoreError(f'table "{self.name}" at {self._uri} cannot be read: {error}') from error
+        return self._delta
+
+    def at(self, version: int) -> DeltaTable | None:
+        """The table at an older version; None if it does not exist at all."""
+        newest = self.refreshed()
+        if newest is None or newest.version() == version:
+            return newest
+        if not 0 <= version <= newest.version():
+            raise NotFound(f'table "{self.name}" has versions 0 to {newest.version()}, not {version}')
+        return DeltaTable(self._uri, version=version, storage_options=self._options)
+
+    def create(self, schema: pa.Schema, time_column: str) -> DeltaTable:
+        """Create the table without rows; raises _Raced if it exists by now."""
+        if self._is_local:
+            Path(self._uri).mkdir(parents=True, exist_ok=True)
+        nullable = pa.schema([field.with_nullable(True) for field in schema])
+        try:
+            self._delta = DeltaTable.create(
+                self._uri,
+                nullable,
+                partition_by=[DAY],
+                configuration={_TIME_COLUMN: time_column, "delta.enableExpiredLogCleanup": "false"},
+                storage_options=self._options,
+                raise_if_key_not_exists=False,
+            )
+        except DeltaError as error:
+            if self.refreshed() is None:
+                raise StoreError(f'table "{self.name}" cannot be created at {self._uri}: {error}') from error
+            raise _Raced from error
+        return self._delta
+
+
+def _number(delta: DeltaTable, writer: str) -> int:
+    number = delta.transaction_version(writer)
+    return -1 if number is None else number
+
+
+def _time_column(delta: DeltaTable) -> str:
+    configuration: dict[str, Any] = delta.metadata().configuration
+    if _TIME_COLUMN not in configuration:
+        raise StoreError(f"{delta.table_uri} was not made by this store: it does not say which column holds the time")
+    return str(configuration[_TIME_COLUMN])
+
+
+def _arrow_schema(delta: DeltaTable) -> pa.Schema:
+    return pa.schema(delta.schema().to_arrow())
+
+
+def _days(since_us: int | None, until_us: int | None) -> str | None:
+    """Which days can hold rows of the interval, as a condition on the partition column."""
+    bounds = []
+    if since_us is not None and since_us > MIN_US:
+        bounds.append(f"{DAY} >= '{day_of(min(since_us, MAX_US))}'")
+    if until_us is not None and until_us <= MAX_US:
+        bounds.append(f"{DAY} <= '{day_of(max(until_us - 1, MIN_US))}'")
+    if not bounds:
+        return None
+    inside = " AND ".join(bounds)
+    # Times outside years 1-9999 lie under the day of the epoch.
+    beyond = since_us is None or since_us < MIN_US or until_us is None or until_us > MAX_US
+    return f"({inside}) OR {DAY} = '{EPOCH_DAY}'" if beyond else inside
+
+
+def _listed(names: list[str]) -> str:
+    return f"there are: {', '.join(names)}" if names else "it has no tables yet: append to one first"

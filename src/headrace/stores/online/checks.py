@@ -1,0 +1,20 @@
+"""What every online store refuses, in the same words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from headrace.core.errors import StoreError
+
+MAX_KEY_BYTES: Final = 500
+"""Longest key of a record."""
+
+
+def checked(records: Sequence[tuple[bytes, bytes | None]]) -> dict[bytes, bytes | None]:
+    """The records by key, the last one of a key winning; raises StoreError if a key is empty or too long."""
+    latest = dict(records)
+    for key in latest:
+        if not 1 <= len(key) <= MAX_KEY_BYTES:
+            raise StoreError(f"a key has 1 to {MAX_KEY_BYTES} bytes, {key[:40]!r} has {len(key)}: nothing was written")
+    return latest

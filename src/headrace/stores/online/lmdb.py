@@ -1,0 +1,187 @@
+"""OnlineStore in an LMDB environment: the embedded default, read by any number of processes.
+
+Records lie in the main database under their own keys; the position lies under a key that is longer than any record's.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import lmdb
+
+from headrace.core.errors import StoreError
+from headrace.core.lmdb_env import (
+    DEFAULT_MAP_SIZE,
+    RECOVERABLE,
+    SharedEnvironment,
+    acquire_environment,
+    explain,
+    release_environment,
+)
+from headrace.stores.online.base import OnlineStore
+from headrace.stores.online.checks import MAX_KEY_BYTES, checked
+
+_POSITION: Final = b"\xff" * (MAX_KEY_BYTES + 1)
+"""Sorts after every record's key, so appending loads and scans never meet it in between."""
+
+
+class LmdbOnlineStore(OnlineStore):
+    """A store in folder `path`; it may be open many times, in this process and in others.
+
+    Args:
+        path: the folder; made if it does not exist, unless `readonly`.
+        sync: False: a write survives the death of any process as soon as it returns, but not power loss, after which
+            the store is rebuilt from the feature log. True: it survives power loss too; each write waits for the disk.
+        map_size: most bytes that the store can ever hold; costs address space only.
+        readonly: refuse `write`, and a folder that holds no store.
+
+    Raises StoreError if the folder cannot be opened, read or written.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        sync: bool = False,
+        map_size: int = DEFAULT_MAP_SIZE,
+        readonly: bool = False,
+    ) -> None:
+        if readonly and not (Path(path) / "data.mdb").exists():
+            raise StoreError(f"{os.fspath(path)} holds no online store: start the ingestion that fills it first")
+        self._readonly = readonly
+        try:
+            shared = acquire_environment(path, sync=sync, map_size=map_size, named=False)
+        except ValueError as error:
+            raise StoreError(f"cannot open the online store: {error}") from None
+        except (lmdb.Error, OSError) as error:
+            raise StoreError(f"cannot open the online store: {explain(error, path)}") from error
+        self._open: SharedEnvironment | None = shared
+
+    @property
+    def _shared(self) -> SharedEnvironment:
+        if self._open is None:
+            raise StoreError("this online store is closed: open it again")
+        return self._open
+
+    def read(self, keys: Sequence[bytes]) -> tuple[list[bytes | None], bytes]:
+        shared = self._shared
+        while True:
+            with shared.read_gate:
+                try:
+                    txn = (shared.env or shared.opened()).begin()
+                    get = txn.get
+                    try:
+                        return [get(key) for key in keys], get(_POSITION) or b""
+                    finally:
+                        txn.abort()
+                except RECOVERABLE as error:
+                    failed = error
+                except lmdb.BadValsizeError:
+                    raise StoreError(f"a key has 1 to {MAX_KEY_BYTES} bytes; one of {list(keys)} has not") from None
+                except lmdb.Error as error:
+                    raise StoreError(explain(error, shared.path)) from error
+            with _explained(shared):
+                shared.recover(failed)
+
+    def write(self, records: Sequence[tuple[bytes, bytes | None]], position: bytes) -> None:
+        latest = checked(records)
+        self._commit(lambda txn: _put(txn, latest, position))
+
+    def update(
+        self,
+        keys: Sequence[bytes],
+        change: Callable[[list[bytes | None]], tuple[Sequence[tuple[bytes, bytes | None]], bytes]],
+    ) -> None:
+        checked([(key, None) for key in keys])
+
+        def renew(txn: lmdb.Transaction[bytes]) -> None:
+            get = txn.get
+            records, position = change([get(key) for key in keys])
+            _put(txn, checked(records), position)
+
+        self._commit(renew)
+
+    def _commit(self, do: Callable[[lmdb.Transaction[bytes]], None]) -> None:
+        """Run `do` in a write transaction."""
+        shared = self._shared
+        if self._readonly:
+            raise StoreError(f"the online store in {shared.path} was opened for reading: open it without readonly")
+        with _explained(shared), shared.write_gate:
+            while True:
+                try:
+                    txn = shared.opened().begin(write=True)
+                except lmdb.MapResizedError as error:
+                    shared.recover(error)
+                    continue
+                try:
+                    do(txn)
+                    txn.commit()
+                    return
+                except BaseException:
+                    txn.abort()
+                    raise
+
+    def position(self) -> bytes:
+        return self.read(())[1]
+
+    def scan(self) -> Iterator[tuple[bytes, bytes]]:
+        shared = self._shared
+        with _explained(shared):
+            txn = _snapshot(shared)
+            try:
+                for key, record in txn.cursor():
+                    if key != _POSITION:
+                        yield key, record
+            finally:
+                txn.abort()
+
+    def count(self) -> int:
+        shared = self._shared
+        with _explained(shared):
+            txn = _snapshot(shared)
+            try:
+                return txn.stat()["entries"] - (txn.get(_POSITION) is not None)
+            finally:
+                txn.abort()
+
+    def sync(self) -> None:
+        shared = self._shared
+        with _explained(shared), shared.write_gate:
+            shared.opened().sync(True)
+
+    def close(self) -> None:
+        shared, self._open = self._open, None
+        if shared is not None:
+            release_environment(shared)
+
+
+def _put(txn: lmdb.Transaction[bytes], latest: dict[bytes, bytes | None], position: bytes) -> None:
+    # In key order each page is touched once.
+    for key in sorted(latest):
+        record = latest[key]
+        if record is None:
+            txn.delete(key)
+        else:
+            txn.put(key, record)
+    txn.put(_POSITION, position)
+
+
+def _snapshot(shared: SharedEnvironment) -> lmdb.Transaction[bytes]:
+    while True:
+        try:
+            with shared.read_gate:
+                return shared.opened().begin()
+        except RECOVERABLE as error:
+            shared.recover(error)
+
+
+@contextmanager
+def _explained(shared: SharedEnvironment) -> Iterator[None]:
+    try:
+        yield
+    except (lmdb.Error, OSError) as error:
+        raise StoreError(explain(error, shared.path)) from error
