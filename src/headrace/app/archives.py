@@ -1,0 +1,45 @@
+"""The prediction log in the offline store: one table per model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from headrace.retrieval.past import WRITER
+from headrace.retrieval.predictions import TIME, read_predictions
+
+if TYPE_CHECKING:
+    from headrace.app.wiring import Parts
+
+_AT_ONCE = 50_000
+
+
+def predictions_table(model: str) -> str:
+    """Name of a model's predictions in the offline store."""
+    return f"predictions/{model}"
+
+
+class PredictionArchive:
+    """Brings `predictions/<model>` up to the prediction log; one per store.
+
+    Each append carries the log offset up to which it goes, so that one done twice counts once.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._at = {name: max(parts.offline.number(predictions_table(name), WRITER), 0) for name in parts.plan.models}
+        self.archived = 0
+
+    def step(self) -> int:
+        """Archive the next predictions of each model; returns how many there were."""
+        done = 0
+        for name, start in self._at.items():
+            view = self._parts.plan.views[self._parts.plan.models[name].view]
+            batch, end = read_predictions(self._parts.internal, name, view, start, _AT_ONCE)
+            if len(batch):
+                self._parts.offline.append(
+                    predictions_table(name), batch.to_arrow(), time_column=TIME, writer=WRITER, number=end
+                )
+            self._at[name] = end
+            done += len(batch)
+        self.archived += done
+        return done

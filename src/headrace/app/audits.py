@@ -1,0 +1,67 @@
+"""One prediction, recomputed as it was served."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from headrace.core.errors import NotFound
+from headrace.core.time import to_iso
+
+if TYPE_CHECKING:
+    from headrace.app.wiring import Parts
+    from headrace.monitoring.skew import Audit
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionAudit:
+    """What was answered, and whether every value that it was computed from is the same when computed again."""
+
+    id: str
+    model: str
+    version: int
+    value: float
+    t_us: int
+    audit: Audit
+
+    @property
+    def equal(self) -> bool:
+        """True if no value differs."""
+        return not self.audit.differing
+
+    def __str__(self) -> str:
+        same = self.audit.checked - self.audit.differing
+        lines = [
+            f"{self.id}: model {self.model} version {self.version} answered {self.value:.6g} at {to_iso(self.t_us)}",
+            f"{same} of {self.audit.checked} values equal as served",
+        ]
+        lines += [f"  {d.column}: served {d.served!r}, recomputed {d.recomputed!r}" for d in self.audit.examples]
+        return "\n".join(lines)
+
+
+def audit_prediction(parts: Parts, id: str) -> PredictionAudit:
+    """Recompute the features of a logged prediction at its own positions; NotFound if it is in no log."""
+    from headrace.monitoring.skew import compare
+    from headrace.retrieval.history import HistoryReader, ServedAt
+    from headrace.retrieval.predictions import TOPIC, find_prediction
+
+    known = TOPIC in parts.internal.topics()
+    tail = parts.internal.end(TOPIC, 0) if known else 0
+    block = find_prediction(parts.internal, id, parts.plan.views, tail=max(tail, 1))
+    if block is None:
+        raise NotFound(
+            f'there is no prediction "{id}" among the {tail:,} in the log, or its view has changed since; '
+            "ids look like p-…-…, as score returns them"
+        )
+    position, n = block.features.position, len(block)
+    streams = {
+        name: np.broadcast_to(np.array(ends, np.int64), (n, len(ends))) for name, ends in position.streams.items()
+    }
+    # A prediction made before anything was ingested names no position: it saw nothing of any stream.
+    streams |= {g.stream: np.zeros((n, 1), np.int64) for g in parts.plan.groups.values() if g.stream not in streams}
+    served = ServedAt(streams, np.full(n, position.tables, np.int64))
+    again = HistoryReader(parts.plan.views[block.view], parts.plan, parts.past).read(block.request, served)
+    found = compare([id], block.features, again)
+    return PredictionAudit(id, block.model, block.champion, float(block.values[0]), int(block.t_us[0]), found)

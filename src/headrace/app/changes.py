@@ -1,0 +1,233 @@
+"""What a project defines as the catalog keeps it, and what an edit of it changes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from headrace.catalog.records import DefinitionChange, DefinitionRecord
+from headrace.features.plan import GroupPlan, ModelPlan, ProjectPlan, StreamPlan, TablePlan, ViewPlan
+from headrace.features.version import digest, node_content
+
+if TYPE_CHECKING:
+    from headrace.catalog.catalog import Catalog
+
+SIGNS = {"added": "+", "changed": "~", "removed": "-", "renamed": ">"}
+
+
+def definition_records(plan: ProjectPlan, owner: str = "") -> list[DefinitionRecord]:
+    """One record per stream, table, group, feature, view and model; `owner` stands in where none is named.
+
+    A feature is named `<group>.<feature>`. Versions hash what is computed, not what it is called.
+    """
+    records = [_stream(stream) for stream in plan.streams.values()]
+    records += [_table(table) for table in plan.tables.values()]
+    for group in plan.groups.values():
+        records += [_group(group), *_features(group)]
+    records += [_view(view) for view in plan.views.values()]
+    records += [_model(model, plan) for model in plan.models.values()]
+    if not owner:
+        return records
+    return [record if record.owner else DefinitionRecord(**{**_as_dict(record), "owner": owner}) for record in records]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What happens to one definition: "added", "changed", "removed" or "renamed" (`was` is the former name)."""
+
+    kind: str
+    name: str
+    change: str
+    before: str | None
+    after: str | None
+    was: str | None = None
+
+    def __str__(self) -> str:
+        sign = SIGNS[self.change]
+        if self.change == "renamed":
+            return f"{sign} {self.kind} {self.was} -> {self.name}"
+        versions = f" {(self.before or '')[:8]} -> {(self.after or '')[:8]}" if self.change == "changed" else ""
+        return f"{sign} {self.kind} {self.name}{versions}"
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectChanges:
+    """What `apply` would do.
+
+    Attributes:
+        changes: definitions added, changed, renamed or removed, streams first.
+        models: models that read something that changes; each keeps its champion only if its view stays as it is.
+        backfills: groups whose state has to be computed from events that are in the log already.
+        dropped: versions of groups that are computed no longer.
+        records: what the catalog will hold.
+    """
+
+    changes: tuple[Change, ...]
+    models: tuple[str, ...]
+    backfills: tuple[str, ...]
+    dropped: tuple[str, ...]
+    records: tuple[DefinitionRecord, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.changes)
+
+    def __str__(self) -> str:
+        if not self.changes:
+            return "nothing changes"
+        lines = [str(change) for change in self.changes]
+        lines += [f"  model {name} reads something that changes: train it again" for name in self.models]
+        lines += [f"  group {name} is computed from the events in the log" for name in self.backfills]
+        lines += [
+            f"  table {change.name} starts empty: its query runs again, or put its rows again"
+            for change in self.changes
+            if change.kind == "table" and change.change == "changed"
+        ]
+        return "\n".join(lines)
+
+
+def project_changes(plan: ProjectPlan, catalog: Catalog, owner: str = "") -> ProjectChanges:
+    """Compare definitions with what is applied."""
+    records = definition_records(plan, owner)
+    found = catalog.diff(records)
+    changes = _with_renames([change for change in found if change.change != "unchanged"], catalog)
+    touched = {(change.kind, change.name) for change in changes}
+    models = [
+        model.name
+        for model in plan.models.values()
+        if ("view", model.view) in touched and any(c.change == "changed" and c.name == model.view for c in changes)
+    ]
+    groups = [c.name for c in changes if c.kind == "group" and c.change in ("added", "changed")]
+    dropped = [c.before for c in changes if c.kind == "group" and c.change in ("removed", "changed") and c.before]
+    return ProjectChanges(tuple(changes), tuple(models), tuple(groups), tuple(dropped), tuple(records))
+
+
+def _with_renames(changes: Sequence[DefinitionChange], catalog: Catalog) -> list[Change]:
+    """Pairs of one removed and one added definition of the same content become one renaming."""
+    removed = {(c.kind, c.before): c.name for c in changes if c.change == "removed" and c.kind != "stream"}
+    renamed: dict[tuple[str, str], str] = {}
+    for change in changes:
+        was = removed.get((change.kind, change.after))
+        if change.change == "added" and was is not None and was not in renamed.values():
+            renamed[change.kind, change.name] = was
+    gone = {(kind, was) for (kind, _), was in renamed.items()}
+    result = []
+    for change in changes:
+        if (change.kind, change.name) in gone and change.change == "removed":
+            continue
+        was = renamed.get((change.kind, change.name))
+        kind = "renamed" if was is not None else change.change
+        result.append(Change(change.kind, change.name, kind, change.before, change.after, was))
+    return result
+
+
+def _as_dict(record: DefinitionRecord) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in record.__struct_fields__}
+
+
+def _fields(schema: Any) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": f.name,
+            "type": f.dtype.value,
+            "nullable": f.nullable,
+            "entity": f.entity,
+            "size": f.size,
+            "doc": f.doc,
+        }
+        for f in schema
+    ]
+
+
+def _stream(stream: StreamPlan) -> DefinitionRecord:
+    fields = _fields(stream.schema)
+    content = [
+        [[f["name"], f["type"], f["nullable"], f["size"]] for f in fields],
+        stream.schema.time_field, stream.schema.id_field, stream.future_us, stream.lateness_us, stream.dedupe_us,
+    ]  # fmt: skip
+    body = {"fields": fields, "time": stream.schema.time_field, "id": stream.schema.id_field}
+    return DefinitionRecord("stream", stream.name, digest(content), body, stream.owner, stream.doc, stream.tags)
+
+
+def _table(table: TablePlan) -> DefinitionRecord:
+    body = {
+        "fields": _fields(table.schema),
+        "key": [part.name for part in table.key],
+        "entities": [part.entity for part in table.key],
+        "query": table.query,
+        "on": table.on,
+        "schedule": table.schedule,
+        "ttl_us": table.ttl_us,
+        "checks": [[check.kind, dict(check.params)] for check in table.checks],
+    }
+    return DefinitionRecord("table", table.name, table.version, body, table.owner, table.doc, table.tags)
+
+
+def _group(group: GroupPlan) -> DefinitionRecord:
+    body = {
+        "stream": group.stream,
+        "key": [part.name for part in group.key],
+        "entities": [part.entity for part in group.key],
+        "features": list(group.order),
+        "resolution_us": group.resolution_us,
+    }
+    return DefinitionRecord("group", group.name, group.version, body, group.owner, group.doc, group.tags)
+
+
+def _features(group: GroupPlan) -> list[DefinitionRecord]:
+    base = {"group": group.name, "stream": group.stream, "entities": [part.entity for part in group.key]}
+    found = {}
+    for spec in group.aggregates:
+        found[spec.name] = DefinitionRecord(
+            "feature", f"{group.name}.{spec.name}", spec.version,
+            base | {"type": spec.dtype.value, "aggregation": spec.kind, "window_us": spec.window_us,
+                    "hop_us": spec.hop_us, "delay_us": spec.delay_us},
+            group.owner, spec.doc, group.tags,
+        )  # fmt: skip
+    for derived in group.derived:
+        found[derived.name] = DefinitionRecord(
+            "feature", f"{group.name}.{derived.name}", derived.version,
+            base | {"type": derived.dtype.value, "computed": True}, group.owner, derived.doc, group.tags,
+        )  # fmt: skip
+    return [found[name] for name in group.order]
+
+
+def _view(view: ViewPlan) -> DefinitionRecord:
+    body = {
+        "request": view.stream,
+        "columns": [column.name for column in view.visible],
+        "sources": sorted({binding.source for binding in view.bindings}),
+    }
+    return DefinitionRecord("view", view.name, view.version, body, view.owner, view.doc)
+
+
+def _model(model: ModelPlan, plan: ProjectPlan) -> DefinitionRecord:
+    label = model.label
+    estimator = _text(model.estimator)
+    default = None if not label.has_default else [str(label.default)]
+    truth = [label.stream, label.join_field, node_content(label.node), label.wait_us, default]
+    content = [plan.views[model.view].version, truth, _estimator(model.estimator), model.metric, model.train_on_us]
+    body = {
+        "view": model.view,
+        "estimator": estimator,
+        "metric": model.metric,
+        "train_on_us": model.train_on_us,
+        "label": {"stream": label.stream, "wait_us": label.wait_us, "has_default": label.has_default},
+        "retrain": [[trigger.kind, dict(trigger.params)] for trigger in model.retrain],
+    }
+    return DefinitionRecord("model", model.name, digest(content), body, model.owner, model.doc)
+
+
+def _estimator(estimator: Any) -> list[Any]:
+    """What an estimator is, equal in every process: its class and all of its parameters."""
+    kind = type(estimator).__qualname__
+    get_params = getattr(estimator, "get_params", None)
+    if get_params is None:
+        return [kind, _text(estimator)]
+    return [kind, [[name, _text(value)] for name, value in sorted(get_params(deep=True).items())]]
+
+
+def _text(value: Any) -> str:
+    """The representation on one line, without addresses in memory."""
+    return re.sub(r" at 0x[0-9a-f]+", "", " ".join(repr(value).split()))

@@ -1,0 +1,133 @@
+"""What could keep a project from working, and what to do about it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from headrace.app.clock import SystemClock
+from headrace.app.heartbeats import LAYERS
+from headrace.app.locks import holder_of
+from headrace.app.settings import Settings, load_settings
+from headrace.app.wiring import Parts
+from headrace.core.errors import HeadraceError
+from headrace.core.time import to_iso
+from headrace.features.plan import ProjectPlan
+
+if TYPE_CHECKING:
+    from headrace.core.time import Clock
+
+_LEAST_FREE = 2 << 30
+_BUILT_US = 1_735_689_600_000_000
+"""2025-01-01: a clock before it is wrong."""
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One thing that was looked at: what was found, and what to do if it is not well."""
+
+    what: str
+    ok: bool
+    found: str
+    cure: str = ""
+
+
+def examine(folder: str | Path | None = None, env: str | None = None, clock: Clock | None = None) -> list[Finding]:
+    """Look at everything; never raises for what it finds."""
+    clock = clock or SystemClock()
+    try:
+        settings = load_settings(folder, env=env)
+    except HeadraceError as error:
+        return [Finding("settings", False, str(error), "mend headrace.toml or the variable")]
+    findings = [Finding("settings", True, f"{settings.folder}, environment {settings.env}")]
+    findings += [_writable(settings), _space(settings), _clock(clock)]
+    plan, found = _definitions(settings)
+    findings.append(found)
+    if findings[1].ok:
+        findings += _parts(settings, plan, clock)
+    findings += [_compiled(), *_locks(settings)]
+    return findings
+
+
+def _writable(settings: Settings) -> Finding:
+    state = settings.state
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=state):
+            pass
+    except OSError as error:
+        return Finding(
+            "state folder", False, f"{state}: {error.strerror}", "give this user write access, or set state = elsewhere"
+        )
+    return Finding("state folder", True, f"{state} is writable")
+
+
+def _space(settings: Settings) -> Finding:
+    free = shutil.disk_usage(_existing(settings.state)).free
+    ok = free >= _LEAST_FREE
+    return Finding("disk space", ok, f"{free / 2**30:.1f} GiB free", "" if ok else "free at least 2 GiB")
+
+
+def _existing(path: Path) -> Path:
+    return next(candidate for candidate in (path, *path.parents) if candidate.exists())
+
+
+def _clock(clock: Clock) -> Finding:
+    now = clock.now_us()
+    ok = now > _BUILT_US
+    return Finding("clock", ok, to_iso(now), "" if ok else "set the machine's clock; events would be in its future")
+
+
+def _definitions(settings: Settings) -> tuple[ProjectPlan, Finding]:
+    from headrace.features.discover import load_project
+
+    try:
+        plan = load_project(settings.folder)
+    except HeadraceError as error:
+        first = str(error).splitlines()[0]
+        return ProjectPlan({}, {}, {}, {}, {}), Finding("definitions", False, first, "run headrace check for all of it")
+    columns = sum(len(view.visible) for view in plan.views.values())
+    return plan, Finding("definitions", True, f"{len(plan.groups)} groups, {columns} columns in views")
+
+
+def _parts(settings: Settings, plan: ProjectPlan, clock: Clock) -> Iterator[Finding]:
+    parts = Parts(settings, plan, clock)
+    looks: list[tuple[str, Callable[[], str]]] = [
+        ("event log", lambda: f"{len(parts.raw.topics())} topics"),
+        ("feature log", lambda: f"{len(parts.features.topics())} topics"),
+        ("internal log", lambda: f"{len(parts.internal.topics())} topics"),
+        ("online store", lambda: f"{parts.online.count():,} records"),
+        ("offline store", lambda: f"{len(parts.offline.tables())} tables"),
+        ("catalog", lambda: f"{len(parts.catalog.definitions())} definitions applied"),
+        ("model registry", lambda: f"{len(parts.registry.models())} models"),
+    ]
+    try:
+        for what, look in looks:
+            try:
+                yield Finding(what, True, look())
+            except (HeadraceError, OSError) as error:
+                yield Finding(what, False, str(error), "restore it from a backup, or move it away to start anew")
+    finally:
+        parts.close()
+
+
+def _compiled() -> Finding:
+    """Kernels are compiled at the first use; where the cache cannot be written, each process compiles them again."""
+    from headrace.aggregations import kernel
+
+    folder = Path(os.environ.get("NUMBA_CACHE_DIR") or Path(kernel.__file__).parent / "__pycache__")
+    ok = os.access(_existing(folder), os.W_OK)
+    cure = "" if ok else "set NUMBA_CACHE_DIR to a folder that can be written, or each start takes seconds longer"
+    return Finding("compiled kernels", ok, f"cache in {folder}", cure)
+
+
+def _locks(settings: Settings) -> list[Finding]:
+    if not settings.state.is_dir():
+        return []
+    held = {role: holder_of(settings.state, role) for role in ("up", *LAYERS)}
+    return [Finding(f"layer {role}", True, f"run by {holder}") for role, holder in held.items() if holder is not None]

@@ -1,0 +1,101 @@
+"""The workers of compute and ingestion inside the caller's process: notebooks and scripts need no server."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from headrace.app.locks import FolderLock, holder_of
+from headrace.core.errors import Busy, StoreError
+from headrace.core.positions import decode_position, encode_position
+
+if TYPE_CHECKING:
+    from headrace.app.wiring import Parts
+    from headrace.engines.stream.worker import ComputeWorker
+    from headrace.ingestion.archive import ArchiveWorker
+    from headrace.ingestion.materialize import OnlineIngest
+
+_ARCHIVE_AFTER = 500
+"""Commits that reads of history may find in the log alone before they are archived."""
+
+
+class EmbeddedWorkers:
+    """Brings the stores up to the log when no other process does.
+
+    The workers are kept between calls and made anew when another process has moved on what they stand on.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._compute: ComputeWorker | None = None
+        self._compute_end = -1
+        self._ingest: OnlineIngest | None = None
+        self._archive: ArchiveWorker | None = None
+
+    def drive(self) -> bool:
+        """Compute and ingest until all is caught up; False if other processes hold these roles and will do it."""
+        state = self._parts.settings.state
+        if holder_of(state, "up") is not None:
+            return False
+        try:
+            with FolderLock(state, "compute"), FolderLock(state, "ingest"):
+                self._run()
+        except Busy:
+            return False
+        return True
+
+    def settle(self, timeout_s: float = 60.0) -> None:
+        """Return when everything that was appended before is visible online, whoever does the work.
+
+        Raises StoreError if that takes longer than `timeout_s`.
+        """
+        if self.drive():
+            return
+        raw, features = self._parts.raw, self._parts.features
+        ends = {
+            name: [raw.end(name, p) for p in range(raw.topics()[name])]
+            for name in self._parts.plan.streams
+            if name in raw.topics()
+        }
+        rows = features.end("tables", 0) if "tables" in features.topics() else 0
+        deadline = time.monotonic() + timeout_s
+        while True:
+            position = decode_position(self._parts.online.position())
+            if position.covers({name: end for name, end in ends.items() if any(end)}) and position.tables >= rows:
+                return
+            if time.monotonic() > deadline:
+                raise StoreError(
+                    f"the online store is not caught up after {timeout_s:g} s; headrace status shows which layer lags"
+                )
+            if self.drive():
+                return
+            time.sleep(0.01)
+
+    def _run(self) -> None:
+        compute = self._compute_worker()
+        read = 0
+        while done := compute.step():
+            read += done
+        self._compute_end = self._parts.features.end("windows", 0)
+        if read >= 50_000:
+            compute.checkpoint()
+        ingest = self._ingest_worker()
+        while ingest.step():
+            pass
+        if self._archive is None:
+            self._archive = self._parts.archive()
+        if self._archive.lag() >= _ARCHIVE_AFTER or read >= 50_000:
+            while self._archive.step():
+                pass
+
+    def _compute_worker(self) -> ComputeWorker:
+        features = self._parts.features
+        end = features.end("windows", 0) if "windows" in features.topics() else 0
+        if self._compute is None or end != self._compute_end:
+            self._compute = self._parts.compute()
+        return self._compute
+
+    def _ingest_worker(self) -> OnlineIngest:
+        if self._ingest is None or encode_position(self._ingest.position) != self._parts.online.position():
+            self._ingest = self._parts.ingest()
+        return self._ingest

@@ -1,0 +1,62 @@
+"""Heartbeats: small files by which the layers say how they are, about once a second."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+LAYERS = ("compute", "ingest", "serve", "schedule")
+"""The layers that run as processes, in the order in which they are started."""
+
+STALE_US = 5_000_000
+"""A heartbeat older than this is of a layer that hangs or is gone."""
+
+
+class Heartbeat(msgspec.Struct, frozen=True):
+    """How a layer is.
+
+    Attributes:
+        layer: its name.
+        pid: its process.
+        started_us: when it started.
+        at_us: when this was written.
+        lag: what is waiting for it: events, commits or jobs, by its own measure.
+        rate: units of its work per second since the last heartbeat.
+        counters: totals since it started, by name.
+        address: where it listens, if it does.
+        problem: what the last step failed with; empty if all is well.
+    """
+
+    layer: str
+    pid: int
+    started_us: int
+    at_us: int
+    lag: int = 0
+    rate: float = 0.0
+    counters: dict[str, float] = {}
+    address: str = ""
+    problem: str = ""
+
+
+def write_heartbeat(state: Path, beat: Heartbeat) -> None:
+    """Replace the layer's heartbeat in one step."""
+    folder = state / "run"
+    folder.mkdir(parents=True, exist_ok=True)
+    beside = folder / f"{beat.layer}.json.{beat.pid}"
+    beside.write_bytes(msgspec.json.encode(beat))
+    beside.replace(folder / f"{beat.layer}.json")
+
+
+def read_heartbeat(state: Path, layer: str) -> Heartbeat | None:
+    """The last heartbeat of a layer; None if it never ran here."""
+    try:
+        return msgspec.json.decode((state / "run" / f"{layer}.json").read_bytes(), type=Heartbeat)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None
+
+
+def as_dict(beat: Heartbeat) -> dict[str, Any]:
+    """Plain JSON values."""
+    return dict(msgspec.to_builtins(beat))

@@ -1,0 +1,310 @@
+"""Rows of the past: training sets, views over their requests or a caller's rows, and groups that were never applied."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from headrace.app.rows import as_mapping
+from headrace.core.arrow import from_arrow
+from headrace.core.columns import Column
+from headrace.core.errors import PlanError, SchemaError
+from headrace.core.schema import DType, Field, Schema
+from headrace.engines.stream.commits import TABLES
+from headrace.features.column import ColumnOf, Family, column_name
+from headrace.features.compile import compile_project
+from headrace.features.definition import definition_of, unbound
+from headrace.features.plan import Binding, ModelPlan, ProjectPlan, TablePlan, ViewColumn, ViewPlan
+from headrace.features.view import columns_of
+from headrace.ingestion.frames import as_table, encode_arrow
+from headrace.retrieval.history import HistoryReader, ServedAt
+from headrace.retrieval.labels import labels_of
+from headrace.retrieval.past import ORDER, Past
+from headrace.retrieval.predictions import read_predictions
+from headrace.retrieval.rows import FeatureBlock, Rows
+from headrace.training.dataset import everything_below, request_columns, requests, training_set
+
+if TYPE_CHECKING:
+    from headrace.app.wiring import Parts
+    from headrace.eventlog.base import EventLog
+
+LABEL = "label"
+
+
+class HistoryRows(Rows):
+    """Rows of the past, with what they were read from.
+
+    Attributes:
+        as_of: the first offset not known, per partition of each raw stream.
+        waiting: requests left out because their truth may still come.
+        unlabelled: requests left out because no truth came.
+    """
+
+    def __init__(
+        self,
+        columns: dict[str, Column],
+        *,
+        as_of: Mapping[str, list[int]] | None = None,
+        waiting: int = 0,
+        unlabelled: int = 0,
+    ) -> None:
+        super().__init__(columns)
+        self.as_of = dict(as_of or {})
+        self.waiting = waiting
+        self.unlabelled = unlabelled
+
+
+class PastAsOf(Past):
+    """What was known at a moment: per partition all that arrived before it."""
+
+    def __init__(self, plan: ProjectPlan, parts: Parts, at_us: int) -> None:
+        super().__init__(plan, parts.raw, parts.features, parts.offline)
+        topics = parts.raw.topics()
+        self._limits = {
+            name: [first_arrival(parts.raw, name, p, at_us) for p in range(topics[name])]
+            for name in plan.streams
+            if name in topics
+        }
+        known = TABLES in parts.features.topics()
+        self.tables = first_arrival(parts.features, TABLES, 0, at_us) if known else 0
+
+    def computed(self) -> dict[str, list[int]]:
+        """Positions below which everything had arrived; never past what is computed now."""
+        return {
+            name: [min(a, b) for a, b in zip(self._limits.get(name, ends), ends, strict=True)]
+            for name, ends in super().computed().items()
+        }
+
+    def rows(self, table: TablePlan) -> pa.Table | None:
+        """Rows of a table that had been written."""
+        rows = super().rows(table)
+        return None if rows is None else rows.filter(pc.less(rows[ORDER], self.tables))
+
+
+def first_arrival(log: EventLog, topic: str, partition: int, at_us: int) -> int:
+    """The first offset of a partition whose record arrived at `at_us` or later; its end if there is none."""
+    low, high = log.begin(topic, partition), log.end(topic, partition)
+    while low < high:
+        batch = log.read(topic, partition, (low + high) // 2, 1)[0]
+        if batch.arrival_us >= at_us:
+            high = max(batch.base, low)
+        else:
+            low = batch.end
+    return low
+
+
+def model_history(
+    parts: Parts, model: ModelPlan, since_us: int | None, until_us: int, as_of_us: int | None
+) -> HistoryRows:
+    """The training set of a model: request fields, features, label."""
+    past = parts.past if as_of_us is None else PastAsOf(parts.plan, parts, as_of_us)
+    now = parts.clock.now_us() if as_of_us is None else as_of_us
+    data = training_set(parts.plan, model, past, until_us=until_us, since_us=since_us, now_us=now)
+    columns = _columns(data.request, data.block)
+    columns[LABEL] = _label(model, data.labels, np.ones(len(data), np.bool_))
+    return HistoryRows(columns, as_of=data.as_of, waiting=data.waiting, unlabelled=data.unlabelled)
+
+
+def served_history(parts: Parts, model: ModelPlan, since_us: int | None, until_us: int | None) -> HistoryRows:
+    """What a model was asked, saw and answered, from its prediction log, with the truth as far as it is known."""
+    view = parts.plan.views[model.view]
+    batch, _ = read_predictions(parts.internal, model.name, view, 0, 10_000_000)
+    asked = np.ones(len(batch), np.bool_) if until_us is None else batch.t_us < until_us
+    if since_us is not None:
+        asked &= batch.t_us >= since_us
+    batch = batch.take(np.flatnonzero(asked))
+    columns = _columns(batch.request, batch.features)
+    columns["prediction_id"] = Column(DType.STRING, np.array(batch.ids, np.object_))
+    columns["score"] = Column(DType.FLOAT, batch.scores)
+    columns["version"] = Column(DType.INT, batch.versions)
+    if view.request.id_field is not None:
+        ids = columns[view.request.id_field].to_pylist()
+        found = labels_of(parts.past, parts.plan, model.label, ids)
+        columns[LABEL] = _label(model, found.values, found.known)
+    return HistoryRows(columns)
+
+
+def view_history(
+    parts: Parts, view: ViewPlan, spine: Any, since_us: int | None, until_us: int | None, as_of_us: int | None
+) -> HistoryRows:
+    """A view at the requests of its stream, or at a caller's rows; `as_of` limits it to what was known then."""
+    plan = parts.plan
+    past = parts.past if as_of_us is None else PastAsOf(plan, parts, as_of_us)
+    as_of = past.computed()
+    extra: dict[str, Column] = {}
+    if spine is None:
+        rows = requests(plan, view, past, since_us, until_us, None if as_of_us is None else as_of)
+        request = request_columns(view, rows)
+    else:
+        request, extra = spine_columns(view.request, spine)
+    n = len(next(iter(request.values())))
+    served = None if as_of_us is None else _limited(past, as_of, n)
+    block = HistoryReader(view, plan, past).read(request, served)
+    return HistoryRows(_columns(request | extra, block), as_of=as_of)
+
+
+def listed_history(
+    parts: Parts, items: Sequence[Any], spine: Any, as_of_us: int | None, find: Callable[[str], Any]
+) -> HistoryRows:
+    """Groups, tables and single features at a caller's rows, also such as were never applied.
+
+    A key is taken from the columns that `.of(...)` names, else from columns named as the key's fields; the time from
+    the column that is named as the event time, else from the only column of times.
+    """
+    columns = listed_columns(items, find)
+    plan = compile_project([unbound(column.owner) for column in columns])
+    table = spine_table(spine)
+    view = spine_view(plan, columns, table)
+    past = Past(plan, parts.raw, parts.features, parts.offline)
+    if as_of_us is not None:
+        past = PastAsOf(plan, parts, as_of_us)
+    request, extra = spine_columns(view.request, table)
+    n = table.num_rows
+    known = {name: ends for name, ends in past.computed().items() if name in plan.streams}
+    missing = [name for name in plan.streams if name not in known]
+    if missing:
+        raise PlanError(f"stream {missing[0]} is in no log of this project yet; apply it and publish events first")
+    served = None if as_of_us is None else _limited(past, known, n)
+    block = HistoryReader(view, plan, past).read(request, served)
+    return HistoryRows(_columns(request | extra, block), as_of=known)
+
+
+def spine_columns(schema: Schema, spine: Any) -> tuple[dict[str, Column], dict[str, Column]]:
+    """The fields of `schema` in a caller's rows, and the columns beside them.
+
+    Raises SchemaError naming row and field if a value does not fit.
+    """
+    table = spine_table(spine)
+    known = [name for name in table.column_names if name in schema]
+    block = encode_arrow(schema, table.select(known))
+    if block.malformed:
+        bad = block.malformed[0]
+        raise SchemaError(f"row {bad.row} of the given rows: {bad.field}: {bad.reason}", field=bad.field)
+    extra = {name: _any_column(table, name) for name in table.column_names if name not in schema}
+    return block.columns, extra
+
+
+def listed_columns(items: Sequence[Any], find: Callable[[str], Any]) -> list[ColumnOf[Any]]:
+    """The columns of listed groups, tables and features; `find` gives the class of a name."""
+    found: list[ColumnOf[Any]] = []
+    for item in items:
+        item = find(item) if isinstance(item, str) else item
+        if isinstance(item, ColumnOf):
+            found.append(item)
+        elif isinstance(item, Family):
+            found += [member for member in item.members.values() if isinstance(member, ColumnOf)]
+        elif isinstance(item, type) and hasattr(item, "__definition__"):
+            found += columns_of(item)
+        else:
+            raise SchemaError(f"history takes groups, tables and their features, not {item!r}")
+    for column in found:
+        if definition_of(column.owner).kind not in ("group", "table"):
+            raise SchemaError(f"{column!r} belongs to no group or table; list it in a view and read that")
+    return found
+
+
+def spine_view(plan: ProjectPlan, columns: Sequence[ColumnOf[Any]], table: pa.Table) -> ViewPlan:
+    """The view of these columns for which the rows of `table` are the requests.
+
+    Raises SchemaError if they lack a column of a key, or have no one column of times.
+    """
+    fields: dict[str, Field] = {}
+    bindings: list[Binding] = []
+    listed: list[ViewColumn] = []
+    times: list[str] = []
+    for column in columns:
+        definition = definition_of(column.owner)
+        bound: tuple[ColumnOf[Any], ...] = getattr(column.owner, "__bound__", ())
+        is_table = definition.kind == "table"
+        key = (plan.tables if is_table else plan.groups)[definition.name].key
+        names = tuple(part.name for part in bound) or tuple(part.name for part in key)
+        for name, part in zip(names, key, strict=True):
+            fields[name] = Field(name, part.dtype, True, entity=part.entity)
+        prefix = "".join(f"{part.name}__" for part in bound)
+        binding = Binding(definition.name, is_table, prefix, names)
+        if binding not in bindings:
+            bindings.append(binding)
+        if column.dtype is None:
+            raise SchemaError(f"{column!r} cannot be computed")
+        listed.append(
+            ViewColumn(column_name(column), column.dtype, "feature", bindings.index(binding), column.name)
+        )  # fmt: skip
+        schema = (
+            plan.tables[definition.name].schema
+            if is_table
+            else plan.streams[plan.groups[definition.name].stream].schema
+        )
+        times.append(schema.time_field or "")
+    time = _time_column(table, times)
+    fields[time] = Field(time, DType.TIMESTAMP)
+    missing = [name for name in fields if name not in table.column_names]
+    if missing:
+        raise SchemaError(
+            f'the given rows lack the column "{missing[0]}"; they have {", ".join(table.column_names)}',
+            field=missing[0],
+        )
+    request = Schema("the given rows", tuple(fields.values()), time)
+    return ViewPlan("given rows", "", "", request, tuple(bindings), tuple(listed))
+
+
+def _time_column(table: pa.Table, names: Sequence[str]) -> str:
+    for name in dict.fromkeys(names):
+        if name in table.column_names:
+            return name
+    stamps: list[str] = [field.name for field in table.schema if pa.types.is_timestamp(field.type)]
+    if len(stamps) != 1:
+        raise SchemaError(
+            f"the given rows need one column of times, such as {names[0] or 'at'}; they have {len(stamps)} "
+            f"({', '.join(stamps) or 'none'})"
+        )
+    return stamps[0]
+
+
+def spine_table(spine: Any) -> pa.Table:
+    """A caller's rows as an Arrow table: events, mappings, `Rows`, or anything that Arrow can take in."""
+    if isinstance(spine, list | tuple):
+        return pa.Table.from_pylist([dict(as_mapping(item)) for item in spine])
+    if isinstance(spine, Rows):
+        return spine.to_arrow()
+    return as_table(spine, "history")
+
+
+def _any_column(table: pa.Table, name: str) -> Column:
+    kind = table.schema.field(name).type
+    for test, dtype in _ARROW_KINDS:
+        if test(kind):
+            return from_arrow(table[name], dtype, name)
+    raise SchemaError(
+        f'column "{name}" of the given rows is {kind}, which cannot be carried along; drop it', field=name
+    )
+
+
+_ARROW_KINDS: tuple[tuple[Callable[[Any], bool], DType], ...] = (
+    (pa.types.is_boolean, DType.BOOL),
+    (pa.types.is_integer, DType.INT),
+    (pa.types.is_floating, DType.FLOAT),
+    (pa.types.is_timestamp, DType.TIMESTAMP),
+    (pa.types.is_string, DType.STRING),
+    (pa.types.is_large_string, DType.STRING),
+)
+
+
+def _columns(request: Mapping[str, Column], block: FeatureBlock) -> dict[str, Column]:
+    return dict(request) | {name: block.column(name) for name in block.names}
+
+
+def _label(model: ModelPlan, values: Any, known: Any) -> Column:
+    valid = None if known.all() else known
+    if model.label.dtype is DType.BOOL:
+        return Column(DType.BOOL, np.where(known, values, 0.0) != 0, valid)
+    return Column(DType.FLOAT, values, valid)
+
+
+def _limited(past: Past, as_of: dict[str, list[int]], n: int) -> ServedAt:
+    served = everything_below(as_of, n)
+    return replace(served, tables=np.full(n, past.tables, np.int64)) if isinstance(past, PastAsOf) else served

@@ -1,0 +1,315 @@
+"""A model in a caller's hands: train, judge, promote, roll back, score."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+
+from headrace.app.clock import SystemClock
+from headrace.app.rows import request_columns
+from headrace.app.times import Time, given_us
+from headrace.core.errors import NotFound, PlanError, TrainingError
+from headrace.core.positions import Position
+from headrace.core.time import Clock, to_iso
+from headrace.features.plan import ModelPlan
+from headrace.registry.base import CHAMPION, DataSnapshot, ModelVersion
+
+if TYPE_CHECKING:
+    from headrace.app.wiring import Parts
+    from headrace.features.event import Event
+    from headrace.monitoring.skew import Audit
+    from headrace.orchestration.retraining import RetrainingLoop
+    from headrace.retrieval.rows import FeatureBlock
+    from headrace.serving.prediction_log import PredictionLog
+    from headrace.serving.scorer import Scored, Scorer
+    from headrace.training.dataset import TrainingSet
+    from headrace.training.promotion import Verdict
+
+ALIASES = (CHAMPION, "shadow")
+_MOST_REQUESTS = 2_000
+_AUDITED_AT_ONCE = 50_000
+_scorers = count()
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A registered version: figures on data that it was not fitted on, and what it was trained on."""
+
+    model: str
+    number: int
+    metrics: Mapping[str, float]
+    snapshot: DataSnapshot
+    feature_versions: Mapping[str, str]
+    estimator: str
+    created_us: int
+    trigger: str
+
+    @classmethod
+    def of(cls, version: ModelVersion) -> Version:
+        """The version as the registry keeps it, in the caller's terms."""
+        info = version.info
+        return cls(
+            info.model, version.number, dict(info.metrics), info.snapshot, dict(info.feature_versions), info.estimator,
+            version.created_us, info.tags.get("trigger", ""),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A prediction. `degraded` names what makes it worse than it should be, if anything; see `serving.scorer`."""
+
+    id: str
+    value: float
+    version: int
+    position: Position
+    degraded: tuple[str, ...]
+    features: Mapping[str, Any]
+    block: FeatureBlock = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """A moved alias: which version it named before (None: none) and names now."""
+
+    model: str
+    alias: str
+    previous: int | None
+    number: int
+
+
+def scorer_of(parts: Parts, model: ModelPlan, log: PredictionLog | None, *, clock: Clock | None = None) -> Scorer:
+    """A scorer whose prediction ids no other scorer gives: they hold the machine's time, the process and a count."""
+    from headrace.serving.scorer import Scorer
+
+    prefix = (SystemClock().now_us() << 24) + (os.getpid() % 65_536 << 8) + next(_scorers) % 256
+    return Scorer(
+        parts.plan, model, parts.reader(model.view), parts.registry, clock or parts.clock, log,
+        id_prefix=prefix, shadows=("shadow",),
+    )  # fmt: skip
+
+
+class ModelHandle:
+    """One model of a project. `v` is everywhere a `Version` or its number."""
+
+    def __init__(self, parts: Parts, model: ModelPlan) -> None:
+        self._parts = parts
+        self._model = model
+        self._scorer: Scorer | None = None
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self._model.name
+
+    @property
+    def champion(self) -> int | None:
+        """Number of the version that answers; None before the first promotion."""
+        return self._parts.registry.alias(self.name, CHAMPION)
+
+    def versions(self) -> list[Version]:
+        """All versions, oldest first."""
+        return [Version.of(version) for version in self._parts.registry.list(self.name)]
+
+    def version(self, number: int) -> Version:
+        """One version; NotFound if there is none of that number."""
+        return Version.of(self._parts.registry.get(self.name, number))
+
+    def train(self, until: Time | None = None, *, trigger: str = "asked for") -> Version:
+        """Train a version on what is known at `until` (now) and register it; the champion stays what it is.
+
+        Raises TrainingError if there is too little truth.
+        """
+        at = given_us(until, "until")
+        catalog = self._parts.catalog
+        run = catalog.start_run(f"train {self.name}", trigger)
+        try:
+            trained = self._loop().train(self._parts.clock.now_us() if at is None else at, trigger, baseline=True)
+        except Exception as error:
+            catalog.finish_run(run, "refused" if isinstance(error, TrainingError) else "failed", {"reason": str(error)})
+            raise
+        version = Version.of(trained.version)
+        catalog.finish_run(run, "done", {"version": version.number, "rows": version.snapshot.rows})
+        return version
+
+    def evaluate(self, v: Version | int | None = None, *, until: Time | None = None) -> Verdict:
+        """Judge a version (the newest) beside the champion on truth that neither was trained on; nothing is changed.
+
+        Raises TrainingError if there is no such truth, NotFound for an unknown version.
+        """
+        from headrace.orchestration.retraining import DEFAULT_JUDGING
+        from headrace.registry.predictor import load_model
+        from headrace.training.promotion import Verdict, judge
+
+        number = self._number(v)
+        champion = self.champion
+        if champion is None:
+            return Verdict(True, "the first version: there is no champion to compare it with", [])
+        if champion == number:
+            return Verdict(False, f"version {number} is the champion", [])
+        rule = self._model.promote or DEFAULT_JUDGING
+        registry = self._parts.registry
+        known = [self._served_version(n).info.snapshot.until_us for n in (number, champion)]
+        data = self._unseen(max(known), given_us(until, "until"), rule.on_us)
+        block = data.block
+        return judge(
+            rule,
+            data.labels,
+            load_model(registry, self.name, champion).predict(block),
+            load_model(registry, self.name, number).predict(block),
+            {column: np.array(block.column(column).to_pylist(), object) for column in rule.no_worse_in},
+            metric=self._model.metric,
+            seed=number,
+        )
+
+    def promote(self, v: Version | int, *, why: str, to: str = CHAMPION) -> Promotion:
+        """Let a version answer (`to="champion"`), or score beside the champion without effect (`to="shadow"`).
+
+        Raises PlanError if it was trained on another version of the view than the one that is served.
+        """
+        if to not in ALIASES:
+            raise PlanError(f'a version is promoted to {" or ".join(ALIASES)}, not to "{to}"')
+        number = self._served_version(self._number(v)).number
+        change = self._parts.registry.set_alias(self.name, to, number, who=_who(), why=why)
+        return Promotion(self.name, to, change.previous, number)
+
+    def rollback(self, *, why: str) -> Promotion:
+        """Make the version that was champion before this one champion again. Raises NotFound if there was none."""
+        registry = self._parts.registry
+        current = self.champion
+        former = [c.number for c in registry.alias_history(self.name, CHAMPION) if c.number is not None]
+        while former and former[-1] == current:
+            former.pop()
+        if not former:
+            raise NotFound(f'model "{self.name}" had no other champion before; there is nothing to go back to')
+        return self.promote(former[-1], why=why)
+
+    @overload
+    def score(self, request: Event | Mapping[str, Any], *, log: bool = True) -> Answer: ...
+    @overload
+    def score(self, request: Sequence[Event | Mapping[str, Any]], *, log: bool = True) -> list[Answer]: ...
+    def score(self, request: Any, *, log: bool = True) -> Any:
+        """Score one request (an event or a mapping): an `Answer`; a list of them: a list of answers.
+
+        Predictions are kept in the log unless `log` is False. Raises NotFound while there is no champion, SchemaError
+        naming the field of a request that does not fit.
+        """
+        single = not isinstance(request, list | tuple)
+        asked: Sequence[Any] = [request] if single else request
+        view = self._parts.plan.views[self._model.view]
+        columns = request_columns(view.request, asked, self._parts.clock.now_us())
+        scorer = self._scorer_now(log)
+        answers: list[Answer] = []
+        for start in range(0, len(asked), _MOST_REQUESTS):
+            part = np.arange(start, min(start + _MOST_REQUESTS, len(asked)))
+            answers += _answers(scorer.score({name: column.take(part) for name, column in columns.items()}))
+        return answers[0] if single else answers
+
+    def contributions(self, answer: Answer) -> dict[str, float]:
+        """What each column added to the log odds of an answer (to the number, for a regression).
+
+        Raises PlanError if the version that answered is not LightGBM's.
+        """
+        from headrace.registry.predictor import load_model
+
+        fitted = load_model(self._parts.registry, self.name, answer.version)
+        if fitted.manifest.kind != "lightgbm":
+            raise PlanError(f"version {answer.version} of model {self.name} is no LightGBM model; only these explain")
+        shares = fitted.predictor.predict(fitted.preprocessor.transform(answer.block), pred_contrib=True)[0]
+        return {name: float(share) for name, share in zip(fitted.columns, shares, strict=False)}
+
+    def audit(self) -> Audit:
+        """Recompute every feature of every logged prediction as it was served and compare the bits."""
+        from headrace.monitoring.skew import Audit, audit
+        from headrace.retrieval.history import HistoryReader
+        from headrace.retrieval.predictions import read_predictions
+
+        parts = self._parts
+        view = parts.plan.views[self._model.view]
+        total, at = Audit(), 0
+        while True:
+            batch, end = read_predictions(parts.internal, self.name, view, at, _AUDITED_AT_ONCE)
+            if end == at:
+                return total
+            total, at = total + audit(batch, HistoryReader(view, parts.plan, parts.past)), end
+
+    def _scorer_now(self, log: bool) -> Scorer:
+        if not log:
+            return scorer_of(self._parts, self._model, None)
+        if self._scorer is None:
+            from headrace.serving.prediction_log import PredictionLog
+
+            self._scorer = scorer_of(self._parts, self._model, PredictionLog(self._parts.internal))
+        self._scorer.reload()
+        return self._scorer
+
+    def _number(self, v: Version | int | None) -> int:
+        if isinstance(v, Version):
+            return v.number
+        if v is not None:
+            return int(v)
+        versions = self._parts.registry.list(self.name)
+        if not versions:
+            raise NotFound(f'model "{self.name}" has no version yet; train one with: headrace train {self.name}')
+        return versions[-1].number
+
+    def _served_version(self, number: int) -> ModelVersion:
+        """A version, if it reads the view as it is now."""
+        version = self._parts.registry.get(self.name, number)
+        view = self._parts.plan.views[self._model.view]
+        if version.info.view_version != view.version:
+            raise PlanError(
+                f"version {number} of model {self.name} was trained on view {version.info.view} "
+                f"{version.info.view_version}, but the project has {view.version}; train a new version"
+            )
+        return version
+
+    def _unseen(self, since_us: int, until_us: int | None, on_us: int) -> TrainingSet:
+        from headrace.training.dataset import training_set
+
+        parts = self._parts
+        now = parts.clock.now_us()
+        until = now if until_us is None else until_us
+        data = training_set(
+            parts.plan, self._model, parts.past, until_us=until, since_us=max(since_us, until - on_us), now_us=now
+        )
+        if not len(data):
+            data = training_set(parts.plan, self._model, parts.past, until_us=until, since_us=since_us, now_us=now)
+        if not len(data):
+            raise TrainingError(
+                f"model {self.name}: no request after {to_iso(since_us)}, when training ended, has a known truth "
+                f"({data.waiting} are waiting for it)"
+            )
+        return data
+
+    def _loop(self) -> RetrainingLoop:
+        from headrace.orchestration.retraining import RetrainingLoop
+
+        parts = self._parts
+        return RetrainingLoop(parts.plan, self._model, parts.past, parts.registry, parts.catalog)
+
+    def __repr__(self) -> str:
+        return f"ModelHandle({self.name!r}, champion={self.champion})"
+
+
+def _answers(scored: Scored) -> list[Answer]:
+    features = scored.features.to_pydict()
+    return [
+        Answer(
+            scored.ids[row], float(scored.values[row]), scored.version, scored.position, scored.degraded,
+            {name: values[row] for name, values in features.items()}, scored.features.take(np.array([row])),
+        )
+        for row in range(len(scored))
+    ]  # fmt: skip
+
+
+def _who() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"

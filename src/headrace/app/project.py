@@ -1,0 +1,442 @@
+"""The project as Python sees it: every verb of the platform on one object."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from headrace.app.changes import ProjectChanges, project_changes
+from headrace.app.clock import SystemClock
+from headrace.app.embedded import EmbeddedWorkers
+from headrace.app.heartbeats import LAYERS
+from headrace.app.locks import holder_of
+from headrace.app.rows import Row, as_mapping, is_record, python_values, request_columns
+from headrace.app.schedules import sources_of
+from headrace.app.settings import Settings, load_settings
+from headrace.app.times import Time, given_us
+from headrace.app.wiring import Parts
+from headrace.core.errors import Busy, NotFound, PlanError, SchemaError
+from headrace.core.time import Clock
+from headrace.features.compile import compile_project
+from headrace.features.definition import definition_of, is_bound
+from headrace.features.discover import load_definitions
+from headrace.features.event import Event, EventDefinition
+from headrace.features.group import FeatureGroup, instance_of
+from headrace.features.model import Model
+from headrace.features.plan import ModelPlan, ProjectPlan, ViewPlan
+from headrace.features.table import Table
+from headrace.features.view import FeatureView
+
+if TYPE_CHECKING:
+    from headrace.app.audits import PredictionAudit
+    from headrace.app.describe import Description
+    from headrace.app.history import HistoryRows
+    from headrace.app.models import ModelHandle
+    from headrace.app.replays import ReplayOutcome
+    from headrace.app.status import ProjectStatus
+    from headrace.catalog.records import Definition
+    from headrace.engines.batch.runner import BatchReport, BatchRunner
+    from headrace.ingestion.publisher import Publisher, PublishReceipt
+    from headrace.orchestration.replay import ReplayProgress
+    from headrace.retrieval.online import OnlineReader
+    from headrace.retrieval.rows import Rows
+
+G = TypeVar("G", bound=FeatureGroup)
+T = TypeVar("T", bound=Table)
+
+
+class Project:
+    """A project: its definitions and its opened parts. `headrace.connect()` makes one.
+
+    Streams, tables, groups, views and models are named by their class or object, or by their name. Times are datetimes
+    (naive is UTC), ISO 8601 text or int µs. While no `headrace up` runs on the folder, `publish` and `put` compute and
+    ingest in this process before they return.
+    """
+
+    def __init__(self, settings: Settings, clock: Clock, definitions: Iterable[Any] | None = None) -> None:
+        self.settings = settings
+        self.clock = clock
+        self._given = None if definitions is None else list(definitions)
+        self._runner: BatchRunner | None = None
+        self._readers: dict[str, OnlineReader] = {}
+        self._handles: dict[str, ModelHandle] = {}
+        self._ready = False
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path | None = None,
+        *,
+        env: str | None = None,
+        clock: Clock | None = None,
+        definitions: Iterable[Any] | None = None,
+        **settings: Any,
+    ) -> Project:
+        """The project of a folder (or of the nearest one above it with headrace.toml).
+
+        `definitions` replaces what the folder's files define; other keywords win over every other setting.
+        """
+        return cls(load_settings(path, env=env, **settings), clock or SystemClock(), definitions)
+
+    # -- definitions ------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def definitions(self) -> list[Any]:
+        """The classes, views and models of the project."""
+        return self._given if self._given is not None else load_definitions(self.settings.folder)
+
+    @cached_property
+    def definition_plan(self) -> ProjectPlan:
+        """The definitions, every name resolved."""
+        return compile_project(self.definitions)
+
+    @cached_property
+    def parts(self) -> Parts:
+        """The opened parts."""
+        return Parts(self.settings, self.definition_plan, self.clock)
+
+    def plan(self) -> ProjectChanges:
+        """What `apply` would change."""
+        return project_changes(self.definition_plan, self.parts.catalog, self.settings.owner)
+
+    def apply(self, changes: ProjectChanges | None = None) -> ProjectChanges:
+        """Make the definitions the ones that run; returns what changed.
+
+        A group that is new or changed is computed from all events in the log. Raises Busy, naming the holder, if a
+        layer runs with the former definitions, and PlanError if `changes` is no longer what would change.
+        """
+        from headrace.app.backfill import backfill_groups
+
+        current = self.plan()
+        if changes is not None and changes.changes != current.changes:
+            raise PlanError("the definitions changed after this plan was made; make it again")
+        if current:
+            for role in LAYERS:
+                holder = holder_of(self.settings.state, role)
+                if holder is not None:
+                    raise Busy(
+                        f"{self.settings.state} is in use by {holder}, which runs the former definitions; stop it first"
+                    )
+            backfill_groups(self.parts, current.backfills, current.dropped)
+        self.parts.catalog.apply(current.records)
+        self._ready = True
+        return current
+
+    def ensure_applied(self) -> None:
+        """Apply the definitions if none were ever applied; raise PlanError if others are."""
+        if self._ready:
+            return
+        changes = self.plan()
+        if changes and not self.parts.catalog.definitions():
+            self.apply()
+        elif changes:
+            first = ", ".join(str(change) for change in changes.changes[:3])
+            raise PlanError(
+                f"the definitions changed since they were applied ({first}"
+                f"{', …' if len(changes.changes) > 3 else ''}); look with: headrace plan, then run: headrace apply"
+            )
+        self._ready = True
+
+    # -- data -------------------------------------------------------------------------------------------------------
+
+    @overload
+    def publish(self, stream: Event | Sequence[Event]) -> dict[str, PublishReceipt]: ...
+    @overload
+    def publish(self, stream: type[Event] | str, data: Any) -> PublishReceipt: ...
+    def publish(self, stream: Any, data: Any = None) -> PublishReceipt | dict[str, PublishReceipt]:
+        """Publish events: `publish(Login, rows)` or `publish([Login(...), Transfer(...)])`.
+
+        `data`: a list of mappings or of instances, Arrow, pandas, Polars, JSON bytes. What does not fit becomes a dead
+        letter; the receipt counts it. A list of instances gives one receipt per stream.
+        """
+        self.ensure_applied()
+        if data is None:
+            events = [stream] if is_record(stream) else stream
+            if not isinstance(events, list | tuple) or not all(is_record(event) for event in events):
+                raise SchemaError("publish takes a stream and its rows, or a list of instances of event classes")
+            mixed = [{"stream": definition_of(type(e)).name, **as_mapping(e)} for e in events]
+            receipts = self.publisher.publish_mixed(mixed)
+            self.settle(wait=False)
+            return receipts
+        rows = (
+            [as_mapping(row) for row in data] if isinstance(data, list | tuple) and any(map(is_record, data)) else data
+        )
+        receipt = self.publisher.publish(self._stream_name(stream), rows)
+        self.settle(wait=False)
+        return receipt
+
+    def put(self, table: type[Table] | str, rows: Any) -> BatchReport:
+        """Write rows of a table (PutRecord), each replacing the former one of its key.
+
+        Raises SchemaError naming row and field if one does not fit; then nothing is written.
+        """
+        self.ensure_applied()
+        name = self._name(table)
+        if name not in self.definition_plan.tables:
+            raise self._unknown("table", name, self.definition_plan.tables)
+        given: Any = [as_mapping(row) for row in rows] if isinstance(rows, list | tuple) else rows
+        if not isinstance(given, list):
+            from headrace.ingestion.frames import as_table
+
+            given = as_table(given, name)
+        report = self._batch.put_rows(self.definition_plan.tables[name], given)
+        self.settle(wait=False)
+        return report
+
+    def settle(self, *, wait: bool = True, timeout_s: float = 60.0) -> None:
+        """Bring the stores up to the log; with `wait` also if other processes have to do it."""
+        if wait:
+            self._workers.settle(timeout_s)
+        else:
+            self._workers.drive()
+
+    # -- reading ----------------------------------------------------------------------------------------------------
+
+    @overload
+    def get(self, source: type[G], *, at: Time | None = None, **key: Any) -> G: ...
+    @overload
+    def get(self, source: type[T], *, at: Time | None = None, **key: Any) -> T | None: ...
+    @overload
+    def get(self, source: str, *, at: Time | None = None, **key: Any) -> Any: ...
+    def get(self, source: Any, *, at: Time | None = None, **key: Any) -> Any:
+        """The row of one key of a group or table (GetRecord), as an instance of its class.
+
+        A table gives None if there is no row; a group of an unseen entity has empty windows. `at`: as it counted then.
+        """
+        from headrace.app import lookups
+
+        plan, name = self.definition_plan, self._name(source)
+        at_us, now = given_us(at, "at"), self.clock.now_us()
+        if name in plan.tables:
+            found = lookups.read_table(self.parts, plan.tables[name], key, at_us, now)
+            return None if found is None else self._class(name, "table")(**found)
+        if name in plan.groups:
+            values = lookups.read_group(self.parts, plan.groups[name], key, now if at_us is None else at_us)
+            return instance_of(self._class(name, "group"), values)
+        raise self._unknown("group or table", name, [*plan.groups, *plan.tables])
+
+    @overload
+    def online(self, view: FeatureView | Model | str, request: Event | Mapping[str, Any]) -> Row: ...
+    @overload
+    def online(self, view: FeatureView | Model | str, request: Sequence[Event | Mapping[str, Any]]) -> Rows: ...
+    def online(self, view: FeatureView | Model | str, request: Any) -> Any:
+        """The features of one request (an event or a mapping): a `Row`; of a list of requests: `Rows`.
+
+        An event time that is left out is now. Raises HorizonError for times before the as-of horizon.
+        """
+        plan = self._view(view)
+        single = not isinstance(request, list | tuple)
+        now = self.clock.now_us()
+        columns = request_columns(plan.request, [request] if single else request, now)
+        reader = self._readers.get(plan.name)
+        if reader is None:
+            reader = self._readers[plan.name] = self.parts.reader(plan.name)
+        block = reader.read(columns)
+        named = {name: block.column(name) for name in block.names}
+        if not single:
+            from headrace.retrieval.rows import Rows
+
+            return Rows(columns | named, block.position)
+        clocks = block.position.clock_us
+        newest = max(clocks.values(), default=None)
+        asked = int(columns[plan.request.time_field or ""].values[0])
+        age = None if newest is None else timedelta(microseconds=asked - newest)
+        return Row(python_values(columns | named), block.position, age)
+
+    def history(
+        self,
+        what: Any,
+        spine: Any = None,
+        *,
+        since: Time | None = None,
+        until: Time | None = None,
+        as_of: Time | None = None,
+        served: bool = False,
+    ) -> HistoryRows:
+        """Rows of the past, each feature as it was known at the row's own time.
+
+        Of a model: its training set (request, features, `label`) of requests in [since, until); `served=True`: what it
+        was asked, saw and answered. Of a view: the events of its request stream, or the rows of `spine`. Of a list of
+        groups, tables and features, also such as were never applied: the rows of `spine`. `as_of`: only what had
+        arrived by then. Rows are anything Arrow can take in.
+        """
+        from headrace.app import history
+
+        since_us, until_us, as_of_us = given_us(since, "since"), given_us(until, "until"), given_us(as_of, "as_of")
+        model = self._model_or_none(what)
+        if served and model is None:
+            raise SchemaError("served=True reads what a model was served; name a model")
+        if served and model is not None:
+            return history.served_history(self.parts, model, since_us, until_us)
+        if model is not None and spine is None:
+            end = self.clock.now_us() if until_us is None else until_us
+            return history.model_history(self.parts, model, since_us, end, as_of_us)
+        if isinstance(what, list | tuple) or self._is_source(what):
+            if spine is None:
+                raise SchemaError("groups and tables are read at the times of rows; give these as the second argument")
+            items = what if isinstance(what, list | tuple) else [what]
+            return history.listed_history(self.parts, items, spine, as_of_us, self._source)
+        view = self.definition_plan.views[model.view] if model is not None else self._view(what)
+        return history.view_history(self.parts, view, spine, since_us, until_us, as_of_us)
+
+    def audit(self, prediction_id: str) -> PredictionAudit:
+        """Recompute one prediction's features as they were served and compare every bit."""
+        from headrace.app.audits import audit_prediction
+
+        return audit_prediction(self.parts, prediction_id)
+
+    # -- models -----------------------------------------------------------------------------------------------------
+
+    def model(self, model: Model | str) -> ModelHandle:
+        """A model, by its name or object."""
+        from headrace.app.models import ModelHandle
+
+        name = model.name if isinstance(model, Model) else model
+        if name not in self._handles:
+            self._handles[name] = ModelHandle(self.parts, self.parts.model(name))
+        return self._handles[name]
+
+    def replay(
+        self,
+        model: Model | str,
+        *,
+        since: Time | None = None,
+        until: Time | None = None,
+        progress: Callable[[ReplayProgress], None] | None = None,
+    ) -> ReplayOutcome:
+        """Run archived history through the live pipeline on a simulated clock, in a scratch copy of the project.
+
+        The first model is trained at `since` on all before; then the loop runs to `until`. See `replay_project`.
+        """
+        from headrace.app.replays import replay_project
+
+        plan = self.parts.model(model.name if isinstance(model, Model) else model)
+        return replay_project(self, plan, given_us(since, "since"), given_us(until, "until"), progress)
+
+    # -- looking ----------------------------------------------------------------------------------------------------
+
+    def search(self, text: str, *, entity: Any = None) -> list[Definition]:
+        """Applied definitions whose name, doc, owner or tags hold every word, of one entity if it is given."""
+        found = self.parts.catalog.search(text)
+        if entity is None:
+            return found
+        name = entity if isinstance(entity, str) else getattr(entity, "name", None) or self._name(entity)
+        return [definition for definition in found if name in definition.record.body.get("entities", ())]
+
+    def describe(self, what: Any) -> Description:
+        """Doc, owner, versions, lineage and statistics of a definition or of one feature."""
+        from headrace.app.describe import describe
+
+        return describe(self.parts, what if isinstance(what, str) else self._described_name(what))
+
+    def status(self) -> ProjectStatus:
+        """What runs, how far it is, and what is wrong."""
+        from headrace.app.status import project_status
+
+        return project_status(self.parts)
+
+    def close(self) -> None:
+        """Close all parts; the project cannot be used afterwards."""
+        if "parts" in self.__dict__:
+            self.parts.close()
+
+    def __enter__(self) -> Project:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Project({str(self.settings.folder)!r}, env={self.settings.env!r})"
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def publisher(self) -> Publisher:
+        """The door for events; it appends and does nothing else."""
+        return self.parts.publisher()
+
+    @cached_property
+    def _workers(self) -> EmbeddedWorkers:
+        return EmbeddedWorkers(self.parts)
+
+    @property
+    def _batch(self) -> BatchRunner:
+        if self._runner is None:
+            self._runner = self.parts.batch(sources_of(self.parts))
+        return self._runner
+
+    @cached_property
+    def _classes(self) -> dict[tuple[str, str], type]:
+        """Definition classes by kind and name."""
+        found: dict[tuple[str, str], type] = {}
+        for item in self.definitions:
+            if isinstance(item, FeatureView):
+                pass
+            elif isinstance(item, type) and not is_bound(item):
+                definition = definition_of(item)
+                found[definition.kind, definition.name] = item
+        return found
+
+    def _class(self, name: str, kind: str) -> type:
+        return self._classes[kind, name]
+
+    def _source(self, name: str) -> type:
+        for kind in ("group", "table"):
+            if (kind, name) in self._classes:
+                return self._classes[kind, name]
+        raise self._unknown("group or table", name, [n for k, n in self._classes if k in ("group", "table")])
+
+    def _is_source(self, what: Any) -> bool:
+        if isinstance(what, str):
+            plan = self.definition_plan
+            return what in plan.groups or what in plan.tables
+        return isinstance(what, type) and getattr(definition_of(what), "kind", "") in ("group", "table")
+
+    def _name(self, item: Any) -> str:
+        if isinstance(item, str):
+            return item
+        if isinstance(item, type) and hasattr(item, "__definition__"):
+            return definition_of(item).name
+        raise SchemaError(f"expected a definition or its name, got {item!r}")
+
+    def _stream_name(self, stream: Any) -> str:
+        if isinstance(stream, type) and isinstance(definition_of(stream), EventDefinition):
+            definition = definition_of(stream)
+            assert isinstance(definition, EventDefinition)
+            return definition.root_name
+        return self._name(stream)
+
+    def _view(self, view: Any) -> ViewPlan:
+        views = self.definition_plan.views
+        model = self._model_or_none(view)
+        if model is not None and not (isinstance(view, str) and view in views):
+            return views[model.view]
+        name = view.name if isinstance(view, FeatureView) else str(view)
+        if name not in views:
+            raise self._unknown("view", name, views)
+        return views[name]
+
+    def _model_or_none(self, what: Any) -> ModelPlan | None:
+        name = what.name if isinstance(what, Model) else what if isinstance(what, str) else None
+        if isinstance(what, Model) and name not in self.definition_plan.models:
+            raise self._unknown("model", what.name, self.definition_plan.models)
+        return None if name is None else self.definition_plan.models.get(name)
+
+    def _described_name(self, what: Any) -> str:
+        if isinstance(what, Model | FeatureView):
+            return what.name
+        owner, name = getattr(what, "owner", None), getattr(what, "name", None)
+        if isinstance(owner, type) and isinstance(name, str):
+            return f"{definition_of(owner).name}.{name}"
+        return self._name(what)
+
+    def _unknown(self, kind: str, name: str, known: Sequence[str] | Iterable[str]) -> NotFound:
+        names = sorted(known)
+        near = difflib.get_close_matches(name, names, 3)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(names) or 'none'}"
+        return NotFound(f'there is no {kind} "{name}"; {hint}')

@@ -1,0 +1,239 @@
+"""Wires a replay: the feeder as a process of its own, and everything that follows it in this one."""
+
+from __future__ import annotations
+
+import importlib.util
+import multiprocessing
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from headrace.app.settings import Settings
+from headrace.app.wiring import Parts
+from headrace.core.time import US_PER_DAY, US_PER_HOUR, SimulatedClock, floor_to
+from headrace.features.discover import load_project
+from headrace.features.plan import ModelPlan, ProjectPlan
+from headrace.orchestration.disorder import ArrivingEvents, CleanEvents, Disorder, disturb
+from headrace.orchestration.jobs import LOOK_AT_US, batch_jobs, every, watch_job
+from headrace.orchestration.replay import (
+    Background,
+    Feeder,
+    Replay,
+    ReplayProgress,
+    ReplayResult,
+    feeder_alive,
+)
+from headrace.orchestration.retraining import RetrainingLoop, TriggerState
+from headrace.orchestration.schedule import Scheduler
+from headrace.orchestration.watch import ModelWatch, SkewWatch
+from headrace.serving.prediction_log import PredictionLog
+
+WEEK_US = 7 * US_PER_DAY
+
+
+@dataclass(frozen=True, slots=True)
+class ReplaySpec:
+    """What to replay: a project's folder (with `data.py`, which gives its history), and how.
+
+    Attributes:
+        project: folder of the definitions and of `data.py`.
+        state: folder of the scratch copy of all parts; must be empty or absent.
+        until_us: events and requests that come up later are left out.
+        serve_from_us: when the first model is trained and scoring begins.
+        tick_us: length of a tick.
+        seed, disorder: of the injected disorder.
+    """
+
+    project: Path
+    state: Path
+    until_us: int
+    serve_from_us: int
+    tick_us: int
+    seed: int
+    disorder: Disorder = field(default_factory=Disorder)
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """A project's history: events as they became known, the same events disturbed, and sources of its tables."""
+
+    clean: dict[str, CleanEvents]
+    arriving: dict[str, ArrivingEvents]
+    sources: dict[str, Any]
+
+
+def load_history(spec: ReplaySpec, plan: ProjectPlan) -> History:
+    """Read a project's history through its `data.py`, whose `load()` has `streams` and `sources`."""
+    loaded = data_module(spec.project).load()
+    clean = {name: CleanEvents.from_arrow(plan.streams[name].schema, t) for name, t in loaded.streams.items()}
+    return History(clean, disturb(clean, seed=spec.seed, disorder=spec.disorder), dict(loaded.sources))
+
+
+def data_module(project: Path) -> ModuleType:
+    """Import a project's `data.py` under a name of its own."""
+    name = f"headrace_data_{project.name}"
+    if name in sys.modules:
+        return sys.modules[name]
+    found = importlib.util.spec_from_file_location(name, project / "data.py")
+    if found is None or found.loader is None:
+        raise FileNotFoundError(f"{project} has no data.py to replay from")
+    module = importlib.util.module_from_spec(found)
+    sys.modules[name] = module
+    found.loader.exec_module(module)
+    return module
+
+
+def settings_of(spec: ReplaySpec) -> Settings:
+    """Settings of a replay: embedded parts in its scratch folder, made durable now and then instead of always."""
+    return Settings(folder=spec.project, state=spec.state, sync=False)
+
+
+def open_parts(spec: ReplaySpec, plan: ProjectPlan) -> Parts:
+    """The parts of a replay, on a simulated clock."""
+    return Parts(settings_of(spec), plan, SimulatedClock(0))
+
+
+def feed(spec: ReplaySpec) -> None:
+    """The feeder process: the computing layer and the archive, a few simulated days ahead of its followers at most."""
+    plan = load_project(spec.project)
+    parts = open_parts(spec, plan)
+    history = load_history(spec, plan)
+    streams = {name: stream.until(spec.until_us) for name, stream in history.arriving.items()}
+    for name in streams:
+        parts.raw.create(name)
+    assert isinstance(parts.clock, SimulatedClock)
+    archive = parts.archive()
+    jobs = [*batch_jobs(plan, parts.batch(history.sources)), every("archive", WEEK_US, lambda: archive.step(1_000_000))]
+    feeder = Feeder(
+        parts.clock, parts.raw, parts.features, parts.compute(), Scheduler(parts.catalog, jobs, _start(history))
+    )
+    feeder.run(streams, spec.tick_us, follow=True)
+    parts.close()
+
+
+@dataclass
+class ReplayRun:
+    """A wired replay: `run` it, then look at `watch`, `skew`, `result` and `parts`."""
+
+    spec: ReplaySpec
+    parts: Parts
+    model: ModelPlan
+    history: History
+    requests: CleanEvents
+    watch: ModelWatch
+    skew: SkewWatch
+    replay: Replay
+    predictions: PredictionLog
+    background: Background
+    fitting: ThreadPoolExecutor
+    result: ReplayResult | None = None
+
+    def run(self) -> ReplayResult:
+        """Replay, then finish what runs in the background."""
+        # Other threads only fit and audit; they must not make a tick wait for the usual 5 ms whenever it lets them in.
+        usual = sys.getswitchinterval()
+        sys.setswitchinterval(0.0005)
+        try:
+            self.result = self.replay.run(self.requests)
+        finally:
+            sys.setswitchinterval(usual)
+        self.predictions.flush()
+        self.watch.conclude()
+        self.background.finish()
+        self.fitting.shutdown()
+        return self.result
+
+
+def start_feeder(spec: ReplaySpec) -> BaseProcess:
+    """Start the feeding process; it needs some seconds to get going, so start it before anything else."""
+    feeder = multiprocessing.get_context("spawn").Process(
+        target=feed, args=(spec,), name="headrace-feeder", daemon=True
+    )
+    feeder.start()
+    return feeder
+
+
+def wire_replay(
+    spec: ReplaySpec,
+    plan: ProjectPlan,
+    model: ModelPlan,
+    progress: Callable[[ReplayProgress], None] | None = None,
+    feeder: BaseProcess | None = None,
+) -> ReplayRun:
+    """Open the parts, start the feeder unless it was started, and wire what follows it."""
+    from headrace.monitoring.truth import TruthTracker
+    from headrace.retrieval.past import Past
+    from headrace.serving.scorer import Scorer
+
+    feeder = feeder or start_feeder(spec)
+    parts = open_parts(spec, plan)
+    for name in plan.streams:
+        parts.raw.create(name)
+    history = load_history(spec, plan)
+    requests = _requests_until(history.clean[plan.views[model.view].stream], spec.until_us)
+    ingest = parts.ingest()
+    past = Past(plan, parts.raw, parts.features, parts.offline, until=lambda: ingest.position.windows)
+    log = PredictionLog(parts.internal, gather=20)
+    scorer = Scorer(plan, model, parts.reader(model.view), parts.registry, parts.clock, log)
+    tracker = TruthTracker(
+        plan,
+        model,
+        parts.raw,
+        parts.features,
+        parts.internal,
+        keep_us=400 * US_PER_DAY,
+        until=lambda: ingest.position.windows,
+    )
+    loop = RetrainingLoop(plan, model, past, parts.registry, parts.catalog, served=tracker)
+    watch = ModelWatch(
+        plan,
+        model,
+        tracker,
+        loop,
+        parts.registry,
+        parts.catalog,
+        TriggerState(model.retrain, spec.serve_from_us),
+        spec.serve_from_us,
+    )
+    fitting = ThreadPoolExecutor(1, thread_name_prefix="replay-fit")
+    watch.beside = lambda work: fitting.submit(work)
+    skew = SkewWatch(plan, model, parts.internal, past, parts.catalog)
+    background = Background()
+    jobs = [
+        every("audit", 4 * WEEK_US, lambda: background.submit(skew.look), US_PER_DAY),
+        # Before the look of the same time, which reads them: jobs that are due together run in order of their names.
+        every("flush predictions", US_PER_DAY, log.flush, LOOK_AT_US),
+        watch_job(watch),
+    ]
+    start = _start(history)
+    assert isinstance(parts.clock, SimulatedClock)
+    parts.clock.advance_to(start)
+    replay = Replay(
+        parts.clock,
+        parts.features,
+        ingest,
+        scorer,
+        Scheduler(parts.catalog, jobs, start),
+        feeder_alive(feeder),
+        spec.tick_us,
+        spec.serve_from_us,
+        progress,
+    )
+    return ReplayRun(spec, parts, model, history, requests, watch, skew, replay, log, background, fitting)
+
+
+def _start(history: History) -> int:
+    """The hour in which the first event becomes known."""
+    return floor_to(min(int(clean.known_us[0]) for clean in history.clean.values()), US_PER_HOUR)
+
+
+def _requests_until(clean: CleanEvents, until_us: int) -> CleanEvents:
+    stop = int(np.searchsorted(clean.known_us, until_us, "right"))
+    return CleanEvents(clean.schema, clean.block.slice(0, stop), clean.known_us[:stop])

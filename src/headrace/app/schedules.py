@@ -1,0 +1,91 @@
+"""What `headrace run schedule` does when: the project's jobs on the machine's clock."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from headrace.core.time import US_PER_DAY, US_PER_HOUR, US_PER_MINUTE
+
+if TYPE_CHECKING:
+    from headrace.app.wiring import Parts
+    from headrace.features.plan import ModelPlan
+    from headrace.orchestration.schedule import Job, Scheduler
+
+_AUDIT_US = 10 * US_PER_MINUTE
+_AUDITED = "audited until "
+
+
+def project_scheduler(parts: Parts) -> tuple[Scheduler, list[str]]:
+    """The scheduler of a project, and the names of the jobs that run at its start.
+
+    Every table with a query runs at the start (a run appends only what is new) and by its schedule; truth is joined by
+    the minute; models with triggers are looked after by the hour; served values are audited every ten minutes.
+    """
+    from headrace.orchestration.jobs import batch_jobs
+    from headrace.orchestration.schedule import Scheduler
+
+    now = parts.clock.now_us()
+    tables = batch_jobs(parts.plan, parts.batch(sources_of(parts))) + _unscheduled(parts)
+    jobs = list(tables)
+    for model in parts.plan.models.values():
+        jobs += _model_jobs(parts, model, now)
+    for job in jobs:
+        parts.catalog.abandon_runs("the process ended while it ran", job.name)
+    for model in parts.plan.models.values():
+        parts.catalog.abandon_runs("the process ended while it ran", f"retrain {model.name}")
+    return Scheduler(parts.catalog, jobs, now), [job.name for job in tables]
+
+
+def sources_of(parts: Parts) -> dict[str, object]:
+    """The configured sources of queries; paths are relative to the project's folder."""
+    folder = parts.settings.folder
+    return {
+        name: address if "://" in address else str(folder / address)
+        for name, address in parts.settings.sources.items()
+    }  # fmt: skip
+
+
+def _unscheduled(parts: Parts) -> list[Job]:
+    """Tables with a query and no schedule run once per start: their period never ends."""
+    from dataclasses import replace
+
+    from headrace.orchestration.jobs import batch_jobs
+
+    plan = parts.plan
+    once = {
+        name: replace(table, schedule="36500d")
+        for name, table in plan.tables.items()
+        if table.query is not None and table.schedule is None
+    }
+    return batch_jobs(replace(plan, tables=once), parts.batch(sources_of(parts))) if once else []
+
+
+def _model_jobs(parts: Parts, model: ModelPlan, now_us: int) -> list[Job]:
+    from headrace.monitoring.truth import TruthTracker
+    from headrace.orchestration.jobs import every, watch_job
+    from headrace.orchestration.retraining import RetrainingLoop, TriggerState
+    from headrace.orchestration.watch import ModelWatch, SkewWatch
+
+    tracker = TruthTracker(parts.plan, model, parts.raw, parts.features, parts.internal)
+    skew = SkewWatch(parts.plan, model, parts.internal, parts.past, parts.catalog)
+    skew.offset = int(parts.catalog.setting(_AUDITED + model.name, 0))
+
+    def audited() -> None:
+        before = skew.offset
+        while skew.look().rows:
+            pass
+        if skew.offset != before:
+            parts.catalog.set_setting(_AUDITED + model.name, skew.offset)
+
+    jobs = [
+        every(f"truth {model.name}", US_PER_MINUTE, tracker.update),
+        every(f"audit {model.name}", _AUDIT_US, audited, offset_us=30 * 1_000_000),
+    ]
+    if model.retrain:
+        last = parts.catalog.runs(f"retrain {model.name}", limit=1)
+        started = last[0].started_us if last else now_us - US_PER_DAY
+        loop = RetrainingLoop(parts.plan, model, parts.past, parts.registry, parts.catalog, served=tracker)
+        triggers = TriggerState(model.retrain, started)
+        watch = ModelWatch(parts.plan, model, tracker, loop, parts.registry, parts.catalog, triggers)
+        jobs.append(watch_job(watch, US_PER_HOUR))
+    return jobs

@@ -1,0 +1,304 @@
+"""The layers as processes: each takes its lock, works in steps, reports once a second, and stops after a step."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from headrace.app.heartbeats import Heartbeat, write_heartbeat
+from headrace.app.locks import FolderLock
+from headrace.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from headrace.app.wiring import Parts
+    from headrace.serving.prediction_log import PredictionLog
+
+BUSY_S, IDLE_S = 0.001, 0.05
+_BEAT_S = 1.0
+_ARCHIVE_S = 5.0
+_ARCHIVE_EVENTS = 100_000
+
+
+class Layer(ABC):
+    """The work of one layer."""
+
+    name: str
+
+    @abstractmethod
+    def step(self) -> int:
+        """Do what is waiting, a bounded piece of it; returns how much was done (0: nothing was waiting)."""
+
+    def lag(self) -> int:
+        """What is still waiting."""
+        return 0
+
+    def counters(self) -> dict[str, float]:
+        """Totals since the start."""
+        return {}
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Do what makes the next start cheap; called once, after the last step."""
+
+
+class ComputeLayer(Layer):
+    """Stream compute."""
+
+    name = "compute"
+
+    def __init__(self, parts: Parts) -> None:
+        self._worker = parts.compute()
+        self._worker.checkpoint()
+
+    def step(self) -> int:
+        return self._worker.step()
+
+    def lag(self) -> int:
+        return sum(self._worker.lag().values())
+
+    def counters(self) -> dict[str, float]:
+        return {"counted": self._worker.counted, "dead_letters": self._worker.dead}
+
+    def finish(self) -> None:
+        self._worker.checkpoint()
+
+
+class IngestLayer(Layer):
+    """Ingestion into both stores. The archive has a thread of its own: its commits take longer than a read may wait."""
+
+    name = "ingest"
+
+    def __init__(self, parts: Parts) -> None:
+        from headrace.app.archives import PredictionArchive
+
+        self._online = parts.ingest()
+        self._archive = parts.archive()
+        self._predictions = PredictionArchive(parts)
+        self._due = threading.Event()
+        self._stopped = False
+        self._failure: BaseException | None = None
+        self._fresh = 0
+        self._thread = threading.Thread(target=self._archiving, name="archive", daemon=True)
+        self._thread.start()
+
+    def step(self) -> int:
+        if self._failure is not None:
+            raise self._failure
+        done = self._online.step()
+        self._fresh += done
+        if self._fresh >= _ARCHIVE_EVENTS // 1_000:
+            self._fresh = 0
+            self._due.set()
+        return done
+
+    def lag(self) -> int:
+        return self._online.lag()
+
+    def counters(self) -> dict[str, float]:
+        return {
+            "records_written": self._online.records_written,
+            "archived": self._archive.archived,
+            "predictions_archived": self._predictions.archived,
+            "archive_lag": self._archive.lag(),
+        }
+
+    def finish(self) -> None:
+        self._stopped = True
+        self._due.set()
+        self._thread.join()
+        if self._failure is not None:
+            raise self._failure
+
+    def _archiving(self) -> None:
+        try:
+            while not self._stopped:
+                self._due.wait(_ARCHIVE_S)
+                self._due.clear()
+                while self._archive.step() + self._predictions.step():
+                    pass
+        except BaseException as error:
+            self._failure = error
+
+
+class ScheduleLayer(Layer):
+    """Batch tables, truth, monitors, retraining and the audit, on their schedules."""
+
+    name = "schedule"
+
+    def __init__(self, parts: Parts) -> None:
+        from headrace.app.schedules import project_scheduler
+
+        self._scheduler, self._at_start = project_scheduler(parts)
+        self._clock = parts.clock
+        self._ran = 0
+
+    def step(self) -> int:
+        now = self._clock.now_us()
+        if self._at_start:
+            self._scheduler.run_now(self._at_start.pop(0), now, "start")
+            self._ran += 1
+            return 1
+        ran = self._scheduler.run_due(now)
+        self._ran += ran
+        return ran
+
+    def lag(self) -> int:
+        return len(self._at_start) + (1 if self._scheduler.next_us <= self._clock.now_us() else 0)
+
+    def counters(self) -> dict[str, float]:
+        return {"jobs_run": self._ran}
+
+    def finish(self) -> None:
+        """Every run is recorded as it ends; nothing is left to do."""
+
+
+LAYER_CLASSES: dict[str, Callable[[Parts], Layer]] = {
+    "compute": ComputeLayer,
+    "ingest": IngestLayer,
+    "schedule": ScheduleLayer,
+}
+
+
+def run_layer(parts: Parts, name: str, *, once: bool = False, parent: int | None = None) -> None:
+    """Run a layer until SIGTERM or SIGINT (or, with `once`, until nothing is waiting), then finish and return.
+
+    `parent`: stop also when the process of that id is no longer the parent. Raises Busy naming the holder if the layer
+    runs already.
+    """
+    if name == "serve":
+        if once:
+            raise ConfigError("serve answers until it is stopped; --once is for compute, ingest and schedule")
+        _serve(parts, parent)
+        return
+    with FolderLock(parts.settings.state, name), stop_on_signals() as stopped:
+        layer = LAYER_CLASSES[name](parts)
+        _loop(parts, layer, stopped, once, parent)
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[threading.Event]:
+    """An event that SIGTERM and SIGINT set."""
+    stopped = threading.Event()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        stopped.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped
+        return
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _loop(parts: Parts, layer: Layer, stopped: threading.Event, once: bool, parent: int | None) -> None:
+    beat = Beat(parts, layer.name)
+    pause = BUSY_S
+    problem = ""
+    beat.write(layer.lag(), layer.counters())
+    try:
+        while not stopped.is_set() and not orphaned(parent):
+            done = layer.step()
+            if once and not done:
+                break
+            beat.maybe(done, layer)
+            pause = BUSY_S if done else min(pause * 2, IDLE_S)
+            if not done:
+                stopped.wait(pause)
+    except BaseException as error:
+        problem = f"{type(error).__name__}: {error}"
+        raise
+    else:
+        layer.finish()
+    finally:
+        beat.write(0 if problem else layer.lag(), layer.counters(), problem=problem)
+
+
+def orphaned(parent: int | None) -> bool:
+    """True if the process that started this one is gone."""
+    return parent is not None and os.getppid() != parent
+
+
+class Beat:
+    """Writes a layer's heartbeat about once a second."""
+
+    def __init__(self, parts: Parts, layer: str, address: str = "") -> None:
+        self._parts = parts
+        self._layer = layer
+        self._started = parts.clock.now_us()
+        self._written = time.monotonic()
+        self._done = 0
+        self.address = address
+
+    def maybe(self, done: int, layer: Layer) -> None:
+        """Note work that was done; write if a second has passed."""
+        self._done += done
+        passed = time.monotonic() - self._written
+        if passed >= _BEAT_S:
+            self.write(layer.lag(), layer.counters(), rate=self._done / passed)
+
+    def write(self, lag: int, counters: dict[str, float], *, rate: float = 0.0, problem: str = "") -> None:
+        """Write it now."""
+        self._written, self._done = time.monotonic(), 0
+        now = self._parts.clock.now_us()
+        beat = Heartbeat(
+            self._layer, os.getpid(), self._started, now, lag, rate, counters, self.address, problem
+        )  # fmt: skip
+        write_heartbeat(self._parts.settings.state, beat)
+
+
+def _serve(parts: Parts, parent: int | None) -> None:
+    from headrace.app.models import scorer_of
+    from headrace.serving.http import serve
+    from headrace.serving.prediction_log import PredictionLog
+    from headrace.serving.service import Service
+
+    settings = parts.settings
+    with FolderLock(settings.state, "serve"):
+        log = PredictionLog(parts.internal, background=True)
+        service = Service(
+            parts.plan, parts.clock, parts.publisher(), parts.online, parts.horizon_us, parts.internal,
+            {name: scorer_of(parts, model, log) for name, model in parts.plan.models.items()}, log, parts.raw,
+            parts.features,
+        )  # fmt: skip
+        beat = Beat(parts, "serve")
+        done = threading.Event()
+
+        def beating() -> None:
+            before = log.written
+            while not done.wait(_BEAT_S):
+                beat.write(log.queued, _served(log), rate=(log.written - before) / _BEAT_S)
+                before = log.written
+                if orphaned(parent):
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    return
+
+        thread = threading.Thread(target=beating, name="heartbeat", daemon=True)
+
+        def ready(port: int) -> None:
+            beat.address = f"http://{settings.host}:{port}"
+            beat.write(0, _served(log))
+            thread.start()
+
+        try:
+            with stop_on_signals():
+                serve(service, settings.host, settings.port, on_ready=ready)
+        finally:
+            done.set()
+            log.close()
+            beat.address = ""
+            beat.write(0, _served(log))
+
+
+def _served(log: PredictionLog) -> dict[str, float]:
+    return {"predictions": log.written, "log_failures": log.failures}

@@ -1,0 +1,192 @@
+"""What runs in a project, how far it is, and what is wrong."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from headrace.app.heartbeats import LAYERS, STALE_US, Heartbeat, read_heartbeat
+from headrace.app.locks import holder_of
+from headrace.core.positions import decode_position
+from headrace.core.time import to_iso
+from headrace.registry.base import CHAMPION
+
+if TYPE_CHECKING:
+    from headrace.app.wiring import Parts
+
+_SHOWN = 5
+
+
+class LayerStatus(msgspec.Struct, frozen=True):
+    """A layer: `alive` if its lock is held, `late` if it holds the lock but has not reported for seconds."""
+
+    name: str
+    alive: bool
+    late: bool
+    pid: int | None
+    lag: int
+    rate: float
+    address: str
+    problem: str
+    counters: dict[str, float]
+
+
+class StreamStatus(msgspec.Struct, frozen=True):
+    """A stream: events in the log, and how many of them are not computed, not visible online yet."""
+
+    name: str
+    events: int
+    uncomputed: int
+    invisible: int
+
+
+class ModelStatus(msgspec.Struct, frozen=True):
+    """A model: how many versions it has and which one decides."""
+
+    name: str
+    versions: int
+    champion: int | None
+    challenger: int | None
+    last_decision: str
+
+
+class DeadLetterStatus(msgspec.Struct, frozen=True):
+    """An event that was set aside: where it stands in its stream and why."""
+
+    stream: str
+    partition: int
+    offset: int
+    field: str
+    reason: str
+
+
+class ProjectStatus(msgspec.Struct, frozen=True):
+    """All of it; `str()` is for people, `to_dict()` plain JSON values."""
+
+    folder: str
+    env: str
+    applied: bool
+    layers: list[LayerStatus]
+    streams: list[StreamStatus]
+    dead_letters: int
+    newest_dead_letters: list[DeadLetterStatus]
+    records: int
+    predictions: int
+    models: list[ModelStatus]
+    runs: list[dict[str, Any]]
+    alerts: list[dict[str, Any]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return dict(msgspec.to_builtins(self))
+
+    def __str__(self) -> str:
+        lines = [f"project {self.folder} ({self.env}){'' if self.applied else ', definitions not applied'}"]
+        lines += [_layer_line(layer) for layer in self.layers]
+        for stream in self.streams:
+            rest = f", {stream.uncomputed:,} not computed yet" if stream.uncomputed else ""
+            rest += f", {stream.invisible:,} not visible online yet" if stream.invisible else ""
+            lines.append(f"stream {stream.name:<12} {stream.events:>12,} events{rest}")
+        lines.append(f"online store {self.records:>14,} records; {self.predictions:,} predictions logged")
+        lines.append(f"dead letters {self.dead_letters:>14,}")
+        lines += [
+            f"  {d.stream} partition {d.partition} offset {d.offset}: {d.field or 'whole event'}: {d.reason}"
+            for d in self.newest_dead_letters
+        ]
+        for model in self.models:
+            champion = "no champion" if model.champion is None else f"champion {model.champion}"
+            last = f"; {model.last_decision}" if model.last_decision else ""
+            lines.append(f"model {model.name}: {model.versions} versions, {champion}{last}")
+        lines += [f"run {r['job']} ({r['trigger']}): {r['status']} {to_iso(r['started_us'])}" for r in self.runs]
+        lines += [f"ALERT {a['severity']} {a['kind']} {a['subject']} {to_iso(a['at_us'])}" for a in self.alerts]
+        return "\n".join(lines)
+
+
+def project_status(parts: Parts) -> ProjectStatus:
+    """Look at everything once; starts nothing and changes nothing."""
+    catalog = parts.catalog
+    now = parts.clock.now_us()
+    dead, newest = _dead_letters(parts)
+    return ProjectStatus(
+        str(parts.settings.folder),
+        parts.settings.env,
+        bool(catalog.definitions()),
+        [layer_status(parts, layer, now) for layer in LAYERS],
+        _streams(parts),
+        dead,
+        newest,
+        parts.online.count(),
+        _end(parts.internal, "predictions"),
+        [_model(parts, name) for name in parts.plan.models],
+        [msgspec.to_builtins(run) for run in catalog.runs(limit=_SHOWN)],
+        [msgspec.to_builtins(alert) for alert in catalog.alerts(open_only=True, limit=20)],
+    )
+
+
+def layer_status(parts: Parts, layer: str, now_us: int) -> LayerStatus:
+    """One layer, from its lock and its heartbeat."""
+    alive = holder_of(parts.settings.state, layer) is not None
+    beat = read_heartbeat(parts.settings.state, layer) or Heartbeat(layer, 0, 0, 0)
+    late = alive and now_us - beat.at_us > STALE_US
+    return LayerStatus(
+        layer, alive, late, beat.pid if alive else None, beat.lag if alive else 0, beat.rate if alive else 0.0,
+        beat.address if alive else "", beat.problem, beat.counters,
+    )  # fmt: skip
+
+
+def _layer_line(layer: LayerStatus) -> str:
+    if not layer.alive:
+        return f"layer {layer.name:<12} not running{f' ({layer.problem})' if layer.problem else ''}"
+    state = "late" if layer.late else "alive"
+    where = f" at {layer.address}" if layer.address else ""
+    problem = f"; {layer.problem}" if layer.problem else ""
+    return (
+        f"layer {layer.name:<12} {state}, process {layer.pid}, lag {layer.lag:,}, {layer.rate:,.0f}/s{where}{problem}"
+    )
+
+
+def _streams(parts: Parts) -> list[StreamStatus]:
+    from headrace.engines.stream.worker import committed_positions
+
+    topics = parts.raw.topics()
+    computed = committed_positions(parts.features)
+    online = decode_position(parts.online.position()).streams
+    found = []
+    for name in parts.plan.streams:
+        partitions = topics.get(name, 0)
+        ends = [parts.raw.end(name, p) for p in range(partitions)]
+        found.append(
+            StreamStatus(
+                name,
+                sum(end - parts.raw.begin(name, p) for p, end in enumerate(ends)),
+                sum(ends) - sum(computed.get(name, [])),
+                sum(ends) - sum(online.get(name, [])),
+            )
+        )
+    return found
+
+
+def _dead_letters(parts: Parts) -> tuple[int, list[DeadLetterStatus]]:
+    from headrace.engines.stream.commits import DEAD_LETTERS, decode_dead_letters
+
+    end = _end(parts.features, DEAD_LETTERS)
+    if not end:
+        return 0, []
+    start = max(end - _SHOWN, parts.features.begin(DEAD_LETTERS, 0))
+    batches = parts.features.read(DEAD_LETTERS, 0, start, _SHOWN)
+    letters = [letter for batch in batches for letter in decode_dead_letters(batch.payload)][-_SHOWN:]
+    return end, [DeadLetterStatus(d.stream, d.partition, d.offset, d.field, d.reason) for d in letters]
+
+
+def _end(log: Any, topic: str) -> int:
+    return int(log.end(topic, 0)) if topic in log.topics() else 0
+
+
+def _model(parts: Parts, name: str) -> ModelStatus:
+    decisions = parts.catalog.decisions(name, limit=1)
+    last = "" if not decisions else f"version {decisions[0].challenger} {decisions[0].verdict}: {decisions[0].reason}"
+    registry = parts.registry
+    return ModelStatus(
+        name, len(registry.list(name)), registry.alias(name, CHAMPION), registry.alias(name, "challenger"), last
+    )

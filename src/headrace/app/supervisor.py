@@ -1,0 +1,147 @@
+"""`headrace up`: all layers as processes on one machine, restarted when they die."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from headrace.app.heartbeats import LAYERS, read_heartbeat
+from headrace.app.locks import FolderLock
+from headrace.app.services import stop_on_signals
+from headrace.core.errors import StoreError
+
+if TYPE_CHECKING:
+    import threading
+
+    from headrace.app.settings import Settings
+
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
+_STEADY_S = 30.0
+_GIVE_UP_AFTER = 3
+_STOP_S = 20.0
+
+
+@dataclass(slots=True)
+class _Child:
+    layer: str
+    process: subprocess.Popen[bytes]
+    started: float
+    announced: bool = False
+    failures: int = 0
+
+
+@dataclass(slots=True)
+class Supervisor:
+    """Starts the layers, says what happens, restarts what dies and stops them all.
+
+    Args:
+        settings: of the project.
+        say: told one line per layer, restart and stop.
+        environment: variables that the layers get beside this process's own.
+        command: how a layer is started; `headrace run LAYER` if None.
+    """
+
+    settings: Settings
+    say: Callable[[str], None]
+    environment: dict[str, str] = field(default_factory=dict)
+    command: Callable[[str], list[str]] | None = None
+    restarts: int = 0
+    _children: dict[str, _Child] = field(default_factory=dict)
+
+    def run(self) -> None:
+        """Supervise until SIGTERM or SIGINT. Raises Busy, naming the holder, if the folder is up already, and
+        StoreError if a layer cannot be started."""
+        with FolderLock(self.settings.state, "up"), stop_on_signals() as stopped:
+            try:
+                for layer in LAYERS:
+                    self._start(layer)
+                self._watch(stopped)
+            finally:
+                self._stop()
+
+    def _watch(self, stopped: threading.Event) -> None:
+        up = False
+        while not stopped.wait(0.1):
+            for child in list(self._children.values()):
+                if child.process.poll() is not None:
+                    self._restart(child, stopped)
+                elif not child.announced:
+                    self._announce(child)
+            if not up and all(child.announced for child in self._children.values()):
+                up = True
+                self.say("all layers are up; stop with Ctrl-C")
+
+    def _start(self, layer: str, failures: int = 0) -> None:
+        log = self.log_of(layer)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        command = self._command(layer) if self.command is None else self.command(layer)
+        with log.open("ab") as file:
+            # A session of its own, so that Ctrl-C reaches the supervisor alone, which then stops the layers in order.
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True,
+                env={**os.environ, "HEADRACE_STATE": str(self.settings.state), **self.environment},
+            )  # fmt: skip
+        self._children[layer] = _Child(layer, process, time.monotonic(), failures=failures)
+
+    def _command(self, layer: str) -> list[str]:
+        settings = self.settings
+        environment = [] if settings.env == "default" else ["--env", settings.env]
+        where = ["--project", str(settings.folder), "--parent", str(os.getpid())]
+        return [sys.executable, "-m", "headrace", "run", layer, *where, *environment]
+
+    def _announce(self, child: _Child) -> None:
+        beat = read_heartbeat(self.settings.state, child.layer)
+        if beat is None or beat.pid != child.process.pid:
+            return
+        child.announced = True
+        where = f" at {beat.address}" if beat.address else ""
+        self.say(f"{child.layer:<9} process {beat.pid}{where}")
+
+    def _restart(self, child: _Child, stopped: threading.Event) -> None:
+        code = child.process.returncode
+        steady = time.monotonic() - child.started > _STEADY_S or child.announced
+        failures = 1 if steady else child.failures + 1
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        last = self._last_words(child.layer)
+        if failures >= _GIVE_UP_AFTER:
+            raise StoreError(f"layer {child.layer} does not start ({how}): {last or 'it said nothing'}")
+        pause = min(_FIRST_PAUSE_S * 2 ** (failures - 1), _LONGEST_PAUSE_S)
+        self.say(f"{child.layer:<9} ended ({how}{f': {last}' if last and code > 0 else ''}), restarting in {pause:g} s")
+        self.restarts += 1
+        if not stopped.wait(pause):
+            self._start(child.layer, failures)
+
+    def _stop(self) -> None:
+        """Stop the door first, then what stands behind it, so that what was accepted is computed and stored."""
+        for layer in ("serve", "schedule", "compute", "ingest"):
+            child = self._children.get(layer)
+            if child is not None and child.process.poll() is None:
+                child.process.terminate()
+        deadline = time.monotonic() + _STOP_S
+        for layer, child in self._children.items():
+            try:
+                code = child.process.wait(max(deadline - time.monotonic(), 0.1))
+                self.say(f"{layer:<9} stopped" if code == 0 else f"{layer:<9} stopped with exit code {code}")
+            except subprocess.TimeoutExpired:
+                child.process.kill()
+                child.process.wait()
+                self.say(f"{layer:<9} did not stop within {_STOP_S:g} s and was killed; nothing is lost by that")
+
+    def log_of(self, layer: str) -> Path:
+        """File that holds what a layer says."""
+        return self.settings.state / "run" / f"{layer}.log"
+
+    def _last_words(self, layer: str) -> str:
+        try:
+            lines = self.log_of(layer).read_text(errors="replace").strip().splitlines()
+        except OSError:
+            return ""
+        return lines[-1][:300] if lines else ""

@@ -1,0 +1,160 @@
+"""The composition root: the only place that chooses and opens the adapters of a project."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from headrace.app.settings import Settings
+from headrace.core.time import US_PER_SECOND, Clock
+from headrace.features.plan import ModelPlan, ProjectPlan
+
+if TYPE_CHECKING:
+    from headrace.catalog.catalog import Catalog
+    from headrace.engines.batch.runner import BatchRunner
+    from headrace.engines.stream.worker import ComputeWorker
+    from headrace.eventlog.base import EventLog
+    from headrace.ingestion.archive import ArchiveWorker
+    from headrace.ingestion.materialize import OnlineIngest
+    from headrace.ingestion.publisher import Publisher
+    from headrace.registry.base import ModelRegistry
+    from headrace.retrieval.online import OnlineReader
+    from headrace.retrieval.past import Past
+    from headrace.stores.offline.base import OfflineStore
+    from headrace.stores.online.base import OnlineStore
+
+
+@dataclass
+class Parts:
+    """The opened parts of a project; each is opened when it is first asked for and closed by `close`."""
+
+    settings: Settings
+    plan: ProjectPlan
+    clock: Clock
+    _opened: list[object] = field(default_factory=list)
+
+    @cached_property
+    def raw(self) -> EventLog:
+        """The event log of raw topics."""
+        return self._log("raw", self.settings.sync)
+
+    @cached_property
+    def features(self) -> EventLog:
+        """The feature log: topics `windows`, `tables`, `dead_letters`. It can be computed again from the raw topics."""
+        return self._log("features", self.settings.sync)
+
+    @cached_property
+    def internal(self) -> EventLog:
+        """The internal log: predictions, labels, truth."""
+        return self._log("internal", self.settings.sync)
+
+    @cached_property
+    def online(self) -> OnlineStore:
+        """The online store; unsynced, since the feature log rebuilds what power loss may take."""
+        from headrace.stores.online.lmdb import LmdbOnlineStore
+
+        store = LmdbOnlineStore(self.settings.state / "online", sync=False)
+        self._opened.append(store)
+        return store
+
+    @cached_property
+    def offline(self) -> OfflineStore:
+        """The offline store."""
+        from headrace.stores.offline.delta import DeltaOfflineStore
+
+        store = DeltaOfflineStore(self.settings.state / "offline")
+        self._opened.append(store)
+        return store
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """The catalog."""
+        from headrace.catalog.catalog import Catalog
+
+        self.settings.state.mkdir(parents=True, exist_ok=True)
+        catalog = Catalog(self.settings.state / "catalog.db", self.clock)
+        self._opened.append(catalog)
+        return catalog
+
+    @cached_property
+    def registry(self) -> ModelRegistry:
+        """The model registry."""
+        from headrace.registry.local import LocalModelRegistry
+
+        return LocalModelRegistry(self.catalog, self.settings.state / "models")
+
+    @cached_property
+    def past(self) -> Past:
+        """Archive and log tail as one."""
+        from headrace.retrieval.past import Past
+
+        return Past(self.plan, self.raw, self.features, self.offline)
+
+    @property
+    def horizon_us(self) -> int:
+        """As-of horizon of the online store."""
+        return self.settings.horizon_s * US_PER_SECOND
+
+    def publisher(self) -> Publisher:
+        """A publisher of events."""
+        from headrace.ingestion.publisher import Publisher
+
+        return Publisher(self.raw, self.plan.streams, partitions=self.settings.partitions)
+
+    def compute(self) -> ComputeWorker:
+        """The compute worker; the caller holds the lock of that role."""
+        from headrace.engines.stream.worker import ComputeWorker
+
+        return ComputeWorker(self.plan, self.raw, self.features, self.settings.state / "compute.checkpoint")
+
+    def ingest(self) -> OnlineIngest:
+        """The worker that writes the online store; the caller holds the lock of that role."""
+        from headrace.ingestion.materialize import OnlineIngest
+
+        return OnlineIngest(self.plan, self.features, self.online, horizon_us=self.horizon_us)
+
+    def archive(self) -> ArchiveWorker:
+        """The worker that writes the offline store; the caller holds the lock of that role."""
+        from headrace.ingestion.archive import ArchiveWorker
+
+        return ArchiveWorker(self.plan, self.raw, self.features, self.offline)
+
+    def batch(self, sources: dict[str, object] | None = None) -> BatchRunner:
+        """The runner of scheduled tables; `sources` replaces the configured ones."""
+        from headrace.engines.batch.duckdb import DuckDBBatchEngine
+        from headrace.engines.batch.runner import BatchRunner
+
+        chosen = sources if sources is not None else dict(self.settings.sources)
+        engine = DuckDBBatchEngine(chosen, self.clock, folder=self.settings.folder / "data")
+        self._opened.append(engine)
+        return BatchRunner(engine, self.features, self.clock)
+
+    def reader(self, view: str) -> OnlineReader:
+        """An online reader of a view, for one thread."""
+        from headrace.retrieval.online import OnlineReader
+
+        return OnlineReader(self.plan.views[view], self.plan, self.online, horizon_us=self.horizon_us)
+
+    def model(self, name: str) -> ModelPlan:
+        """A model's plan; raises NotFound naming the models that there are."""
+        from headrace.core.errors import NotFound
+
+        if name not in self.plan.models:
+            raise NotFound(f'there is no model "{name}"; the project declares {", ".join(self.plan.models) or "none"}')
+        return self.plan.models[name]
+
+    def close(self) -> None:
+        """Close whatever was opened; the newest first."""
+        while self._opened:
+            part = self._opened.pop()
+            close = getattr(part, "close", None)
+            if close is not None:
+                close()
+
+    def _log(self, name: str, sync: bool) -> EventLog:
+        from headrace.eventlog.lmdb import LmdbEventLog
+
+        log = LmdbEventLog(self.settings.state / "log" / name, self.clock, sync=sync)
+        self._opened.append(log)
+        return log

@@ -1,0 +1,75 @@
+"""Commands that look at definitions and put them to work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from headrace.cli.common import REFUSED, Session, Told, command, working
+from headrace.core.errors import HeadraceError
+
+
+def register(group: click.Group) -> None:
+    """Add the commands of this module."""
+
+    @command(group, "init", "headrace init shop\nheadrace init shop --from payments.parquet")
+    @click.argument("name")
+    @click.option("--from", "source", type=click.Path(exists=True, dir_okay=False), help="Infer the event from a file.")
+    def init(session: Session, name: str, source: str | None) -> None:
+        """Make the folder NAME with a project to start from."""
+        from headrace.cli.starter import write_project
+
+        files, stream = write_project(Path(name), None if source is None else Path(source))
+        lines = [f"wrote {file}" for file in files]
+        lines.append(f"next: cd {name} && headrace check")
+        session.say("\n".join(lines), files=[str(file) for file in files], stream=stream)
+
+    @command(group, "check", "headrace check\nheadrace check --project examples/flights")
+    def check(session: Session) -> int:
+        """Say whether the definitions are right; touches no store.
+
+        Prints every error with file, line and cure.
+        """
+        from headrace.app.settings import load_settings
+        from headrace.features.discover import load_project
+
+        try:
+            plan = load_project(load_settings(session.folder, env=session.env).folder)
+        except HeadraceError as error:
+            if not session.as_json:
+                raise
+            session.say("", ok=False, errors=str(error).splitlines())
+            return REFUSED
+        counts = {
+            kind: len(getattr(plan, f"{kind}s")) for kind in ("stream", "table", "group", "view", "model")
+        }  # fmt: skip
+        features = sum(len(group.order) for group in plan.groups.values())
+        words = ", ".join(f"{n} {kind}{'' if n == 1 else 's'}" for kind, n in counts.items() if n)
+        session.say(f"{words}: ok", ok=True, features=features, **{f"{kind}s": n for kind, n in counts.items()})
+        return 0
+
+    @command(group, "plan", "headrace plan\nheadrace plan --json")
+    def plan(session: Session) -> None:
+        """Show what `apply` would change: definitions, models touched, groups to compute again."""
+        changes = session.open().plan()
+        session.say(str(changes), changes=changes.changes, models=changes.models, backfills=changes.backfills)
+
+    @command(group, "apply", "headrace apply\nheadrace apply --yes")
+    @click.option("--yes", is_flag=True, help="Do not ask.")
+    def apply(session: Session, yes: bool) -> None:
+        """Make the definitions the ones that run.
+
+        Groups that are new or changed are computed from all events in the log first.
+        """
+        project = session.open()
+        changes = project.plan()
+        if changes and not yes:
+            if session.as_json:
+                raise Told("apply asks before it changes anything; say --yes")
+            click.echo(str(changes))
+            click.confirm("Apply?", abort=True)
+        with working("applying"):
+            done = project.apply(changes)
+        text = f"applied: {len(done.changes)} changes" if done else "nothing changes"
+        session.say(text, changes=done.changes, models=done.models, backfills=done.backfills)

@@ -1,0 +1,148 @@
+"""Commands for models: train, judge, promote, score, audit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from headrace.cli.common import REFUSED, Session, command, working
+from headrace.cli.values import read_fields
+
+if TYPE_CHECKING:
+    from headrace.app.project import Project
+    from headrace.training.promotion import Comparison
+
+_CONTRIBUTIONS = 10
+
+
+def register(group: click.Group) -> None:
+    """Add the commands of this module."""
+
+    @command(group, "train", "headrace train fraud\nheadrace train fraud --until 2026-06-01")
+    @click.argument("model")
+    @click.option("--until", metavar="TIME", help="Train on what was known at this time (now).")
+    def train(session: Session, model: str, until: str | None) -> None:
+        """Train a version on requests whose truth is known, and register it. The champion stays."""
+        project = session.open()
+        with working(f"training {model}"):
+            version = project.model(model).train(until)
+        figures = "\n".join(f"  {name:<28} {value:.4f}" for name, value in sorted(version.metrics.items()))
+        snapshot = version.snapshot
+        session.say(
+            f"{figures}\nversion {version.number} on {snapshot.rows:,} rows, {snapshot.positives:,} positive\n"
+            f"next: headrace evaluate {model} {version.number}",
+            version=version.number, metrics=version.metrics, rows=snapshot.rows, positives=snapshot.positives,
+            snapshot=snapshot,
+        )  # fmt: skip
+
+    @command(group, "evaluate", "headrace evaluate fraud\nheadrace evaluate fraud 7")
+    @click.argument("model")
+    @click.argument("version", type=int, required=False)
+    @click.option("--until", metavar="TIME", help="Judge on truth of requests before this time (now).")
+    def evaluate(session: Session, model: str, version: int | None, until: str | None) -> int:
+        """Judge a version (the newest) beside the champion on truth that neither has seen; changes nothing.
+
+        Exits with 1 if it should not be promoted.
+        """
+        project = session.open()
+        with working(f"evaluating {model}"):
+            verdict = project.model(model).evaluate(version, until=until)
+        lines = [_comparison(row) for row in verdict.table]
+        lines.append(f"promote: {'yes' if verdict.promote else 'no'} ({verdict.reason})")
+        session.say("\n".join(lines), promote=verdict.promote, reason=verdict.reason, table=verdict.rows())
+        return 0 if verdict.promote else REFUSED
+
+    @command(group, "promote", 'headrace promote fraud 7\nheadrace promote fraud 7 --to shadow --why "on trial"')
+    @click.argument("model")
+    @click.argument("version", type=int)
+    @click.option("--why", default="by hand", show_default=True, help="The reason, kept in the history.")
+    @click.option("--to", default="champion", show_default=True, type=click.Choice(["champion", "shadow"]))
+    def promote(session: Session, model: str, version: int, why: str, to: str) -> None:
+        """Let a version answer; with --to shadow it scores beside the champion without effect."""
+        done = session.open().model(model).promote(version, why=why, to=to)
+        session.say(_moved(done), model=model, alias=done.alias, previous=done.previous, version=done.number)
+
+    @command(group, "rollback", 'headrace rollback fraud --why "alarm 17"')
+    @click.argument("model")
+    @click.option("--why", required=True, help="The reason, kept in the history.")
+    def rollback(session: Session, model: str, why: str) -> None:
+        """Make the former champion the champion again."""
+        done = session.open().model(model).rollback(why=why)
+        session.say(_moved(done), model=model, alias=done.alias, previous=done.previous, version=done.number)
+
+    @command(
+        group,
+        "score",
+        "headrace score fraud transfer_id=x sender=u1 receiver=u2 currency=EUR amount=9.5 --explain",
+    )
+    @click.argument("model")
+    @click.argument("request", nargs=-1, metavar="FIELD=VALUE...")
+    @click.option("--explain", is_flag=True, help="Show what moved the value most.")
+    @click.option("--no-log", is_flag=True, help="Keep no record of this prediction.")
+    def score(session: Session, model: str, request: tuple[str, ...], explain: bool, no_log: bool) -> None:
+        """Score one request with the champion. An event time that is left out is now."""
+        project = session.open()
+        plan = project.parts.model(model)
+        fields = project.definition_plan.views[plan.view].request.fields
+        answer = project.model(model).score(read_fields(fields, request), log=not no_log)
+        lines = [f"{answer.value:.6f}  version {answer.version}  {answer.id}"]
+        lines += [f"degraded: {', '.join(answer.degraded)}"] if answer.degraded else []
+        lines.append(
+            "position " + ", ".join(f"{name} {ends}" for name, ends in sorted(answer.position.streams.items()))
+        )
+        moved = _contributions(project, model, answer) if explain else []
+        lines += [f"  {name:<32} {value!s:>12}  {share:+.4f}" for name, value, share in moved]
+        session.say(
+            "\n".join(lines),
+            id=answer.id, value=answer.value, version=answer.version, degraded=answer.degraded,
+            position=answer.position, features=answer.features,
+            contributions=[{"feature": n, "value": v, "contribution": c} for n, v, c in moved],
+        )  # fmt: skip
+
+    @command(group, "audit", "headrace audit p-81c2-0\nheadrace audit --model fraud")
+    @click.argument("prediction", required=False)
+    @click.option("--model", help="All logged predictions of this model instead of one.")
+    def audit(session: Session, prediction: str | None, model: str | None) -> int:
+        """Recompute a prediction's features as they were served; exits with 1 if any bit differs."""
+        project = session.open()
+        if prediction is not None and model is None:
+            found = project.audit(prediction)
+            result, text = found.audit, str(found)
+        elif prediction is not None or model is None:
+            raise click.UsageError("name one prediction, or --model NAME for all of a model")
+        else:
+            with working(f"auditing {model}"):
+                result = project.model(model).audit()
+            text = f"{result.rows:,} predictions, {result.in_words}"
+        session.say(
+            text,
+            predictions=result.rows, checked=result.checked, differing=result.differing,
+            examples=[
+                {"prediction": d.prediction, "column": d.column, "served": d.served, "recomputed": d.recomputed}
+                for d in result.examples
+            ],
+        )  # fmt: skip
+        return REFUSED if result.differing else 0
+
+
+def _moved(done: Any) -> str:
+    before = "none" if done.previous is None else done.previous
+    return f"{done.alias}: {before} -> {done.number}"
+
+
+def _comparison(row: Comparison) -> str:
+    if row.champion is None or row.challenger is None or row.difference is None:
+        return f"{row.segment or 'all':<24} {row.rows:>8,} rows, too little truth to tell"
+    interval = "" if row.low is None else f" [{row.low:+.4f}, {row.high:+.4f}]"
+    return (
+        f"{row.segment or 'all':<24} {row.rows:>8,} rows  champion {row.champion:.4f}  "
+        f"challenger {row.challenger:.4f}  difference {row.difference:+.4f}{interval}"
+    )
+
+
+def _contributions(project: Project, model: str, answer: Any) -> list[tuple[str, Any, float]]:
+    """The features that moved the score most (in log odds), for models that can tell."""
+    found = project.model(model).contributions(answer)
+    ranked = sorted(found.items(), key=lambda item: -abs(item[1]))[:_CONTRIBUTIONS]
+    return [(name, answer.features.get(name), share) for name, share in ranked]

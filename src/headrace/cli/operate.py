@@ -1,0 +1,75 @@
+"""Commands that run the platform."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from headrace.app.heartbeats import LAYERS
+from headrace.cli.common import REFUSED, Session, command
+
+
+def register(group: click.Group) -> None:
+    """Add the commands of this module."""
+
+    @command(group, "up", "headrace up\nheadrace up --port 9000 --project examples/flights")
+    @click.option("--host", metavar="ADDRESS", help="Where the API listens (127.0.0.1).")
+    @click.option("--port", type=int, help="Port of the API (8321); 0 takes any free one.")
+    def up(session: Session, host: str | None, port: int | None) -> None:
+        """Run all layers on this machine and restart what dies, until Ctrl-C.
+
+        Definitions are applied if none were before; if they changed since, apply them first.
+        """
+        from headrace.app.locks import FolderLock
+        from headrace.app.supervisor import Supervisor
+
+        project = session.open(host=host, port=port)
+        with FolderLock(project.settings.state, "up"):
+            project.ensure_applied()
+        given = {"HEADRACE_HOST": host, "HEADRACE_PORT": None if port is None else str(port)}
+        environment = {name: value for name, value in given.items() if value is not None}
+        project.close()
+
+        def say(line: str) -> None:
+            session.say(line, event=line)
+
+        say(f"project {project.settings.folder}, state in {project.settings.state}")
+        Supervisor(project.settings, say, environment).run()
+
+    @command(group, "run", "headrace run compute\nheadrace run ingest --once\nheadrace run serve --port 9000")
+    @click.argument("layer", type=click.Choice(LAYERS))
+    @click.option("--once", is_flag=True, help="Stop when nothing is waiting.")
+    @click.option("--host", metavar="ADDRESS", help="Where serve listens (127.0.0.1).")
+    @click.option("--port", type=int, help="Port on which serve listens (8321); 0 takes any free one.")
+    @click.option("--parent", type=int, hidden=True, help="Stop when this process is gone.")
+    def run(session: Session, layer: str, once: bool, host: str | None, port: int | None, parent: int | None) -> None:
+        """Run one layer as this process, until SIGTERM; each may be stopped and killed without the others.
+
+        compute: events to features. ingest: features to the stores. serve: the HTTP API. schedule: batch tables,
+        truth, monitors, retraining.
+        """
+        from headrace.app.services import run_layer
+
+        project = session.open(host=host, port=port)
+        project.ensure_applied()
+        run_layer(project.parts, layer, once=once, parent=parent)
+        session.say("", layer=layer, pid=os.getpid())
+
+    @command(group, "status", "headrace status\nheadrace status --json")
+    def status(session: Session) -> None:
+        """Show what runs, how far it is, dead letters, models, runs and open alerts."""
+        found = session.open().status()
+        session.say(str(found), **found.to_dict())
+
+    @command(group, "doctor", "headrace doctor")
+    def doctor(session: Session) -> int:
+        """Look for what could keep this project from working, and say what to do about it."""
+        from headrace.app.doctor import examine
+
+        findings = examine(session.folder, session.env)
+        lines = [f"{'ok ' if f.ok else 'BAD'} {f.what:<22} {f.found}{'' if f.ok else f'; {f.cure}'}" for f in findings]
+        bad = [finding for finding in findings if not finding.ok]
+        lines.append("all is well" if not bad else f"{len(bad)} of {len(findings)} need attention")
+        session.say("\n".join(lines), ok=not bad, findings=findings)
+        return REFUSED if bad else 0

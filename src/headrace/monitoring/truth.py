@@ -1,0 +1,198 @@
+"""Truth joined to predictions as it arrives.
+
+Predictions wait here in memory for their truth, chunk by chunk in the order of the log; each look reads what is new in
+the prediction log, in the label's stream and in topic `labels`, and appends what was joined to topic `truth`. The last
+record of that topic says how far each of them was read, so after a restart nothing is joined twice or forgotten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from headrace.core.columns import BoolArray, FloatArray, IntArray
+from headrace.core.time import US_PER_DAY
+from headrace.engines.stream.admitted import ARRIVAL, OFFSET, PARTITION, VERDICT, judged_events
+from headrace.engines.stream.commits import WINDOWS
+from headrace.engines.stream.verdicts import COUNTED
+from headrace.engines.stream.worker import read_heads
+from headrace.eventlog.base import Append, EventLog
+from headrace.features.plan import ModelPlan, ProjectPlan
+from headrace.retrieval.labels import evaluate_labels
+from headrace.retrieval.predictions import PredictionBatch, read_predictions
+
+TOPIC = "truth"
+LABELS = "labels"
+
+
+class TruthRecord(msgspec.Struct, array_like=True):
+    """Joined rows of one look, one entry per row, and the offsets up to which the three inputs were read."""
+
+    model: str
+    prediction_ids: list[str]
+    labels: list[float]
+    known_us: list[int]
+    predictions_end: int
+    windows_end: int
+    labels_end: int
+
+
+class LabelRow(msgspec.Struct):
+    """A truth that was reported for a request by id rather than by an event."""
+
+    model: str
+    request_id: str
+    value: float
+    at_us: int
+
+
+@dataclass(slots=True)
+class _Chunk:
+    batch: PredictionBatch
+    rows: dict[str, int]
+    labels: FloatArray
+    known_us: IntArray
+
+
+class TruthTracker:
+    """Joins one model's predictions with its truth; remembers the last `keep_us` of requests.
+
+    `until` bounds the commits that are known, as in `retrieval.past.Past`.
+    """
+
+    def __init__(
+        self,
+        project: ProjectPlan,
+        model: ModelPlan,
+        raw: EventLog,
+        features: EventLog,
+        internal: EventLog,
+        *,
+        keep_us: int = 40 * US_PER_DAY,
+        until: Callable[[], int] | None = None,
+    ) -> None:
+        self._project, self._model = project, model
+        self._view = project.views[model.view]
+        self._raw, self._features, self._internal = raw, features, internal
+        self._keep_us = keep_us
+        self._until = until
+        self._chunks: list[_Chunk] = []
+        features.create(WINDOWS)
+        internal.create(TOPIC)
+        internal.create(LABELS)
+        self._at = [0, 0, 0]
+        self.predictions = 0
+        self.joined = 0
+        self._recover()
+
+    def update(self) -> int:
+        """Join what is new; returns how many truths were joined (corrections count again)."""
+        batch, predictions_end = read_predictions(self._internal, self._model.name, self._view, self._at[0])
+        if len(batch):
+            self._add(batch)
+        ids, labels, known = self._events()
+        more_ids, more_labels, more_known, labels_end = self._reported()
+        joined = self._join(ids + more_ids, labels + more_labels, known + more_known)
+        ends = [predictions_end, self._windows_end, labels_end]
+        if joined[0] or ends != self._at:
+            record = TruthRecord(self._model.name, *joined, *ends)
+            self._internal.append([Append(TOPIC, 0, msgspec.msgpack.encode(record))])
+            self._at = ends
+        self.joined += len(joined[0])
+        return len(joined[0])
+
+    @property
+    def first_us(self) -> int | None:
+        """Time of the earliest request that is remembered; None if there is none."""
+        return min((int(chunk.batch.t_us.min()) for chunk in self._chunks), default=None)
+
+    def window(self, since_us: int, until_us: int) -> list[tuple[PredictionBatch, FloatArray, BoolArray, IntArray]]:
+        """Predictions of requests in `[since_us, until_us)`: batch, labels (NaN: unknown), known, when known."""
+        found = []
+        for chunk in self._chunks:
+            at = (chunk.batch.t_us >= since_us) & (chunk.batch.t_us < until_us)
+            if at.all():
+                found.append((chunk.batch, chunk.labels, ~np.isnan(chunk.labels), chunk.known_us))
+            elif at.any():
+                labels = chunk.labels[at]
+                found.append((chunk.batch.take(at), labels, ~np.isnan(labels), chunk.known_us[at]))
+        return found
+
+    def _add(self, batch: PredictionBatch) -> None:
+        self.predictions += len(batch)
+        rows = {key: row for row, key in enumerate(batch.request_ids) if key is not None}
+        n = len(batch)
+        self._chunks.append(_Chunk(batch, rows, np.full(n, np.nan), np.zeros(n, np.int64)))
+        edge = int(batch.t_us.max()) - self._keep_us
+        self._chunks = [chunk for chunk in self._chunks if int(chunk.batch.t_us.max()) >= edge]
+
+    def _events(self) -> tuple[list[Any], list[float], list[int]]:
+        """New events of the label's stream: request ids, values, arrivals, in order of the events."""
+        label = self._model.label
+        end = self._features.end(WINDOWS, 0) if self._until is None else self._until()
+        found = read_heads(self._features, self._at[1], end - self._at[1]) if end > self._at[1] else []
+        self._windows_end = found[-1][0].end if found else self._at[1]
+        rows = judged_events(self._project.streams[label.stream], self._raw, [commit for _, commit in found])
+        if rows is None:
+            return [], [], []
+        time = self._project.streams[label.stream].schema.time_field or ""
+        rows = rows.sort_by([(time, "ascending"), (PARTITION, "ascending"), (OFFSET, "ascending")])
+        values, valid = evaluate_labels(label, self._project, rows)
+        counted = valid & (np.asarray(rows[VERDICT]) == COUNTED)
+        at = np.flatnonzero(counted)
+        ids = rows[label.join_field].take(at).to_pylist()
+        return ids, values[at].tolist(), np.asarray(rows[ARRIVAL])[at].tolist()
+
+    def _reported(self) -> tuple[list[Any], list[float], list[int], int]:
+        batches = self._internal.read(LABELS, 0, self._at[2], 1_000_000)
+        rows = [r for b in batches for r in msgspec.msgpack.decode(b.payload, type=list[LabelRow])]
+        mine = [r for r in rows if r.model == self._model.name]
+        end = batches[-1].end if batches else self._at[2]
+        return [r.request_id for r in mine], [r.value for r in mine], [r.at_us for r in mine], end
+
+    def _join(self, ids: list[Any], labels: list[float], known: list[int]) -> tuple[list[str], list[float], list[int]]:
+        joined: tuple[list[str], list[float], list[int]] = ([], [], [])
+        for key, label, at_us in zip(ids, labels, known, strict=True):
+            for chunk in reversed(self._chunks):
+                row = chunk.rows.get(str(key))
+                if row is not None:
+                    chunk.labels[row], chunk.known_us[row] = label, at_us
+                    joined[0].append(chunk.batch.ids[row])
+                    joined[1].append(label)
+                    joined[2].append(at_us)
+                    break
+        return joined
+
+    def _recover(self) -> None:
+        """Read the log of what was joined, then the predictions that it speaks of."""
+        offset = self._internal.begin(TOPIC, 0)
+        truths: dict[str, tuple[float, int]] = {}
+        while batches := self._internal.read(TOPIC, 0, offset, 10_000):
+            for batch in batches:
+                record = msgspec.msgpack.decode(batch.payload, type=TruthRecord)
+                if record.model != self._model.name:
+                    continue
+                self._at = [record.predictions_end, record.windows_end, record.labels_end]
+                for key, label, at_us in zip(record.prediction_ids, record.labels, record.known_us, strict=True):
+                    truths[key] = (label, at_us)
+            offset = batches[-1].end
+        self._windows_end = self._at[1]
+        at = 0
+        while at < self._at[0]:
+            batch_read, end = read_predictions(
+                self._internal, self._model.name, self._view, at, min(100_000, self._at[0] - at)
+            )
+            if end == at:
+                break
+            if len(batch_read):
+                self._add(batch_read)
+            at = end
+        for chunk in self._chunks:
+            for row, key in enumerate(chunk.batch.ids):
+                if key in truths:
+                    chunk.labels[row], chunk.known_us[row] = truths[key]
+        self.joined = len(truths)

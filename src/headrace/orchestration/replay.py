@@ -1,0 +1,235 @@
+"""A replay: history through the live pipeline on a simulated clock.
+
+Two drivers, as in production two processes: a `Feeder` appends the events that became known, tick by tick, and lets
+stream compute take a step after each; a `Replay` follows it in simulated time: ingestion applies the commits of each
+tick, due jobs run, and the requests that came up are scored and logged. Workers, stores, scorer and scheduler are those
+that run in production. The feeder may be ahead by some commits, as a log always is of its consumers; nothing that
+follows it sees a commit before its time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from headrace.core.columns import Column, IntArray
+from headrace.core.errors import LogError
+from headrace.core.events import encode_block
+from headrace.core.time import MAX_US, US_PER_DAY, US_PER_MINUTE, SimulatedClock
+from headrace.engines.stream.commits import WINDOWS
+from headrace.engines.stream.worker import ComputeWorker
+from headrace.eventlog.base import Append, EventLog
+from headrace.ingestion.materialize import OnlineIngest
+from headrace.orchestration.disorder import ArrivingEvents, CleanEvents
+from headrace.orchestration.schedule import Scheduler
+
+DEFAULT_TICK_US = 2 * US_PER_MINUTE
+"""With facts known by the minute, a tick of two minutes makes nothing wait for longer than one."""
+INGEST_GROUP = "ingest"
+_LOOK_EVERY = 250
+_AHEAD = 3_000
+_WAIT_S = 0.0005
+
+
+class Scores(Protocol):
+    """The scorer, as far as a replay needs it."""
+
+    def score(self, request: Mapping[str, Column]) -> Any: ...
+    def reload(self) -> bool: ...
+
+
+@dataclass(slots=True)
+class ReplayProgress:
+    """Where a replay is: simulated time, events and requests so far."""
+
+    now_us: int
+    events: int
+    scored: int
+
+
+@dataclass(slots=True)
+class ReplayResult:
+    """What a replay did: events applied (dead letters and duplicates included), requests scored, ticks taken."""
+
+    events: int = 0
+    scored: int = 0
+    ticks: int = 0
+
+
+def ticks_of(streams: Mapping[str, ArrivingEvents], tick_us: int) -> IntArray:
+    """Ends of the ticks in which an event arrives, int64 µs, ascending."""
+    return np.unique(np.concatenate([-(-stream.known_us // tick_us) * tick_us for stream in streams.values()]))
+
+
+def freshness_us(streams: Mapping[str, ArrivingEvents], tick_us: int) -> IntArray:
+    """For each event the simulated time from its arrival to the end of its tick, when it is visible online."""
+    return np.concatenate([-(-s.known_us // tick_us) * tick_us - s.known_us for s in streams.values()])
+
+
+class Feeder:
+    """The computing layer: appends events as they become known, computes after each tick, runs its jobs when due."""
+
+    def __init__(
+        self,
+        clock: SimulatedClock,
+        raw: EventLog,
+        features: EventLog,
+        compute: ComputeWorker,
+        jobs: Scheduler | None = None,
+    ) -> None:
+        self._clock, self._raw, self._features, self._compute, self._jobs = clock, raw, features, compute, jobs
+
+    def run(
+        self, streams: Mapping[str, ArrivingEvents], tick_us: int = DEFAULT_TICK_US, *, follow: bool = False
+    ) -> None:
+        """Feed everything. With `follow`, wait whenever ingestion is more than a few days of ticks behind."""
+        ticks = ticks_of(streams, tick_us)
+        names = list(streams)
+        bounds = [streams[name].bounds(ticks).tolist() for name in names]
+        at = [0] * len(names)
+        jobs = self._jobs
+        while self._compute.step():
+            pass
+        for index, now in enumerate(ticks.tolist()):
+            # Before the tick's commit: who sees a later commit can rely on all table rows of before being there.
+            while jobs is not None and jobs.next_us <= now:
+                self._clock.advance_to(jobs.next_us)
+                jobs.run_due(jobs.next_us)
+            self._clock.advance_to(now)
+            items = []
+            for which, name in enumerate(names):
+                start, stop = at[which], bounds[which][index]
+                if stop > start:
+                    block = streams[name].block(start, stop)
+                    items.append(Append(name, 0, encode_block(block), block.n))
+                    at[which] = stop
+            self._raw.append(items)
+            waiting = sum(item.count for item in items)
+            while waiting > 0 and (read := self._compute.step()):
+                waiting -= read
+            if follow and index % _LOOK_EVERY == 0:
+                while index - self._features.committed(INGEST_GROUP, WINDOWS, 0) > _AHEAD:
+                    time.sleep(_WAIT_S)
+        self._compute.checkpoint()
+
+
+class Background:
+    """One thread for work that does not decide anything the replay waits for (archiving, audits).
+
+    Its results depend on the logs alone, so it makes no difference when it gets done. A failure is raised by the next
+    `submit` or by `finish`.
+    """
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="replay-background")
+        self._futures: list[Future[Any]] = []
+
+    def submit(self, work: Callable[[], Any]) -> None:
+        """Do `work` after what was submitted before."""
+        for done in [future for future in self._futures if future.done()]:
+            self._futures.remove(done)
+            done.result()
+        self._futures.append(self._pool.submit(work))
+
+    def finish(self) -> None:
+        """Wait for all of it."""
+        for future in self._futures:
+            future.result()
+        self._futures.clear()
+        self._pool.shutdown()
+
+
+@dataclass(slots=True)
+class Replay:
+    """Follows a feeder through simulated time.
+
+    Attributes:
+        clock: moved along as simulated time goes on.
+        features: the feature log that the feeder fills.
+        ingest, scorer, scheduler: what runs in every tick.
+        feeding: tells whether the feeder still runs; raises if it failed.
+        tick_us: as the feeder's.
+        serve_from_us: requests before it are not scored (there is no model yet).
+        progress: called about once per simulated day.
+    """
+
+    clock: SimulatedClock
+    features: EventLog
+    ingest: OnlineIngest
+    scorer: Scores
+    scheduler: Scheduler
+    feeding: Callable[[], bool] = field(default=lambda: False)
+    tick_us: int = DEFAULT_TICK_US
+    serve_from_us: int = 0
+    progress: Callable[[ReplayProgress], None] | None = None
+
+    def run(self, requests: CleanEvents) -> ReplayResult:
+        """Go on until the feeder's last commit is applied and the last request is scored."""
+        due = -(-requests.known_us // self.tick_us) * self.tick_us
+        served = int(np.searchsorted(requests.known_us, self.serve_from_us, "left"))
+        times = due.tolist()
+        stops = np.searchsorted(due, due, "right").tolist()
+        columns = requests.block.columns
+        result, day, n = ReplayResult(), -1, len(times)
+        while True:
+            commit = self._next_commit()
+            request = times[served] if served < n else MAX_US
+            now = min(commit, request)
+            if now == MAX_US:
+                break
+            if self.scheduler.next_us < now:
+                now = self.scheduler.next_us
+            self.clock.advance_to(now)
+            result.ticks += 1
+            self.ingest.step(until_us=now)
+            if now >= self.scheduler.next_us:
+                self.scheduler.run_due(now)
+                if now >= self.serve_from_us:
+                    self.scorer.reload()
+            if request == now:
+                stop = stops[served]
+                rows = slice(served, stop)
+                self.scorer.score({name: _rows(column, rows) for name, column in columns.items()})
+                result.scored += stop - served
+                served = stop
+            if result.ticks % _LOOK_EVERY == 0:
+                self.features.commit(INGEST_GROUP, WINDOWS, 0, self.ingest.position.windows)
+            if self.progress is not None and now // US_PER_DAY != day:
+                day = now // US_PER_DAY
+                self.progress(ReplayProgress(now, self._applied(), result.scored))
+        result.events = self._applied()
+        return result
+
+    def _next_commit(self) -> int:
+        """When the next commit was made; waits for the feeder if it has not got there yet. MAX_US: there is none."""
+        while (arrival := self.ingest.next_arrival_us) is None:
+            if not self.feeding():
+                # The feeder may have appended its last commits just before it ended.
+                arrival = self.ingest.next_arrival_us
+                return MAX_US if arrival is None else arrival
+            self.features.commit(INGEST_GROUP, WINDOWS, 0, self.ingest.position.windows)
+            time.sleep(_WAIT_S)
+        return arrival
+
+    def _applied(self) -> int:
+        return sum(sum(offsets) for offsets in self.ingest.position.streams.values())
+
+
+def _rows(column: Column, rows: slice) -> Column:
+    return Column(column.dtype, column.values[rows], None if column.valid is None else column.valid[rows])
+
+
+def feeder_alive(process: Any) -> Callable[[], bool]:
+    """For `Replay.feeding`: whether a feeder process still runs; raises LogError if it failed."""
+
+    def alive() -> bool:
+        if process.exitcode not in (None, 0):
+            raise LogError(f"the feeding process ended with code {process.exitcode}; see its output above")
+        return process.exitcode is None
+
+    return alive

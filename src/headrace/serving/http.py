@@ -1,0 +1,293 @@
+"""The scoring service over HTTP: routes, errors, and the life of the process that serves them."""
+
+from __future__ import annotations
+
+import asyncio
+import html
+import logging
+import signal
+import socket
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from time import perf_counter
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from headrace.core.errors import ConfigError
+from headrace.serving.handlers import Call, Handlers
+from headrace.serving.metrics import ServingMetrics
+from headrace.serving.openapi import describe
+from headrace.serving.replies import Refused, Reply, encode_json, refusal
+from headrace.serving.scorer import Scorer
+from headrace.serving.service import Service
+
+_logger = logging.getLogger("headrace.serving")
+_Handler = Callable[[Call], Reply | Awaitable[Reply]]
+
+
+class _Disconnected(Exception):
+    """The client left before its body was read."""
+
+
+class Endpoint:
+    """One route as an ASGI application: reads the body, calls the handler, answers, and counts.
+
+    Whatever a handler raises on purpose becomes a 4xx or 503 with the error in JSON.
+    """
+
+    def __init__(self, route: str, handler: _Handler, metrics: ServingMetrics, max_body: int) -> None:
+        self._route = route
+        self._handler = handler
+        self._metrics = metrics
+        self._max_body = max_body
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        start = perf_counter()
+        try:
+            body = await self._body(scope, receive)
+            answer = self._handler(Call(scope["path_params"], scope["query_string"], body))
+            reply = answer if isinstance(answer, Reply) else await answer
+        except _Disconnected:
+            return
+        except Exception as error:
+            known = refusal(error)
+            if known is None:
+                _logger.exception("%s %s failed", scope["method"], scope["path"])
+                known = Refused(500, "internal error", hint="the service's log says more").reply()
+            reply = known
+        await _send(send, reply)
+        self._metrics.answered(self._route, reply.status, perf_counter() - start)
+
+    async def _body(self, scope: Scope, receive: Receive) -> bytes:
+        if scope["method"] == "GET":
+            return b""
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise _Disconnected
+        body: bytes = message.get("body", b"")
+        if not message.get("more_body", False):
+            return self._limited(body)
+        parts, size = [body], len(body)
+        while message.get("more_body", False):
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise _Disconnected
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > self._max_body:
+                break
+        return self._limited(b"".join(parts))
+
+    def _limited(self, body: bytes) -> bytes:
+        if len(body) > self._max_body:
+            hint = f"send at most {self._max_body} bytes at a time"
+            raise Refused(413, "the body is too large", hint=hint)
+        return body
+
+
+def create_app(service: Service) -> Starlette:
+    """The ASGI application of a service.
+
+    While it runs it takes over promoted versions, and when it stops it flushes the prediction log; the parts of the
+    service stay open.
+    """
+    metrics = ServingMetrics(service)
+    handlers = Handlers(service, metrics)
+    document = encode_json(describe(service.project))
+    page = _page(service).encode()
+    table: list[tuple[str, str, _Handler]] = [
+        ("POST", "/v1/events", handlers.post_events),
+        ("POST", "/v1/events/{stream}", handlers.post_stream),
+        ("POST", "/v1/features/{view}", handlers.post_features),
+        ("POST", "/v1/models/{model}/score", handlers.post_score),
+        ("GET", "/v1/predictions/{id}", handlers.get_prediction),
+        ("POST", "/v1/labels/{model}", handlers.post_labels),
+        ("GET", "/v1/records/{group}/{key:path}", handlers.get_record),
+        ("PUT", "/v1/records/{group}/{key:path}", handlers.put_record),
+        ("GET", "/metrics", handlers.get_metrics),
+        ("GET", "/health/live", handlers.get_live),
+        ("GET", "/health/ready", handlers.get_ready),
+        ("GET", "/openapi.json", lambda call: Reply(document)),
+        ("GET", "/", lambda call: Reply(page, content_type=b"text/html; charset=utf-8")),
+    ]
+    # The busiest route is looked at first.
+    table.sort(key=lambda row: row[1] != "/v1/models/{model}/score")
+    routes = [
+        Route(path, Endpoint(path, handler, metrics, service.max_body), methods=[method])
+        for method, path, handler in table
+    ]
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        watcher = asyncio.create_task(_follow_promotions(service, metrics))
+        try:
+            yield
+        finally:
+            watcher.cancel()
+            with suppress(asyncio.CancelledError):
+                await watcher
+            if service.predictions is not None:
+                await asyncio.to_thread(service.predictions.flush)
+
+    return Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _no_route})
+
+
+def serve(
+    service: Service, host: str = "127.0.0.1", port: int = 8321, *, on_ready: Callable[[int], None] | None = None
+) -> None:
+    """Serve until SIGTERM or SIGINT: then finish the requests that are under way, flush the prediction log, return.
+
+    `port` 0 takes any free one; `on_ready` is told the port once connections are accepted. Raises ConfigError if the
+    address cannot be listened on.
+    """
+    listener = _listen(host, port)
+    with listener, _returning_from_signals():
+        _server(service, listener, on_ready).run(sockets=[listener])
+
+
+@contextmanager
+def serving(service: Service, host: str = "127.0.0.1", port: int = 0) -> Iterator[int]:
+    """Serve from a thread of this process while the context lasts; gives the port.
+
+    Leaving it stops the service as SIGTERM would. Raises ConfigError if the address cannot be listened on.
+    """
+    with _listen(host, port) as listener:
+        ready = threading.Event()
+        server = _server(service, listener, lambda _: ready.set())
+        thread = threading.Thread(target=lambda: server.run(sockets=[listener]), name="headrace-http", daemon=True)
+        thread.start()
+        try:
+            while not ready.wait(0.05):
+                if not thread.is_alive():
+                    raise ConfigError(f"the service on {host} did not start; its log says why")
+            yield int(listener.getsockname()[1])
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def _server(service: Service, listener: socket.socket, on_ready: Callable[[int], None] | None) -> _Server:
+    config = uvicorn.Config(
+        create_app(service),
+        access_log=False,
+        log_level="warning",
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        timeout_graceful_shutdown=10,
+    )
+    return _Server(config, on_ready, listener.getsockname()[1])
+
+
+class _Server(uvicorn.Server):
+    """Tells when it accepts connections."""
+
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[int], None] | None, port: int) -> None:
+        super().__init__(config)
+        self._on_ready = on_ready
+        self._port = port
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started and self._on_ready is not None:
+            self._on_ready(self._port)
+
+
+@contextmanager
+def _returning_from_signals() -> Iterator[None]:
+    """Let the server return after a signal; it raises the signal anew when it has stopped, to whoever had it before."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stopped(number: int, frame: FrameType | None) -> None:
+        """The server has dealt with it."""
+
+    before = {number: signal.signal(number, stopped) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(
+            f"cannot listen on {host} port {port}: {error.strerror or error}; stop what uses it or choose another port"
+        ) from error
+    listener.set_inheritable(True)
+    return listener
+
+
+async def _follow_promotions(service: Service, metrics: ServingMetrics) -> None:
+    """Take over what the registry's aliases name, for as long as the service runs."""
+    told: dict[str, str] = {}
+    while True:
+        for name, scorer in service.scorers.items():
+            await _reload(name, scorer, metrics, told)
+        await asyncio.sleep(service.poll_s)
+
+
+async def _reload(name: str, scorer: Scorer, metrics: ServingMetrics, told: dict[str, str]) -> None:
+    try:
+        # Loading takes tens of milliseconds; requests go on being answered by the old version meanwhile.
+        if await asyncio.to_thread(scorer.reload):
+            metrics.reloaded(name, "swapped")
+        told.pop(name, None)
+    except Exception as error:
+        if told.get(name) != str(error):
+            told[name] = str(error)
+            metrics.reloaded(name, "refused")
+            _logger.error("model %s goes on with its old version: %s", name, error)
+
+
+async def _send(send: Send, reply: Reply) -> None:
+    length = str(len(reply.body)).encode()
+    headers = [(b"content-type", reply.content_type), (b"content-length", length)]
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    await send({"type": "http.response.body", "body": reply.body})
+
+
+async def _no_route(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 404
+    what = "no such path" if status == 404 else "this path does not take that method"
+    refused = Refused(status, f"{what}: {request.method} {request.url.path}", hint="GET /openapi.json lists them all")
+    reply = refused.reply()
+    headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+    return Response(reply.body, status, headers, media_type="application/json")
+
+
+def _page(service: Service) -> str:
+    def items(names: Any, form: str) -> str:
+        return "".join(f"<li><code>{html.escape(form.format(name))}</code></li>" for name in names)
+
+    plan = service.project
+    links = "".join(
+        f'<li><a href="{path}">{path}</a></li>'
+        for path in ("/openapi.json", "/metrics", "/health/live", "/health/ready")
+    )
+    return (
+        "<!doctype html><html lang=en><meta charset=utf-8><title>Headrace</title>"
+        "<body style='font:16px/1.5 system-ui;max-width:44rem;margin:3rem auto;padding:0 1rem'>"
+        f"<h1>Headrace scoring service</h1><ul>{links}</ul>"
+        f"<h2>Models</h2><ul>{items(service.scorers, 'POST /v1/models/{}/score')}</ul>"
+        f"<h2>Views</h2><ul>{items(plan.views, 'POST /v1/features/{}')}</ul>"
+        f"<h2>Streams</h2><ul>{items(plan.streams, 'POST /v1/events/{}')}</ul></body></html>"
+    )

@@ -1,0 +1,126 @@
+"""Answers and refusals: what goes over the wire, and which status an error has."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from headrace.core.errors import (
+    Busy,
+    HeadraceError,
+    LogError,
+    NotFound,
+    SchemaError,
+    StoreError,
+)
+from headrace.core.positions import Position
+from headrace.core.schema import DType
+from headrace.core.time import to_iso
+from headrace.retrieval.rows import FeatureBlock
+
+JSON = b"application/json"
+encode_json = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A whole answer."""
+
+    body: bytes
+    status: int = 200
+    content_type: bytes = JSON
+
+
+class Refused(Exception):
+    """A request that cannot be answered: HTTP status, what is wrong, the field at fault, what to do, and more."""
+
+    def __init__(self, status: int, error: str, *, field: str | None = None, hint: str = "", **more: Any) -> None:
+        super().__init__(error)
+        self.status, self.error, self.field, self.hint, self.more = status, error, field, hint, more
+
+    def reply(self) -> Reply:
+        """The refusal as JSON: error, field, hint and whatever else was given."""
+        body: dict[str, Any] = {"error": self.error}
+        if self.field:
+            body["field"] = self.field
+        if self.hint:
+            body["hint"] = self.hint
+        return Reply(encode_json(body | self.more), self.status)
+
+
+class FeatureReply(msgspec.Struct, omit_defaults=True):
+    """Features of one request; `age_s` is how old the newest event that they reflect is (null: there is none)."""
+
+    features: dict[str, Any]
+    position: Position
+    age_s: float | None
+    view: str
+    view_version: str
+
+
+class ScoreReply(msgspec.Struct, omit_defaults=True):
+    """The answer to one request."""
+
+    id: str
+    value: float
+    version: int
+    model: str
+    position: Position
+    request_id: str | None = None
+    degraded: tuple[str, ...] = ()
+    features: dict[str, Any] | None = None
+
+
+def refusal(error: Exception) -> Reply | None:
+    """The reply to an error raised on purpose; None if it was not."""
+    if isinstance(error, Refused):
+        return error.reply()
+    if isinstance(error, NotFound):
+        return Refused(404, str(error)).reply()
+    if isinstance(error, SchemaError):
+        return Refused(422, str(error), field=error.field).reply()
+    if isinstance(error, Busy | LogError | StoreError):
+        return Refused(503, str(error), hint="try again; if it goes on, see /health/ready").reply()
+    if isinstance(error, HeadraceError):
+        return Refused(422, str(error)).reply()
+    return None
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> Refused:
+    """A 404 that names what is like it, and what there is."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, 3)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(names) or 'none'}"
+    return Refused(404, f'there is no {kind} "{name}"', hint=hint)
+
+
+def feature_rows(block: FeatureBlock) -> list[dict[str, Any]]:
+    """JSON values by column, one dict per row: null for null, ISO 8601 for times, int µs for durations."""
+    integers, valid = block.words.tolist(), block.valid.tolist()
+    floats = np.ascontiguousarray(block.words).view(np.float64).tolist()
+    objects = {name: column.to_pylist() for name, column in block.objects.items()}
+    rows = []
+    for row in range(len(integers)):
+        values: dict[str, Any] = {}
+        for name, dtype, integer, number, there in zip(
+            block.names, block.dtypes, integers[row], floats[row], valid[row], strict=True
+        ):
+            if not there:
+                values[name] = None
+            elif dtype is DType.FLOAT:
+                values[name] = number
+            elif dtype is DType.BOOL:
+                values[name] = integer != 0
+            elif dtype is DType.TIMESTAMP:
+                values[name] = to_iso(integer)
+            elif dtype is DType.LIST:
+                values[name] = objects[name][row].tolist()
+            else:
+                values[name] = objects[name][row] if dtype is DType.STRING else integer
+        rows.append(values)
+    return rows

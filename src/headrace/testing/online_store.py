@@ -1,0 +1,211 @@
+"""Conformance kit of the OnlineStore port: derive a test class per adapter, say how to open it and look behind it."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from headrace.core.errors import StoreError
+from headrace.stores.online.base import OnlineStore
+from headrace.testing.processes import RECORDS, killed_after, started, write_generations
+
+_KEYS = [b"%d" % key for key in range(RECORDS)]
+
+
+class OnlineStoreTests(ABC):
+    """What every online store does. Override `open` and `raw_records`."""
+
+    @abstractmethod
+    def open(self, place: Path) -> OnlineStore:
+        """Open the store that lies at `place`, an absent folder at first."""
+
+    @abstractmethod
+    def raw_records(self, store: OnlineStore, place: Path) -> dict[bytes, bytes]:
+        """All stored records, read without the methods of the adapter, without what holds the position."""
+
+    @pytest.fixture
+    def place(self, tmp_path: Path) -> Path:
+        """Where the store lies."""
+        return tmp_path / "online"
+
+    @pytest.fixture
+    def store(self, place: Path) -> Iterator[OnlineStore]:
+        """The open store, empty."""
+        store = self.open(place)
+        yield store
+        store.close()
+
+    def test_an_empty_store_has_nothing(self, store: OnlineStore) -> None:
+        assert store.read([b"a", b"b"]) == ([None, None], b"")
+        assert [store.position(), store.count(), list(store.scan())] == [b"", 0, []]
+
+    def test_records_come_back_in_the_order_of_the_keys_asked(self, store: OnlineStore, place: Path) -> None:
+        store.write([(b"b", b"2"), (b"a", b"1"), (b"c", b"")], b"p1")
+        assert store.read([b"c", b"x", b"a", b"a"]) == ([b"", None, b"1", b"1"], b"p1")
+        assert store.read([]) == ([], b"p1")
+        assert self.raw_records(store, place) == {b"a": b"1", b"b": b"2", b"c": b""}
+
+    def test_a_write_replaces_adds_and_deletes_in_one_step(self, store: OnlineStore, place: Path) -> None:
+        store.write([(b"a", b"1"), (b"b", b"2")], b"p1")
+        store.write([(b"b", None), (b"c", b"3"), (b"a", b"one"), (b"never", None)], b"p2")
+        assert self.raw_records(store, place) == {b"a": b"one", b"c": b"3"}
+        assert store.read([b"a", b"b", b"c"]) == ([b"one", None, b"3"], b"p2")
+        assert store.count() == 2
+
+    def test_the_last_of_several_records_of_one_key_wins(self, store: OnlineStore) -> None:
+        store.write([(b"a", b"1"), (b"b", b"1"), (b"a", b"2"), (b"b", None)], b"p")
+        assert store.read([b"a", b"b"]) == ([b"2", None], b"p")
+
+    def test_a_write_of_nothing_moves_the_position(self, store: OnlineStore) -> None:
+        store.write([(b"a", b"1")], b"p1")
+        store.write([], b"p2" * 500)
+        assert store.read([b"a"]) == ([b"1"], b"p2" * 500)
+        assert store.position() == b"p2" * 500
+
+    def test_an_update_writes_what_the_change_makes_of_the_records(self, store: OnlineStore, place: Path) -> None:
+        store.write([(b"a", b"1"), (b"b", b"2")], b"p1")
+        seen: list[list[bytes | None]] = []
+
+        def change(records: list[bytes | None]) -> tuple[list[tuple[bytes, bytes | None]], bytes]:
+            seen.append(records)
+            return [(b"c", b"3"), (b"a", None), (b"b", b"two")], b"p2"
+
+        store.update([b"b", b"c", b"a"], change)
+        assert seen == [[b"2", None, b"1"]]
+        assert self.raw_records(store, place) == {b"b": b"two", b"c": b"3"}
+        assert store.position() == b"p2"
+
+    def test_an_update_whose_change_fails_writes_nothing(self, store: OnlineStore, place: Path) -> None:
+        store.write([(b"a", b"1")], b"p1")
+
+        def change(records: list[bytes | None]) -> tuple[list[tuple[bytes, bytes | None]], bytes]:
+            raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            store.update([b"a"], change)
+        with pytest.raises(StoreError, match="1 to 500 bytes"):
+            store.update([b"a"], lambda records: ([(b"a", b"2"), (b"k" * 501, b"x")], b"p2"))
+        assert self.raw_records(store, place) == {b"a": b"1"}
+        assert store.position() == b"p1"
+        store.write([(b"a", b"2")], b"p2")
+        assert store.read([b"a"]) == ([b"2"], b"p2")
+
+    def test_scanning_gives_all_records_in_key_order_and_no_position(self, store: OnlineStore) -> None:
+        keys = [b"\xff" * 500, b"a", b"\x00", b"a\x00", b"b", b"\xff", b"a" * 500]
+        store.write([(key, key[:3]) for key in keys], b"position")
+        assert list(store.scan()) == [(key, key[:3]) for key in sorted(keys)]
+        assert store.count() == len(keys)
+
+    def test_a_scan_is_of_one_snapshot(self, store: OnlineStore) -> None:
+        store.write([(key, b"old") for key in _KEYS], b"p1")
+        scan = store.scan()
+        seen = [next(scan)]
+        store.write([(key, b"new") for key in _KEYS] + [(b"later", b"new")], b"p2")
+        seen += scan
+        assert seen == [(key, b"old") for key in sorted(_KEYS)]
+
+    def test_a_key_that_does_not_fit_refuses_the_whole_write(self, store: OnlineStore, place: Path) -> None:
+        store.write([(b"a", b"1")], b"p1")
+        for key in (b"", b"k" * 501):
+            with pytest.raises(StoreError, match="1 to 500 bytes"):
+                store.write([(b"a", b"2"), (key, b"x"), (b"b", b"2")], b"p2")
+        assert self.raw_records(store, place) == {b"a": b"1"}
+        assert store.position() == b"p1"
+
+    def test_records_may_be_large(self, store: OnlineStore) -> None:
+        records = [(b"%03d" % size, bytes([size % 251]) * (size * 700)) for size in range(1, 200, 7)]
+        store.write(records, b"p")
+        assert store.read([key for key, _ in records])[0] == [record for _, record in records]
+        store.write([(key, b"small") for key, _ in records], b"q")
+        assert store.read([key for key, _ in records])[0] == [b"small"] * len(records)
+
+    def test_threads_read_one_snapshot_while_another_writes(self, store: OnlineStore) -> None:
+        failures: list[object] = []
+        done = threading.Event()
+
+        def watch() -> None:
+            last = b""
+            while not done.is_set():
+                records, position = store.read(_KEYS)
+                if position < last or any(record != (position or None) for record in records):
+                    failures.append((last, position, records))
+                last = position
+
+        threads = [threading.Thread(target=watch) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for number in range(300):
+            text = number.to_bytes(8, "big")
+            store.write([(key, text) for key in _KEYS], text)
+        done.set()
+        for thread in threads:
+            thread.join()
+        assert failures == []
+
+    def test_a_closed_store_refuses(self, store: OnlineStore) -> None:
+        store.close()
+        for refused in (
+            lambda: store.read([b"a"]),
+            lambda: store.write([], b"p"),
+            lambda: store.update([], lambda records: ([], b"p")),
+            store.position,
+            store.count,
+            lambda: list(store.scan()),
+        ):
+            with pytest.raises(StoreError, match="closed"):
+                refused()
+        store.close()
+
+
+class DurableOnlineStoreTests(OnlineStoreTests):
+    """What a store does that outlives its process and is shared. Override `opener` too."""
+
+    @abstractmethod
+    def opener(self, place: Path) -> Callable[[], OnlineStore]:
+        """Something that can be pickled and opens the store at `place` in another process."""
+
+    def test_everything_is_there_after_reopening(self, store: OnlineStore, place: Path) -> None:
+        store.write([(b"a", b"1"), (b"b", b"2")], b"p1")
+        store.sync()
+        store.close()
+        store = self.open(place)
+        assert store.read([b"a", b"b"]) == ([b"1", b"2"], b"p1")
+        store.close()
+
+    def test_one_process_may_open_it_twice(self, store: OnlineStore, place: Path) -> None:
+        other = self.open(place)
+        store.write([(b"a", b"1")], b"p1")
+        assert other.read([b"a"]) == ([b"1"], b"p1")
+        other.write([(b"a", b"2")], b"p2")
+        other.close()
+        assert store.read([b"a"]) == ([b"2"], b"p2")
+
+    def test_reads_beside_another_process_are_whole_and_a_kill_leaves_them_so(
+        self, store: OnlineStore, place: Path
+    ) -> None:
+        with started(write_generations, self.opener(place)) as (_, pipe):
+            pipe.recv_bytes()
+            seen = [_whole(*store.read(_KEYS)) for _ in range(500)]
+        assert seen == sorted(seen)
+        for reports in (1, 25):
+            reported = killed_after(write_generations, self.opener(place), reports=reports)
+            generation = _whole(*store.read(_KEYS))
+            assert generation >= reported
+            assert self.raw_records(store, place) == dict(zip(_KEYS, _generation(generation), strict=True))
+        store.write([(b"after", b"1")], b"p")
+        assert store.count() == RECORDS + 1
+
+
+def _generation(number: int) -> list[bytes]:
+    return [number.to_bytes(8, "big") * (1 + (number * key) % 90) for key in range(RECORDS)]
+
+
+def _whole(records: list[bytes | None], position: bytes) -> int:
+    """The number of the write that records and position are of; fails if they are not all of one."""
+    number = int.from_bytes(position, "big")
+    assert records == _generation(number)
+    return number

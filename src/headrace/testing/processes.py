@@ -1,0 +1,116 @@
+"""What the conformance kits run in processes of their own: they are started afresh, and some are killed.
+
+Each function takes an *opener*, a picklable callable without arguments that opens the adapter under test.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from typing import Any
+
+import pyarrow as pa
+
+from headrace.eventlog.base import Append, EventLog
+from headrace.stores.offline.base import OfflineStore
+from headrace.stores.online.base import OnlineStore
+
+_SPAWN = multiprocessing.get_context("spawn")
+RECORDS = 20
+"""Records that `write_generations` writes at once."""
+ROWS = 10
+"""Rows that `append_tables` appends at once."""
+
+
+@contextmanager
+def started(work: Callable[..., None], *arguments: Any) -> Iterator[tuple[SpawnProcess, Connection]]:
+    """A process that runs `work(*arguments, pipe)`, and the other end of its pipe; killed at the end if still alive."""
+    here, there = _SPAWN.Pipe(duplex=False)
+    process = _SPAWN.Process(target=work, args=(*arguments, there), daemon=True)
+    process.start()
+    there.close()
+    try:
+        yield process, here
+    finally:
+        if process.is_alive():
+            process.kill()
+        process.join()
+        here.close()
+
+
+def killed_after(work: Callable[..., None], *arguments: Any, reports: int) -> int:
+    """Run `work`, which reports rising numbers, kill -9 it after `reports` of them; returns the last one reported."""
+    with started(work, *arguments) as (process, pipe):
+        last = -1
+        for _ in range(reports):
+            last = int.from_bytes(pipe.recv_bytes(), "big")
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+        try:
+            while True:
+                last = int.from_bytes(pipe.recv_bytes(), "big")
+        except EOFError:
+            return last
+
+
+def finished(process: SpawnProcess) -> None:
+    """Wait for a process and fail unless it ended well."""
+    process.join(60)
+    assert process.exitcode == 0, f"the process ended with {process.exitcode}"
+
+
+def append_numbered(open_log: Callable[[], EventLog], topic: str, writer: int, batches: int, pipe: Connection) -> None:
+    """Append `batches` batches of 1 to 3 records, whose payloads say writer and number."""
+    log = open_log()
+    for number in range(batches):
+        log.append([Append(topic, 0, b"%d:%d" % (writer, number), 1 + number % 3)])
+    log.close()
+    pipe.close()
+
+
+def append_pairs(open_log: Callable[[], EventLog], first: str, second: str, pipe: Connection) -> None:
+    """Append to two topics at once for ever, going on where the last process stopped; reports each number after it."""
+    log = open_log()
+    newest = log.last(second, 0)
+    start = 0 if newest is None else int.from_bytes(newest.payload[:8], "big") + 1
+    for number in count(start):
+        payload = number.to_bytes(8, "big") * (1 + number % 700)
+        log.append([Append(first, 0, payload, 3), Append(second, 0, payload)])
+        pipe.send_bytes(number.to_bytes(8, "big"))
+
+
+def create_and_append(open_log: Callable[[], EventLog], topic: str, payload: bytes, pipe: Connection) -> None:
+    """Create a topic of two partitions, append one record to its second one and report."""
+    log = open_log()
+    log.create(topic, 2)
+    log.append([Append(topic, 1, payload)])
+    pipe.send_bytes(b"\0")
+    log.close()
+
+
+def write_generations(open_store: Callable[[], OnlineStore], pipe: Connection) -> None:
+    """For ever write all records and the position with one number, going on from the last; reports it after each."""
+    store = open_store()
+    start = int.from_bytes(store.position(), "big") + 1
+    for number in count(start):
+        text = number.to_bytes(8, "big")
+        store.write([(b"%d" % key, text * (1 + (number * key) % 90)) for key in range(RECORDS)], text)
+        pipe.send_bytes(text)
+
+
+def append_tables(
+    open_store: Callable[[], OfflineStore], table: str, writer: str, limit: int, pipe: Connection
+) -> None:
+    """Append numbered batches up to `limit`, going on after the writer's last number; reports each after it."""
+    store = open_store()
+    for number in range(store.number(table, writer) + 1, limit):
+        rows = pa.table({"at": pa.array([number] * ROWS, pa.int64()), "writer": [writer] * ROWS})
+        store.append(table, rows, time_column="at", writer=writer, number=number)
+        pipe.send_bytes(number.to_bytes(8, "big"))
+    store.close()

@@ -1,0 +1,181 @@
+"""One log run through the real workers over parts in memory: as it came, with restarts, shuffled with duplicates."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from headrace.core.columns import Column
+from headrace.core.time import MIN_US, SimulatedClock
+from headrace.engines.stream.commits import TABLES
+from headrace.engines.stream.worker import ComputeWorker
+from headrace.eventlog.memory import MemoryEventLog
+from headrace.features.plan import ProjectPlan, StreamPlan, ViewPlan
+from headrace.ingestion.archive import ArchiveWorker
+from headrace.ingestion.materialize import OnlineIngest
+from headrace.retrieval.history import HistoryReader, ServedAt
+from headrace.retrieval.online import OnlineReader
+from headrace.retrieval.past import Past
+from headrace.retrieval.rows import FeatureBlock
+from headrace.stores.offline.memory import MemoryOfflineStore
+from headrace.stores.online.memory import MemoryOnlineStore
+from headrace.testing.arrivals import Arrival
+
+_SEED = 20_130_101
+"""Shuffles are the same in every run, so that a failing test fails again."""
+
+
+class Run:
+    """Logs and stores after everything given has gone through; `horizon_us` is the online store's as-of horizon."""
+
+    def __init__(self, plan: ProjectPlan, horizon_us: int) -> None:
+        self._plan = plan
+        self._horizon_us = horizon_us
+        self._clock = SimulatedClock(MIN_US)
+        self._raw, self._features = MemoryEventLog(self._clock), MemoryEventLog(self._clock)
+        self._online, self._offline = MemoryOnlineStore(), MemoryOfflineStore()
+        self._features.create(TABLES)
+
+    def online(self, view: ViewPlan, request: Mapping[str, Column]) -> FeatureBlock:
+        """Read from the online store."""
+        return OnlineReader(view, self._plan, self._online, horizon_us=self._horizon_us).read(request)
+
+    def history(self, view: ViewPlan, request: Mapping[str, Column], served: ServedAt | None = None) -> FeatureBlock:
+        """Read from archive and log."""
+        past = Past(self._plan, self._raw, self._features, self._offline)
+        return HistoryReader(view, self._plan, past).read(request, served)
+
+    def at_once(self, arrivals: Sequence[Arrival]) -> Run:
+        """Everything appended, then computed and ingested in one step each; history reads the log alone."""
+        with tempfile.TemporaryDirectory() as folder:
+            workers = self._workers(Path(folder))
+            for arrival in arrivals:
+                self._append(arrival, arrival.arrival_us)
+            workers.drain()
+        return self
+
+    def with_restarts(self, arrivals: Sequence[Arrival]) -> Run:
+        """One step per arrival; new workers in the middle of the log, and once more with events not yet ingested.
+
+        The first restart finds no checkpoint, the second one does. History reads the archive of the first half and
+        the log of the second.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            workers = self._workers(Path(folder))
+            for number, arrival in enumerate(arrivals):
+                if number == len(arrivals) // 2:
+                    workers.drain()
+                    workers.archive.step()
+                    workers = self._workers(Path(folder))
+                self._append(arrival, arrival.arrival_us)
+                workers.compute.step()
+                if number % 2:
+                    workers.ingest.step()
+            workers.compute.checkpoint()
+            workers = self._workers(Path(folder))
+            workers.drain()
+        return self
+
+    def shuffled(self, arrivals: Sequence[Arrival]) -> Run:
+        """The arrivals in another order, events with an id twice, computed and ingested at random moments."""
+        rng = random.Random(_SEED)
+        now_us = max((arrival.arrival_us for arrival in arrivals), default=MIN_US)
+        with tempfile.TemporaryDirectory() as folder:
+            workers = self._workers(Path(folder))
+            for arrival in _with_copies(self._plan, _another_order(self._plan, arrivals, rng), rng):
+                self._append(arrival, now_us)
+                if rng.random() < 0.3:
+                    workers.compute.step()
+                if rng.random() < 0.3:
+                    workers.ingest.step()
+            workers.drain()
+        return self
+
+    def _workers(self, folder: Path) -> _Workers:
+        return _Workers(
+            ComputeWorker(self._plan, self._raw, self._features, folder / "compute.checkpoint"),
+            OnlineIngest(self._plan, self._features, self._online, horizon_us=self._horizon_us),
+            ArchiveWorker(self._plan, self._raw, self._features, self._offline),
+        )
+
+    def _append(self, arrival: Arrival, now_us: int) -> None:
+        self._clock.advance_to(now_us)
+        (self._features if arrival.is_row else self._raw).append([arrival.append_to(self._plan)])
+
+
+class _Workers:
+    def __init__(self, compute: ComputeWorker, ingest: OnlineIngest, archive: ArchiveWorker) -> None:
+        self.compute = compute
+        self.ingest = ingest
+        self.archive = archive
+
+    def drain(self) -> None:
+        while self.compute.step():
+            pass
+        while self.ingest.step():
+            pass
+
+
+def _another_order(plan: ProjectPlan, arrivals: Sequence[Arrival], rng: random.Random) -> list[Arrival]:
+    """A random order in which everything that the order of the log decides by rule stays as it was."""
+    chains: dict[Any, deque[Arrival]] = {}
+    repeated = _streams_with_repeated_ids(plan, arrivals)
+    for number, arrival in enumerate(arrivals):
+        chains.setdefault(_chain(plan, arrival, number, repeated), deque()).append(arrival)
+    turns = [name for name, chain in chains.items() for _ in chain]
+    rng.shuffle(turns)
+    return [chains[name].popleft() for name in turns]
+
+
+def _chain(plan: ProjectPlan, arrival: Arrival, number: int, repeated: set[str]) -> Any:
+    """What must keep its order has the same name: rows of one key and time; events of one time without ids; whole
+    streams whose verdicts look at what came before."""
+    if arrival.is_row:
+        return arrival.source, arrival.key(plan), arrival.time_us
+    stream = plan.streams[arrival.source]
+    if stream.lateness_us is not None or stream.name in repeated:
+        return stream.name
+    return (stream.name, arrival.time_us) if stream.schema.id_field is None else number
+
+
+def _with_copies(plan: ProjectPlan, arrivals: Sequence[Arrival], rng: random.Random) -> list[Arrival]:
+    """Each event with an id a second time where its stream must see a duplicate: just behind it, or at the end."""
+    repeated = _streams_with_repeated_ids(plan, arrivals)
+    ends: dict[str, int] = {}
+    for arrival in arrivals:
+        ends[arrival.source] = max(ends.get(arrival.source, MIN_US), arrival.time_us or MIN_US)
+    clocks: dict[str, int] = {}
+    out: list[Arrival] = []
+    behind: list[Arrival] = []
+    for arrival in arrivals:
+        out.append(arrival)
+        stream = plan.streams.get(arrival.source)
+        if arrival.is_row or stream is None or stream.schema.id_field is None:
+            continue
+        clocks[stream.name] = max(clocks.get(stream.name, MIN_US), arrival.time_us or MIN_US)
+        within = ends[stream.name] - clocks[stream.name] <= stream.dedupe_us
+        may_wait = within and stream.lateness_us is None and stream.name not in repeated
+        (behind if may_wait and rng.random() < 0.5 else out).append(arrival)
+    rng.shuffle(behind)
+    return out + behind
+
+
+def _streams_with_repeated_ids(plan: ProjectPlan, arrivals: Sequence[Arrival]) -> set[str]:
+    """Streams in which an id was given more than once: which of the events counts depends on their order."""
+    seen: set[tuple[str, Any]] = set()
+    found: set[str] = set()
+    for arrival in arrivals:
+        identity = None if arrival.is_row else _id(plan.streams[arrival.source], arrival)
+        if identity is not None:
+            if (arrival.source, identity) in seen:
+                found.add(arrival.source)
+            seen.add((arrival.source, identity))
+    return found
+
+
+def _id(stream: StreamPlan, arrival: Arrival) -> Any:
+    return None if stream.schema.id_field is None else arrival.values[stream.schema.id_field]

@@ -1,0 +1,1 @@
+"""Training: split by time, fit, evaluate, and judge a challenger. Point-in-time rows come from `retrieval`."""
