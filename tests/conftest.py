@@ -1,0 +1,16 @@
+"""Settings of the whole suite: one fixed Hypothesis profile for CI, a wider one for the night."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+
+from hypothesis import HealthCheck, settings
+
+# The first call of a compiled kernel takes seconds, so no example has a deadline and slow first draws are no fault.
+_COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow], "print_blob": True}
+
+settings.register_profile("dev", max_examples=50, **_COMMON)
+settings.register_profile("ci", max_examples=100, derandomize=True, database=None, **_COMMON)
+settings.register_profile("nightly", max_examples=5_000, **{**_COMMON, "deadline": timedelta(minutes=5)})
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))

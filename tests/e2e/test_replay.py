@@ -1,0 +1,49 @@
+"""`project.replay`: a project's own archive through the whole loop, in a scratch copy."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+import headrace as hr
+from headrace.core.errors import ConfigError, PlanError
+from tests.e2e.shop import now, orders, outcomes, write_shop
+
+
+def loop_shop(folder: Path) -> Path:
+    """The shop without the table that is fed by put, retraining every two days."""
+    shop = write_shop(folder)
+    features = shop / "features.py"
+    text = features.read_text().replace("Profile.age, ", "")
+    features.write_text(text.replace("label=hr.Label", 'retrain=[hr.Every("2d")],\n    label=hr.Label'))
+    return shop
+
+
+@pytest.mark.slow
+def test_the_archive_is_replayed_and_the_project_stays_as_it_is(tmp_path: Path) -> None:
+    with hr.connect(loop_shop(tmp_path / "shop")) as project:
+        past = orders(1_000, now() - timedelta(days=10), step_s=1000)
+        project.publish("order", past)
+        project.publish("outcome", outcomes(past))
+        before = project.status().to_dict()
+        seen: list[int] = []
+        found = project.replay("risk", progress=lambda at: seen.append(at.now_us))
+        assert found.events == 2_000
+        assert 300 < found.scored < 1_000
+        assert (found.values_differing, found.values_checked) == (0, 8 * found.scored)
+        assert [r["trigger"] for r in found.retrainings][:2] == ["first version", "schedule"]
+        assert found.promotions == 1
+        assert sum(month.rows for month in found.months) > 0
+        assert seen == sorted(seen)
+        assert "0 of" in str(found)
+        assert project.status().to_dict() == before
+        assert not list(project.settings.state.glob("replay-*"))
+
+
+def test_what_cannot_be_replayed_is_said(tmp_path: Path) -> None:
+    with hr.connect(write_shop(tmp_path / "put")) as project, pytest.raises(PlanError, match="fed by put"):
+        project.replay("risk")
+    with hr.connect(loop_shop(tmp_path / "empty")) as project, pytest.raises(ConfigError, match="nothing to replay"):
+        project.replay("risk")

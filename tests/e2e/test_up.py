@@ -1,0 +1,167 @@
+"""`headrace up`, as a user runs it: real processes, killed one after the other, and nothing lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+import headrace as hr
+from tests.e2e.shop import now, orders, outcomes, write_shop
+
+pytestmark = pytest.mark.slow
+HEADRACE = [sys.executable, "-m", "headrace"]
+LAYERS = ("compute", "ingest", "serve", "schedule")
+
+
+class Up:
+    """A running `headrace up`, and what it said."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.lines: list[str] = []
+        self.process = subprocess.Popen(
+            [*HEADRACE, "up", "--port", "0", "--project", str(folder)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line.rstrip())
+
+    def beat(self, layer: str) -> dict[str, Any]:
+        file = self.folder / ".headrace" / "run" / f"{layer}.json"
+        return dict(json.loads(file.read_text()))
+
+    @property
+    def address(self) -> str:
+        return str(self.beat("serve")["address"])
+
+    def said(self, pattern: str, times: int = 1) -> bool:
+        return sum(re.search(pattern, line) is not None for line in list(self.lines)) >= times
+
+    def finish(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(40)
+        self.close()
+        return code
+
+    def close(self) -> None:
+        self._reader.join(5)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+def eventually(what: Callable[[], bool], up: Up, seconds: float = 40.0) -> None:
+    """Wait until it is so; a layer may be restarting meanwhile."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        assert up.process.poll() is None, "\n".join(up.lines)
+        try:
+            if what():
+                return
+        except (httpx.HTTPError, OSError, KeyError, json.JSONDecodeError):
+            pass
+        time.sleep(0.05)
+    pytest.fail("it never came:\n" + "\n".join(up.lines))
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    """A shop with five days of orders and a promoted model."""
+    folder = write_shop(tmp_path / "shop")
+    with hr.connect(folder) as project:
+        past = orders(400, now() - timedelta(hours=2), step_s=1000)
+        project.publish("order", past)
+        project.publish("outcome", outcomes(past))
+        model = project.model("risk")
+        model.promote(model.train(), why="the first one")
+    return folder
+
+
+@pytest.fixture
+def up(shop: Path) -> Iterator[Up]:
+    running = Up(shop)
+    try:
+        eventually(lambda: running.said("all layers are up"), running, 90)
+        yield running
+    finally:
+        if running.process.poll() is None:
+            running.process.kill()
+            running.process.wait()
+            running.close()
+        for layer in LAYERS:
+            try:
+                os.kill(running.beat(layer)["pid"], signal.SIGKILL)
+            except (OSError, KeyError, json.JSONDecodeError):
+                continue
+
+
+def test_layers_are_killed_and_nothing_is_lost(up: Up, shop: Path) -> None:
+    second = subprocess.run([*HEADRACE, "up", "--project", str(shop)], capture_output=True, text=True, timeout=60)
+    assert second.returncode == 1
+    assert f"process {up.process.pid}" in second.stderr
+    assert "Traceback" not in second.stderr
+
+    published = 400
+    scored: list[str] = []
+    killed: dict[str, int] = {}
+    for layer in ("schedule", "compute", "ingest", "serve"):
+        batch = orders(50, now(), start=published, step_s=0.001)
+        answer = httpx.post(f"{up.address}/v1/events/order", json=batch, timeout=20)
+        assert answer.status_code in (200, 202), answer.text
+        published += 50
+        killed[layer] = up.beat(layer)["pid"]
+        os.kill(killed[layer], signal.SIGKILL)
+
+        def visible(n: int = published) -> bool:
+            found = httpx.get(f"{up.address}/v1/records/spend/u3", timeout=20).json()
+            return bool(found["features"]["n_7d"] == n // 10)
+
+        eventually(visible, up)
+
+        def score(name: str = layer) -> bool:
+            asked = {"order_id": f"asked-{name}", "user": "u3", "amount": 60.0}
+            reply = httpx.post(f"{up.address}/v1/models/risk/score", json=asked, timeout=20)
+            reply.raise_for_status()
+            scored.append(reply.json()["id"])
+            return True
+
+        eventually(score, up)
+    assert len(set(scored)) == 4
+    eventually(lambda: all(up.said(rf"^{layer} .*process \d+", 2) for layer in LAYERS), up)
+    assert all(up.beat(layer)["pid"] != pid for layer, pid in killed.items())
+    with hr.connect(shop) as project:
+        status = project.status()
+        assert [(layer.name, layer.alive, layer.late) for layer in status.layers] == [(x, True, False) for x in LAYERS]
+        assert {stream.name: stream.events for stream in status.streams} == {"order": 600, "outcome": 400}
+        assert status.dead_letters == 0
+
+    assert up.finish() == 0, "\n".join(up.lines)
+    assert up.said("stopped$", 4), "\n".join(up.lines)
+    with hr.connect(shop) as project:
+        assert len(project.history("order")) == 600
+        for user in range(10):
+            assert project.get("spend", user=f"u{user}").n["7d"] == 60
+        audit = project.model("risk").audit()
+        assert (audit.rows, audit.differing) == (4, 0)
+        served = project.history("risk", served=True)
+        assert sorted(served["prediction_id"]) == sorted(scored)

@@ -1,0 +1,173 @@
+"""Records made by the compiled splice are those that the general merge makes, byte for byte."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.aggregations.layout import GroupLayout, layout_of
+from headrace.aggregations.records import EntityDelta, merge
+from headrace.aggregations.splice import merge_groups
+from headrace.core.schema import DType
+from headrace.features.nodes import ColumnRef
+from headrace.features.plan import AggregateSpec, GroupPlan, InputSpec, KeyPart
+
+HORIZON_US = 20
+
+
+def group(*aggregates: AggregateSpec) -> GroupLayout:
+    plan = GroupPlan(
+        name="g",
+        version="00000000000000aa",
+        stream="s",
+        where=None,
+        key=(KeyPart("user", DType.STRING, "user"),),
+        inputs=(
+            InputSpec(ColumnRef("x", DType.FLOAT), DType.FLOAT),
+            InputSpec(ColumnRef("n", DType.INT), DType.INT),
+        ),
+        aggregates=aggregates,
+        derived=(),
+        order=tuple(a.name for a in aggregates),
+    )
+    return layout_of(plan)
+
+
+def feature(kind: str, column: int, window_us: int | None) -> AggregateSpec:
+    return AggregateSpec(f"{kind}_{column}_{window_us}", kind, column, None, window_us, 1, 0, DType.FLOAT)
+
+
+WINDOWED = group(feature("sum", 0, 30), feature("max", 1, 60))
+ORDERED = group(feature("last", 0, 30), feature("sum", 1, 10))
+LIFETIME = group(feature("sum", 0, None), feature("min", 1, None), feature("mean", 1, 20))
+LAST_OF_ALL = group(feature("last", 0, None), feature("first", 0, 20))
+LAYOUTS = {"windowed": WINDOWED, "ordered": ORDERED, "lifetime": LIFETIME, "last of all": LAST_OF_ALL}
+
+
+@dataclass
+class Delta:
+    """What a commit brings to one group."""
+
+    counts: list[int]
+    clocks: list[int]
+    positions: list[list[int]]
+    times: bytes
+    columns: list[bytes]
+    offsets: bytes
+    partitions: bytes
+    ids: list[Any] | None
+
+
+def bits(values: list[int]) -> bytes:
+    return np.array(values, "<i8").tobytes()
+
+
+class Source:
+    """Makes commits of random events whose times wander forward, in two partitions."""
+
+    def __init__(self, seed: int, disorder: int, with_ids: bool) -> None:
+        self.random = Random(seed)
+        self.now = 1_000
+        self.ends = [0, 0]
+        self.disorder, self.with_ids = disorder, with_ids
+
+    def delta(self, layout: GroupLayout, entities: int) -> Delta:
+        """Events of `entities` entities; now and then a leap, so that everything old falls behind the cut."""
+        random = self.random
+        counts, clocks, positions, rows = [], [], [], []
+        for _ in range(entities):
+            self.now += random.choice((0, 1, 3, 10, 10, 200))
+            events, reached = [], [0, 0]
+            for _ in range(random.randint(1, 4)):
+                part = random.randrange(2)
+                at = self.now - random.randint(0, self.disorder)
+                events.append((at, f"id{random.randrange(50):02}" if self.with_ids else "", part, self.ends[part]))
+                self.ends[part] += 1
+                reached[part] = self.ends[part]
+            events.sort()
+            counts.append(len(events))
+            clocks.append(self.now)
+            positions.append(reached)
+            rows += events
+        words = [[random.randint(-5, 5) for _ in rows] for _ in range(layout.width)]
+        columns = [np.array(word, "<f8").tobytes() if i != 1 else bits(word) for i, word in enumerate(words)]
+        return Delta(
+            counts,
+            clocks,
+            positions,
+            bits([row[0] for row in rows]),
+            columns,
+            bits([row[3] for row in rows]),
+            bits([row[2] for row in rows]),
+            [row[1] for row in rows] if self.with_ids and layout.ordered else None,
+        )
+
+
+def one_by_one(layout: GroupLayout, delta: Delta, keys: list[bytes], records: dict[bytes, bytes | None]) -> None:
+    start = 0
+    for i, (key, count) in enumerate(zip(keys, delta.counts, strict=True)):
+        a, b = 8 * start, 8 * (start + count)
+        piece = EntityDelta(
+            count,
+            delta.times[a:b],
+            [column[a:b] for column in delta.columns],
+            delta.offsets[a:b],
+            delta.partitions[a:b],
+            None if delta.ids is None else delta.ids[start : start + count],
+            delta.clocks[i],
+            tuple(delta.positions[i]),
+        )
+        records[key] = merge(layout, records[key], piece, HORIZON_US)
+        start += count
+
+
+@given(
+    st.integers(0, 10**9),
+    st.sampled_from([0, 0, 5, 60]),
+    st.booleans(),
+    st.lists(st.sampled_from(sorted(LAYOUTS)), min_size=1, max_size=4, unique=True),
+)
+def test_splicing_a_commit_gives_the_records_of_merging_entity_by_entity(
+    seed: int, disorder: int, with_ids: bool, names: list[str]
+) -> None:
+    source = Source(seed, disorder, with_ids)
+    users = [b"ann", b"bob", b"cid"]
+    spliced: dict[bytes, bytes | None] = {name.encode() + user: None for name in names for user in users}
+    merged = dict(spliced)
+    for _ in range(12):
+        groups = []
+        for name in names:
+            chosen = source.random.sample(users, source.random.randint(1, 3))
+            keys = [name.encode() + user for user in chosen]
+            groups.append((LAYOUTS[name], source.delta(LAYOUTS[name], len(keys)), keys))
+        merge_groups(groups, spliced, HORIZON_US)
+        for layout, delta, keys in groups:
+            one_by_one(layout, delta, keys, merged)
+        assert spliced == merged
+        merge_groups(groups, spliced, HORIZON_US)
+        assert spliced == merged, "events that a record reflects already must change nothing"
+
+
+@pytest.mark.parametrize("name", sorted(LAYOUTS))
+def test_events_in_order_never_take_the_general_way_before_the_cut_moves(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def general(*_: object) -> bytes:
+        raise AssertionError("the general way")
+
+    monkeypatch.setattr("headrace.aggregations.splice.merge", general)
+    records: dict[bytes, bytes | None] = {b"k": None}
+    for number in range(5):
+        at = 10**6 + number
+        columns = [bits([number])] * LAYOUTS[name].width
+        delta = Delta([1], [at], [[number + 1]], bits([at]), columns, bits([number]), bits([0]), None)
+        merge_groups([(LAYOUTS[name], delta, [b"k"])], records, HORIZON_US)
+    record = records[b"k"]
+    assert record is not None
+    assert np.frombuffer(record, np.int64)[[1, 7]].tolist() == [5, 5]

@@ -1,0 +1,31 @@
+"""Using a project: what both type checkers must accept without a plugin. Never run: it needs a project's folder."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import Any
+
+import headrace as hr
+from tests.typing.fraud import Login, Merchant, Now, Pair, Profile, Spend, Transfer, fraud, view
+
+now = datetime(2026, 6, 1, tzinfo=timezone.utc)
+
+
+def use(request: Transfer, spine: Any) -> None:
+    project = hr.connect()
+    project.apply(project.plan())
+    project.publish([Login(user="u1", lat=52.4, lon=4.9, at=now)])
+    project.put(Profile, [Profile(user="u1", age_days=400, taste=[0.0] * 64, at=now)])
+    profile = project.get(Profile, user="u1")
+    row = project.online(view, request)
+    rows = project.history(fraud, until="2026-06-01")
+    rows = project.history([Spend, Pair], spine)
+    project.search("chargeback rate", entity=Merchant)
+    project.describe(Spend.n["1h"])
+    project.replay(fraud, since="2026-01-01", until="2026-06-30")
+    project.audit("p-81c2")
+    m = project.model(fraud)
+    v = m.train(until="2026-06-01")
+    m.promote(v, why="first model")
+    m.rollback(why="alarm 17")
+    print(profile, row[Now.speed], row.position, row.age, rows.to_arrow(), m.evaluate(v), m.score(request).value)

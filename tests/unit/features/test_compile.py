@@ -1,0 +1,387 @@
+"""Definitions to plans: what engines get."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from headrace.core.errors import DefinitionError, PlanError
+from headrace.core.schema import DType
+from headrace.core.time import US_PER_DAY, US_PER_HOUR, US_PER_MINUTE, US_PER_SECOND
+from headrace.features.compile import compile_project
+from headrace.features.definition import Definition
+from headrace.features.model import Model
+from headrace.features.nodes import Call, ColumnRef, Literal
+from headrace.features.plan import AggregateSpec, Binding, GroupPlan, KeyPart, ProjectPlan
+from headrace.features.view import FeatureView
+from tests.unit.features.declaring import declare
+
+
+def definitions(names: dict[str, Any]) -> list[Any]:
+    return [
+        value
+        for value in names.values()
+        if isinstance(value, FeatureView | Model) or isinstance(getattr(value, "__definition__", None), Definition)
+    ]
+
+
+def compiled(source: str) -> ProjectPlan:
+    return compile_project(definitions(declare(source)))
+
+
+def group(body: str, keywords: str = "key=Transfer.sender", before: str = "") -> GroupPlan:
+    lines = "\n".join(f"    {line}" for line in body.splitlines())
+    return compiled(f"{before}\nclass Group(hr.FeatureGroup, {keywords}):\n{lines}\n").groups["group"]
+
+
+def only(body: str, keywords: str = "key=Transfer.sender") -> AggregateSpec:
+    (spec,) = group(body, keywords).aggregates
+    return spec
+
+
+@pytest.mark.parametrize(
+    ("window", "hop_us"),
+    [
+        ("10m", 1),
+        ("1h", 1),
+        ("2h", 5 * US_PER_MINUTE),
+        ("1d", 5 * US_PER_MINUTE),
+        ("25h", US_PER_HOUR),
+        ("30d", US_PER_HOUR),
+        ("31d", US_PER_DAY),
+    ],
+)
+def test_default_hops(window: str, hop_us: int) -> None:
+    assert only(f'n = hr.count(window="{window}")').hop_us == hop_us
+
+
+def test_hops_and_resolution() -> None:
+    assert only('n = hr.count(window="7d", hop="exact")').hop_us == 1
+    assert only('n = hr.count(window="1h", hop="10m", delay="5m")').delay_us == 5 * US_PER_MINUTE
+    hot = "key=Transfer.sender, resolution='1s'"
+    assert only('n = hr.count(window="10m")', hot).hop_us == US_PER_SECOND
+    assert only('n = hr.count(window="7d", hop="exact")', hot).hop_us == US_PER_SECOND
+    lifetime = only("n = hr.count()", hot)
+    assert (lifetime.window_us, lifetime.hop_us) == (None, US_PER_SECOND)
+    coarse = "key=Transfer.sender, resolution='30m'"
+    assert only('n = hr.count(window="1d")', coarse).hop_us == 30 * US_PER_MINUTE
+
+
+@pytest.mark.parametrize(
+    ("feature", "dtype", "takes_input"),
+    [
+        ("hr.count()", DType.INT, False),
+        ("hr.sum(Transfer.amount)", DType.FLOAT, True),
+        ("hr.sum(Transfer.count)", DType.INT, True),
+        ("hr.mean(Transfer.count)", DType.FLOAT, True),
+        ("hr.var(Transfer.amount)", DType.FLOAT, True),
+        ("hr.std(Transfer.count)", DType.FLOAT, True),
+        ("hr.min(Transfer.count)", DType.INT, True),
+        ("hr.max(Transfer.at)", DType.TIMESTAMP, True),
+        ("hr.max(Transfer.at - Transfer.at)", DType.DURATION, True),
+        ("hr.first(Transfer.amount)", DType.FLOAT, True),
+        ("hr.last(Transfer.member)", DType.BOOL, True),
+        ("hr.share(Transfer.amount > 1)", DType.FLOAT, True),
+        ("hr.any(Transfer.member)", DType.BOOL, True),
+        ("hr.all(Transfer.member)", DType.BOOL, True),
+        ("hr.time_since_last()", DType.DURATION, False),
+        ("hr.time_since_first()", DType.DURATION, False),
+    ],
+)
+def test_types_and_inputs(feature: str, dtype: DType, takes_input: bool) -> None:
+    spec = only(f"x = {feature}")
+    assert spec.kind == feature[3:].partition("(")[0]
+    assert spec.dtype is dtype
+    assert spec.input == (0 if takes_input else None)
+
+
+def test_inputs_are_shared_and_named_locally() -> None:
+    plan = group(
+        'n = hr.count(window=["1h", "1d"], where=Transfer.amount > 100)\n'
+        "big = hr.share(Transfer.amount > 100)\n"
+        "total = hr.sum(Transfer.amount, where=Transfer.member, doc='money')\n"
+        "per = total / n['1d']\n"
+        "twice = per * 2"
+    )
+    amount = ColumnRef("amount", DType.FLOAT)
+    big = Call("gt", (amount, Literal(100, DType.INT)), DType.BOOL)
+    assert [spec.node for spec in plan.inputs] == [big, amount, ColumnRef("member", DType.BOOL)]
+    assert [(spec.name, spec.input, spec.where) for spec in plan.aggregates] == [
+        ("n_1h", None, 0),
+        ("n_1d", None, 0),
+        ("big", 0, None),
+        ("total", 1, 2),
+    ]
+    assert plan.order == ("n_1h", "n_1d", "big", "total", "per", "twice")
+    assert plan.derived[0].node == Call(
+        "div", (ColumnRef("total", DType.FLOAT), ColumnRef("n_1d", DType.INT)), DType.FLOAT
+    )
+    assert plan.derived[1].node == Call("mul", (ColumnRef("per", DType.FLOAT), Literal(2, DType.INT)), DType.FLOAT)
+    assert plan.aggregates[3].doc == "money"
+
+
+def test_derived_streams_are_inlined() -> None:
+    before = (
+        "class Paid(Transfer, where=Transfer.channel != 'test'):\n    twice = Transfer.amount * 2\n"
+        "class Large(Paid, where=Paid.twice > 10):\n    more = Paid.twice + 1\n"
+    )
+    plan = group("x = hr.sum(Large.more)", "key=Large.sender, where=~Large.member", before)
+    amount = ColumnRef("amount", DType.FLOAT)
+    twice = Call("mul", (amount, Literal(2, DType.INT)), DType.FLOAT)
+    real = Call("ne", (ColumnRef("channel", DType.STRING), Literal("test", DType.STRING)), DType.BOOL)
+    large = Call("gt", (twice, Literal(10, DType.INT)), DType.BOOL)
+    other = Call("not", (ColumnRef("member", DType.BOOL),), DType.BOOL)
+    assert plan.stream == "transfer"
+    assert plan.where == Call("and", (Call("and", (real, large), DType.BOOL), other), DType.BOOL)
+    assert plan.inputs[0].node == Call("add", (twice, Literal(1, DType.INT)), DType.FLOAT)
+
+
+def test_keys() -> None:
+    plan = group("n = hr.count()", "key=(Transfer.sender, Transfer.merchant, Transfer.channel)")
+    assert plan.key == (
+        KeyPart("sender", DType.STRING, "user"),
+        KeyPart("merchant", DType.STRING, "merchant"),
+        KeyPart("channel", DType.STRING, None),
+    )
+    assert group("n = hr.count()", "key=Transfer.transfer_id").key[0].entity == "transfer"
+    copied = group("n = hr.count()", "key=Copy.who", "class Copy(Transfer):\n    who = Transfer.receiver\n")
+    assert copied.key == (KeyPart("receiver", DType.STRING, "user"),)
+
+
+def test_streams() -> None:
+    plan = compiled(
+        """\
+        class Base(hr.Event, abstract=True):
+            at: hr.Field[datetime] = hr.event_time()
+        class Login(Base, name="sign_in", owner="me", lateness="2d", dedupe="3d", future="1m"):
+            "Somebody signs in."
+            user: hr.Field[str] = hr.key(User)
+            code: hr.Field[int] = hr.id()
+            weight: hr.Field[float] = hr.field("kg", default=1)
+        """
+    )
+    assert sorted(plan.streams) == ["sign_in", "transfer"]
+    stream = plan.streams["sign_in"]
+    assert [field.name for field in stream.schema] == ["at", "user", "code", "weight"]
+    assert (stream.schema.time_field, stream.schema.id_field, stream.partition_key) == ("at", "code", ("code",))
+    assert (stream.lateness_us, stream.dedupe_us, stream.future_us) == (2 * US_PER_DAY, 3 * US_PER_DAY, US_PER_MINUTE)
+    assert (stream.owner, stream.doc) == ("me", "Somebody signs in.")
+    weight = stream.schema["weight"]
+    assert (weight.default, type(weight.default), weight.doc) == (1.0, float, "kg")
+    merchant = plan.streams["transfer"].schema["merchant"]
+    assert (merchant.nullable, merchant.entity) == (True, "merchant")
+    assert plan.streams["transfer"].future_us == US_PER_HOUR
+
+
+def test_tables() -> None:
+    plan = compiled(
+        """\
+        class Rate(hr.Table, source=hr.SQL("select 1", on="bank"), schedule="15m", ttl="1h", delay="2h", tags=["x"],
+                   checks=[hr.RowCount(min=1), hr.NullShare("usd", max=0.5), hr.UniqueKey(),
+                           hr.UniqueKey("currency"), hr.InRange("usd", min=0, max=9)]):
+            currency: hr.Field[str] = hr.key(hr.Entity("currency"))
+            usd: hr.Field[float]
+            at: hr.Field[datetime] = hr.event_time()
+        """
+    ).tables["rate"]
+    assert (plan.query, plan.on, plan.schedule) == ("select 1", "bank", "15m")
+    assert (plan.ttl_us, plan.delay_us, plan.tags) == (US_PER_HOUR, 2 * US_PER_HOUR, ("x",))
+    assert [(check.kind, dict(check.params)) for check in plan.checks] == [
+        ("rows", {"min": 1, "max": None}),
+        ("null_share", {"column": "usd", "max": 0.5}),
+        ("unique", {"columns": ("currency", "at")}),
+        ("unique", {"columns": ("currency",)}),
+        ("in_range", {"column": "usd", "min": 0, "max": 9}),
+    ]
+    assert [field.name for field in plan.features] == ["usd"]
+
+
+VIEW = """\
+class Now(hr.OnRequest):
+    hour = Transfer.at.hour("Europe/Berlin")
+    night = hour.is_in([0, 1, 2]) | (hour > 22)
+    ratio = Transfer.amount / Spend.mean
+    rate = ratio * Transfer.at.hour()
+    then = (Transfer.at - Transfer.at).hours()
+view = hr.FeatureView("transfer", request=Transfer, owner="me", features=[
+    Now, Spend.of(Transfer.receiver), Profile.of(Transfer.sender).age, Transfer.channel])
+"""
+
+
+def test_views() -> None:
+    plan = compiled(VIEW).views["transfer"]
+    assert plan.bindings == (
+        Binding("spend", False, "", ("sender",)),
+        Binding("spend", False, "receiver__", ("receiver",)),
+        Binding("profile", True, "sender__", ("sender",)),
+    )
+    assert [(column.name, column.origin, column.hidden, column.calendar) for column in plan.columns] == [
+        ("at", "request", True, False),
+        ("now__hour", "computed", False, True),
+        ("now__night", "computed", False, True),
+        ("amount", "request", True, False),
+        ("spend__mean", "feature", True, False),
+        ("now__ratio", "computed", False, False),
+        ("now__rate", "computed", False, False),
+        ("now__then", "computed", False, False),
+        ("receiver__spend__n_1h", "feature", False, False),
+        ("receiver__spend__n_1d", "feature", False, False),
+        ("receiver__spend__mean", "feature", False, False),
+        ("sender__profile__age", "feature", False, False),
+        ("channel", "request", False, False),
+    ]
+    by_name = {column.name: column for column in plan.columns}
+    assert (by_name["receiver__spend__n_1h"].binding, by_name["receiver__spend__n_1h"].feature) == (1, "n_1h")
+    assert by_name["now__ratio"].node == Call(
+        "div", (ColumnRef("amount", DType.FLOAT), ColumnRef("spend__mean", DType.FLOAT)), DType.FLOAT
+    )
+    assert len(plan.visible) == 10
+
+
+def test_keys_bind_by_entity_and_name() -> None:
+    plan = compiled(
+        """\
+        class Pair(hr.FeatureGroup, key=(Transfer.receiver, Transfer.merchant)):
+            n = hr.count()
+        class Sales(hr.FeatureGroup, key=Transfer.merchant):
+            n = hr.count()
+        class Channel(hr.FeatureGroup, key=Transfer.channel):
+            n = hr.count()
+        class Sold(hr.FeatureGroup, key=Transfer.transfer_id):
+            n = hr.count()
+        class Query(hr.Event):
+            of_transfer: hr.Field[str] = hr.key(Transfer)
+            shop: hr.Field[str] = hr.key(Merchant)
+            receiver: hr.Field[str] = hr.key(User)
+            other: hr.Field[str] = hr.key(User)
+            channel: hr.Field[str]
+            at: hr.Field[datetime] = hr.event_time()
+        view = hr.FeatureView("query", request=Query, features=[Pair, Sales, Channel, Sold])
+        """
+    ).views["query"]
+    assert [binding.request_keys for binding in plan.bindings] == [
+        ("receiver", "shop"),
+        ("shop",),
+        ("channel",),
+        ("of_transfer",),
+    ]
+
+
+def test_models() -> None:
+    model = compiled(
+        """\
+        class Answer(hr.Event):
+            about: hr.Field[str] = hr.key(Transfer)
+            score: hr.Field[float]
+            at: hr.Field[datetime] = hr.event_time()
+        class Estimator:
+            def fit(self, X, y): ...
+        view = hr.FeatureView("transfer", request=Transfer, features=[Spend])
+        good = hr.Model("good", view=view, label=hr.Label(Answer.score > 0.5, wait="2h", default=False),
+            estimator=Estimator(), train_on="30d", owner="me",
+            retrain=[hr.Every("1d"), hr.OnDrift(psi=0.2), hr.OnDecay(drop=0.05)],
+            promote=hr.Better(on="7d", confidence=0.9, no_worse_in=[Transfer.channel],
+                              steps=[hr.Shadow("1h"), hr.Canary(0.1, "2h")]))
+        """
+    ).models["good"]
+    label = model.label
+    assert (label.stream, label.join_field, label.dtype, label.wait_us) == (
+        "answer",
+        "about",
+        DType.BOOL,
+        2 * US_PER_HOUR,
+    )
+    assert (label.has_default, label.default) == (True, False)
+    assert [(trigger.kind, trigger.params) for trigger in model.retrain] == [
+        ("every", (("every_us", US_PER_DAY),)),
+        ("on_drift", (("psi", 0.2),)),
+        ("on_decay", (("drop", 0.05),)),
+    ]
+    assert model.promote is not None
+    assert model.promote.no_worse_in == ("channel",)
+    assert model.promote.steps == (("shadow", US_PER_HOUR), ("canary", (0.1, 2 * US_PER_HOUR)))
+    assert (model.train_on_us, model.view, model.owner) == (30 * US_PER_DAY, "transfer", "me")
+
+
+NOT_YET = {
+    "aggregations": (
+        """\
+        class G(hr.FeatureGroup, key=Transfer.sender):
+            who = hr.n_unique(Transfer.receiver)
+            shop = hr.last(Transfer.merchant)
+        """,
+        [
+            "features.py:23 G.who: hr.n_unique is not computed by this version yet",
+            "features.py:24 G.shop: hr.last of string columns is not computed by this version yet",
+        ],
+    ),
+    "groups in groups": (
+        """\
+        class G(hr.FeatureGroup, key=Transfer.merchant):
+            n = hr.count()
+        class H(hr.FeatureGroup, key=Transfer.merchant):
+            n = hr.count()
+            part = n / G.n
+        """,
+        ["features.py:26 H.part: looks G.n up (group), which is not computed by this version yet"],
+    ),
+    "tables in streams": (
+        """\
+        class P(Transfer):
+            age = Profile.of(Transfer.sender).age
+        class G(hr.FeatureGroup, key=P.sender):
+            mean = hr.mean(P.age)
+        """,
+        ["features.py:25 G.mean: looks Profile.age up at each event, which is not computed by this version yet"],
+    ),
+    "computed keys": (
+        """\
+        class P(Transfer):
+            who = (Transfer.channel.fill_null("x")).as_key(User)
+        class G(hr.FeatureGroup, key=P.who):
+            n = hr.count()
+        """,
+        [
+            (
+                'features.py:24 G: key "who" is computed; a key that is not a field of the raw stream is not computed '
+                "by this version yet"
+            )
+        ],
+    ),
+    "derived requests": (
+        """\
+        class P(Transfer, where=Transfer.amount > 1): ...
+        view = hr.FeatureView("v", request=P, features=[Spend])
+        """,
+        ['features.py:23 view "v": a view over the derived stream P is not computed by this version yet'],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", NOT_YET)
+def test_what_this_version_declares_but_does_not_compute(what: str) -> None:
+    source, messages = NOT_YET[what]
+    with pytest.raises(PlanError) as raised:
+        compiled(source)
+    assert str(raised.value).splitlines() == messages
+
+
+def test_two_definitions_of_one_name_are_refused() -> None:
+    first, second = declare(""), declare("\n")
+    with pytest.raises(
+        DefinitionError, match=r'two different definitions of one stream name, "transfer": features\.py:4'
+    ):
+        compile_project([first["Transfer"], second["Transfer"]])
+    assert list(compile_project([first["Spend"], first["Spend"], first["Transfer"]]).groups) == ["spend"]
+
+
+def test_what_is_read_is_part_of_the_plan() -> None:
+    names = declare(VIEW)
+    plan = compile_project([names["view"]])
+    assert (list(plan.streams), list(plan.groups), list(plan.tables)) == (["transfer"], ["spend"], ["profile"])
+
+
+def test_no_definition() -> None:
+    with pytest.raises(DefinitionError, match="int is no definition"):
+        compile_project([int])

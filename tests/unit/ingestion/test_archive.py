@@ -1,0 +1,56 @@
+"""The archive holds every event and every table row once, whatever it was stopped at."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from headrace.core.columns import column_of
+from headrace.core.schema import DType, Field, Schema
+from headrace.core.tablerows import TableRows, encode_table_rows
+from headrace.core.time import SimulatedClock
+from headrace.engines.stream.commits import TABLES, WINDOWS
+from headrace.eventlog.base import Append
+from headrace.eventlog.memory import MemoryEventLog
+from headrace.features.plan import KeyPart, ProjectPlan, TablePlan
+from headrace.ingestion.archive import ArchiveWorker
+from headrace.retrieval.past import ORDER, Past, rows_table
+from headrace.stores.offline.memory import MemoryOfflineStore
+
+
+def table(name: str, version: str) -> TablePlan:
+    schema = Schema(name, (Field("user", DType.STRING), Field("age", DType.INT), Field("at", DType.TIMESTAMP)), "at")
+    return TablePlan(name, version, schema, (KeyPart("user", DType.STRING, None),), None, None, None, None, 0, ())
+
+
+A, B = table("a", "00000000000000aa"), table("b", "00000000000000bb")
+PROJECT = ProjectPlan({}, {}, {"a": A, "b": B}, {}, {})
+
+
+def rows(plan: TablePlan, at: int) -> Append:
+    stamps = np.array([at], np.int64)
+    columns = {"age": column_of(DType.INT, [at])}
+    batch = TableRows(plan.name, plan.version, 1, [("ann",)], stamps, stamps, columns, np.zeros(1, np.bool_))
+    return Append(TABLES, 0, encode_table_rows(batch))
+
+
+def test_tables_that_were_archived_up_to_different_offsets_get_no_row_twice() -> None:
+    log, raw, offline = (MemoryEventLog(SimulatedClock()), MemoryEventLog(SimulatedClock()), MemoryOfflineStore())
+    log.create(TABLES)
+    log.create(WINDOWS)
+    for at in range(4):
+        log.append([rows(A, at)])
+    first = ArchiveWorker(PROJECT, raw, log, offline)
+    while first.step(1):
+        pass
+    log.append([rows(B, 4)])
+    log.append([rows(A, 5)])
+    # Nothing of B is archived, so a new worker starts at 0; A is done up to 4.
+    second = ArchiveWorker(PROJECT, raw, log, offline)
+    while second.step(1):
+        pass
+    assert sorted(offline.scan(rows_table(A))[ORDER].to_pylist()) == [0, 1, 2, 3, 5]
+    assert offline.scan(rows_table(B))[ORDER].to_pylist() == [4]
+    past = Past(PROJECT, raw, log, offline)
+    known = past.rows(A)
+    assert known is not None
+    assert sorted(known[ORDER].to_pylist()) == [0, 1, 2, 3, 5]
