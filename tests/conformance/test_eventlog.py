@@ -110,6 +110,15 @@ class TestLmdbEventLog(DurableEventLogTests):
         assert log.append([Append("t", 0, b"y")]) == [60]
         log.close()
 
+    def test_a_topic_is_found_though_another_process_has_let_the_map_grow(self, tmp_path: Path) -> None:
+        log = LmdbEventLog(tmp_path / "grows", UnrulyClock(), map_size=1 << 20)
+        larger = partial(LmdbEventLog, tmp_path / "grows", UnrulyClock(), map_size=1 << 30)
+        with started(create_and_append, larger, "u", b"y" * 3_000_000) as (_, pipe):
+            pipe.recv_bytes()
+        assert log.end("u", 1) == 1  # asks for the handle of a database with the small map still in place
+        assert len(log.read("u", 1, 0)[0].payload) == 3_000_000
+        log.close()
+
     def test_a_reader_that_another_process_took_for_dead_reads_on(self, log: EventLog, place: Path) -> None:
         log.append([Append("t", 0, b"x")])
         assert len(log.read("t", 0, 0)) == 1

@@ -11,7 +11,7 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import lmdb
 
@@ -21,6 +21,7 @@ RECOVERABLE: Final = (lmdb.MapResizedError, lmdb.BadRslotError)
 """What `SharedEnvironment.recover` mends, after which the transaction can begin again."""
 _MAX_READERS: Final = 1024
 _MAX_DBS: Final = 4096
+T = TypeVar("T")
 
 
 class SharedEnvironment:
@@ -69,10 +70,34 @@ class SharedEnvironment:
             env = self.opened()
             if key not in self.handles:
                 # A write transaction in any case: the binding recycles read transactions, which drops new handles.
-                with env.begin(write=True) as txn:
-                    found = env.open_db(name, txn, create=create)
-                self.handles[key] = found
+                self.handles[key] = self.write(lambda txn: env.open_db(name, txn, create=create))
             return self.handles[key]
+
+    def write(self, do: Callable[[lmdb.Transaction[bytes]], T]) -> T:
+        """Run `do` in a write transaction and commit; what it raises aborts. Must not be called within `read_gate`."""
+        with self.write_gate:
+            while True:
+                try:
+                    txn = (self.env or self.opened()).begin(write=True)
+                except lmdb.MapResizedError as error:
+                    self.recover(error)
+                    continue
+                try:
+                    result = do(txn)
+                    txn.commit()
+                    return result
+                except BaseException:
+                    txn.abort()
+                    raise
+
+    def settle(self) -> None:
+        """Let this process see what a killed writer has committed but not yet announced to readers.
+
+        LMDB writes a transaction's root to the data file and then its number to the lock file, where readers look. A
+        writer that dies in between leaves readers one transaction behind until somebody takes the write lock. Whoever
+        goes on from what a read tells (a position) settles first, else it would do the unannounced work twice.
+        """
+        self.write(lambda txn: None)
 
     def recover(self, error: lmdb.Error) -> None:
         """Mend what a RECOVERABLE error at the begin of a transaction says. Must not be called within `read_gate`."""

@@ -103,42 +103,38 @@ class LmdbEventLog(EventLog):
                 check_count(item.topic, item.partition, item.count)
                 if (item.topic, item.partition) not in shared.handles:
                     self._find(item.topic, item.partition)
-            while True:
-                try:
-                    return self._append(shared, shared.env or shared.opened(), items, now)
-                except lmdb.MapResizedError as error:
-                    shared.recover(error)
-                except lmdb.Error as error:
-                    raise LogError(f"nothing was appended: {explain(error, shared.path)}") from error
+            try:
+                bases, changed, number = shared.write(lambda txn: self._append(txn, items, now))
+            except lmdb.Error as error:
+                raise LogError(f"nothing was appended: {explain(error, shared.path)}") from error
+            self._tails.update(changed)  # only now: a commit that failed has changed nothing
+            self._tails_txn = number
+            return bases
 
-    def _append(self, shared: SharedEnvironment, env: lmdb.Environment, items: Sequence[Append], now: int) -> list[int]:
-        txn = env.begin(write=True)
-        try:
-            number = txn.id()
-            if self._tails_txn != number - 1:
-                self._tails = {}
-            changed: dict[Key, tuple[int, int]] = {}
-            bases = []
-            for item in items:
-                key = (item.topic, item.partition)
-                handle = shared.handles[key]
-                base, arrival = changed.get(key) or self._tails.get(key) or self._tail(txn, key, handle)
-                if now > arrival:
-                    arrival = now
-                payload = item.payload
-                value = _HEADER.pack(item.count, crc32(payload), arrival) + payload
-                if not txn.put(base.to_bytes(8, "big"), value, append=True, db=handle):
-                    place = f"{item.topic}/{item.partition}"
-                    raise LogError(f"{shared.path} is damaged: {place} goes on past its end {base}; restore it")
-                changed[key] = (base + item.count, arrival)
-                bases.append(base)
-            txn.commit()
-        except BaseException:
-            txn.abort()
-            raise
-        self._tails.update(changed)
-        self._tails_txn = number
-        return bases
+    def _append(
+        self, txn: Transaction, items: Sequence[Append], now: int
+    ) -> tuple[list[int], dict[Key, tuple[int, int]], int]:
+        """Puts the items; returns their base offsets, the new tails, and the number of the transaction."""
+        shared = self._shared
+        number = txn.id()
+        if self._tails_txn != number - 1:
+            self._tails = {}
+        changed: dict[Key, tuple[int, int]] = {}
+        bases = []
+        for item in items:
+            key = (item.topic, item.partition)
+            handle = shared.handles[key]
+            base, arrival = changed.get(key) or self._tails.get(key) or self._tail(txn, key, handle)
+            if now > arrival:
+                arrival = now
+            payload = item.payload
+            value = _HEADER.pack(item.count, crc32(payload), arrival) + payload
+            if not txn.put(base.to_bytes(8, "big"), value, append=True, db=handle):
+                place = f"{item.topic}/{item.partition}"
+                raise LogError(f"{shared.path} is damaged: {place} goes on past its end {base}; restore it")
+            changed[key] = (base + item.count, arrival)
+            bases.append(base)
+        return bases, changed, number
 
     def read(self, topic: str, partition: int, offset: int, max_records: int = 10_000) -> list[LogBatch]:
         if offset < 0:
@@ -336,20 +332,8 @@ class LmdbEventLog(EventLog):
     def _write(self, do: Callable[[Transaction], T]) -> T:
         """Run `do` in a write transaction; handles must have been found before."""
         shared = self._shared
-        with _explained(shared), shared.write_gate:
-            while True:
-                try:
-                    txn = shared.opened().begin(write=True)
-                except lmdb.MapResizedError as error:
-                    shared.recover(error)
-                    continue
-                try:
-                    result = do(txn)
-                    txn.commit()
-                    return result
-                except BaseException:
-                    txn.abort()
-                    raise
+        with _explained(shared):
+            return shared.write(do)
 
 
 @contextmanager

@@ -60,6 +60,9 @@ class LmdbOnlineStore(OnlineStore):
         except (lmdb.Error, OSError) as error:
             raise StoreError(f"cannot open the online store: {explain(error, path)}") from error
         self._open: SharedEnvironment | None = shared
+        if not readonly:
+            with _explained(shared):
+                shared.settle()
 
     @property
     def _shared(self) -> SharedEnvironment:
@@ -110,20 +113,8 @@ class LmdbOnlineStore(OnlineStore):
         shared = self._shared
         if self._readonly:
             raise StoreError(f"the online store in {shared.path} was opened for reading: open it without readonly")
-        with _explained(shared), shared.write_gate:
-            while True:
-                try:
-                    txn = shared.opened().begin(write=True)
-                except lmdb.MapResizedError as error:
-                    shared.recover(error)
-                    continue
-                try:
-                    do(txn)
-                    txn.commit()
-                    return
-                except BaseException:
-                    txn.abort()
-                    raise
+        with _explained(shared):
+            shared.write(do)
 
     def position(self) -> bytes:
         return self.read(())[1]
