@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import multiprocessing
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -36,6 +38,8 @@ from headrace.orchestration.watch import ModelWatch, SkewWatch
 from headrace.serving.prediction_log import PredictionLog
 
 WEEK_US = 7 * US_PER_DAY
+FIT_US = 3 * US_PER_DAY
+"""A fit takes a second of real time, in which the replay gets on by days: with less it would have to wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +118,8 @@ def feed(spec: ReplaySpec) -> None:
     feeder = Feeder(
         parts.clock, parts.raw, parts.features, parts.compute(), Scheduler(parts.catalog, jobs, _start(history))
     )
-    feeder.run(streams, spec.tick_us, follow=True)
+    with _many_small_steps():
+        feeder.run(streams, spec.tick_us, follow=True)
     parts.close()
 
 
@@ -137,18 +142,31 @@ class ReplayRun:
 
     def run(self) -> ReplayResult:
         """Replay, then finish what runs in the background."""
-        # Other threads only fit and audit; they must not make a tick wait for the usual 5 ms whenever it lets them in.
-        usual = sys.getswitchinterval()
-        sys.setswitchinterval(0.0005)
-        try:
+        with _many_small_steps():
             self.result = self.replay.run(self.requests)
-        finally:
-            sys.setswitchinterval(usual)
         self.predictions.flush()
         self.watch.conclude()
         self.background.finish()
         self.fitting.shutdown()
         return self.result
+
+
+@contextmanager
+def _many_small_steps() -> Iterator[None]:
+    """Sets Python up for hundreds of thousands of ticks, and back."""
+    interval, thresholds = sys.getswitchinterval(), gc.get_threshold()
+    # Other threads only fit and audit; they must not make a tick wait for the usual 5 ms whenever it lets them in.
+    sys.setswitchinterval(0.0005)
+    # What is there by now stays, and ticks leave few cycles: looking for them all the time costs a twentieth.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 50)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(interval)
+        gc.set_threshold(*thresholds)
+        gc.unfreeze()
 
 
 def start_feeder(spec: ReplaySpec) -> BaseProcess:
@@ -203,7 +221,7 @@ def wire_replay(
         spec.serve_from_us,
     )
     fitting = ThreadPoolExecutor(1, thread_name_prefix="replay-fit")
-    watch.beside = lambda work: fitting.submit(work)
+    watch.beside, watch.fit_us = (lambda work: fitting.submit(work)), FIT_US
     skew = SkewWatch(plan, model, parts.internal, past, parts.catalog)
     background = Background()
     jobs = [

@@ -23,6 +23,10 @@ ARROW_TYPES: dict[DType, pa.DataType] = {
 }
 
 
+STORED_TYPES: dict[DType, pa.DataType] = {**ARROW_TYPES, DType.TIMESTAMP: pa.int64(), DType.DURATION: pa.int64()}
+"""The Arrow types whose values are laid out as those of our columns."""
+
+
 def to_arrow(column: Column) -> pa.Array:
     """An Arrow array with the same values and nulls."""
     mask = None if column.valid is None else ~column.valid
@@ -58,6 +62,8 @@ def from_arrow(array: pa.Array | pa.ChunkedArray, dtype: DType, name: str = "col
 
 
 def _cast(array: pa.Array, dtype: DType) -> pa.Array:
+    if array.type == STORED_TYPES[dtype]:
+        return array
     if dtype is DType.TIMESTAMP:
         if pa.types.is_timestamp(array.type):
             # Nanoseconds are floored toward minus infinity, naive times are UTC (design 4.1).

@@ -105,7 +105,9 @@ def _whole_numbers(floats: pa.Array, array: pa.Array, spec: Field) -> Fitted:
 def _fit_float(array: pa.Array, spec: Field) -> Fitted | None:
     if not (pt.is_integer(array.type) or pt.is_floating(array.type) or pt.is_decimal(array.type)):
         return None
-    numbers = array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)  # null is NaN there
+    if not pt.is_float64(array.type):
+        array = array.cast(pa.float64(), safe=False)
+    numbers = array.to_numpy(zero_copy_only=False)  # null is NaN there
     fitted = Fitted(normalised(Column(DType.FLOAT, numbers)))
     infinite = np.isinf(numbers)
     if infinite.any():
@@ -120,7 +122,7 @@ def _fit_bool(array: pa.Array, spec: Field) -> Fitted | None:
 def _fit_string(array: pa.Array, spec: Field) -> Fitted | None:
     if not (pt.is_string(array.type) or pt.is_large_string(array.type) or pt.is_string_view(array.type)):
         return None
-    return Fitted(from_arrow(array.cast(pa.string()), DType.STRING, spec.name))
+    return Fitted(from_arrow(array, DType.STRING, spec.name))
 
 
 def _fit_timestamp(array: pa.Array, spec: Field) -> Fitted | None:

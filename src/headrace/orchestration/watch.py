@@ -46,8 +46,9 @@ class ModelWatch:
         first_us: train the first version at this time (or at the first look after it), if there is no champion.
         outcomes: what became of each retraining since this object was made.
         looks: drift as found at each look.
-        beside: runs a function in another thread. With it a fit takes until the next look, as training takes time; the
-            challenger is registered and judged then. Without it a retraining is done before `look` returns.
+        beside: runs a function in another thread. With it a fit takes `fit_us`, as training takes time; the challenger
+            is registered and judged at the first look after that. Without it a retraining is done before `look` returns.
+        fit_us: time on the clock of `look` that a fit beside is given.
     """
 
     project: ProjectPlan
@@ -61,17 +62,21 @@ class ModelWatch:
     outcomes: list[Outcome] = field(default_factory=list)
     looks: list[DriftLook] = field(default_factory=list)
     beside: Beside | None = None
-    _pending: tuple[int, str, Future[Challenger]] | None = None
+    fit_us: int = US_PER_DAY
+    _pending: tuple[int, int, str, Future[Challenger]] | None = None
 
     def look(self, now_us: int) -> Mapping[str, Any] | None:
         """Join truth, look at drift and decay, retrain if that is due; returns what is worth recording."""
         joined = self.tracker.update()
-        self.conclude()
+        if self._pending is not None and self._pending[0] <= now_us:
+            self.conclude()
         name = self.model.name
         champion = self.registry.alias(name, CHAMPION)
         if champion is None:
             return self._first(now_us)
         drifted, decayed = self._drift(now_us, champion), self._decay(now_us, champion)
+        if self._pending is not None:
+            return None  # one retraining at a time: what asks for the next one will still ask when this one is done
         reason = self.triggers.due(now_us, champion, drifted, decayed)
         if reason is None:
             return None
@@ -88,7 +93,7 @@ class ModelWatch:
         """Wait for the fit that runs beside, if any, and decide about its challenger."""
         if self._pending is None:
             return
-        (run, trigger, fitting), self._pending = self._pending, None
+        (_, run, trigger, fitting), self._pending = self._pending, None
         try:
             self.outcomes.append(self.loop.conclude(run, fitting.result()))
         except TrainingError as error:
@@ -100,7 +105,7 @@ class ModelWatch:
         except TrainingError as error:
             self.outcomes.append(Outcome(reason, None, False, str(error)))
             return
-        self._pending = (run, reason, beside(lambda: fit(prepared)))
+        self._pending = (now_us + self.fit_us, run, reason, beside(lambda: fit(prepared)))
 
     def _first(self, now_us: int) -> Mapping[str, Any] | None:
         if now_us < self.first_us:

@@ -92,9 +92,13 @@ def profile_column(column: Column) -> ColumnProfile:
         categories = _categories(column)
         empty = ColumnProfile(column.dtype, (), categories=categories, null_share=null_share)
         return msgspec.structs.replace(empty, counts=tuple(bin_counts(empty, column).tolist()))
-    values = _numbers(column)
-    empty = ColumnProfile(column.dtype, (), _edges(values), (), *_moments(values), null_share)
-    return msgspec.structs.replace(empty, counts=tuple(bin_counts(empty, column).tolist()))
+    values = np.sort(_numbers(column))
+    edges = _edges(values)
+    upto = np.searchsorted(values, np.asarray(edges, np.float64), side="right")
+    counts = np.diff(upto, prepend=0, append=len(values)).tolist()
+    return ColumnProfile(
+        column.dtype, (*counts, len(column) - len(values)), edges, (), *_moments(values), null_share
+    )
 
 
 def bin_counts(profile: ColumnProfile, column: Column) -> IntArray:
@@ -161,11 +165,12 @@ def _moments(values: FloatArray) -> tuple[float | None, float | None]:
 
 
 def _edges(values: FloatArray) -> tuple[float, ...]:
+    """Where the bins of sorted values end."""
     if not len(values):
         return ()
     # The k-th cut is the least value that at least k tenths of the rows do not exceed, in whole numbers of rows.
     ranks = -(-np.arange(QUANTILES + 1) * len(values) // QUANTILES)
-    cuts = np.sort(values)[np.maximum(ranks - 1, 0)]
+    cuts = values[np.maximum(ranks - 1, 0)]
     repeated = cuts[1:][cuts[1:] == cuts[:-1]]
     # An edge just below a repeated value and one at it make a bin that holds nothing else.
     return tuple(np.unique(np.concatenate([cuts[1:-1], np.nextafter(repeated, -np.inf)])).tolist())

@@ -56,6 +56,8 @@ def _null_share(table: TablePlan, check: CheckSpec, params: dict[str, Any], rows
     column, most = _column(table, rows, params["column"]), params["max"]
     if not len(column):
         return None
+    if not column.null_count and not pa.types.is_floating(column.type):
+        return None
     null = _nulls(column)
     count = pc.sum(null).as_py()
     share = count / len(column)
@@ -84,21 +86,25 @@ def _unique(table: TablePlan, check: CheckSpec, params: dict[str, Any], rows: pa
 def _in_range(table: TablePlan, check: CheckSpec, params: dict[str, Any], rows: pa.Table) -> CheckFailure | None:
     column = _column(table, rows, params["column"])
     least, most = params.get("min"), params.get("max")
-    values = pc.if_else(_nulls(column), None, _numbers(column))
+    values = _numbers(column)
+    extremes = pc.min_max(values).as_py()  # which passes over null and NaN
+    low, high = extremes["min"], extremes["max"]
+    if (least is None or low is None or not low < _bound(least)) and (
+        most is None or high is None or not high > _bound(most)
+    ):
+        return None
+    values = pc.if_else(_nulls(column), None, values)
     outside = pa.chunked_array([pa.repeat(False, len(column))])
     if least is not None:
         outside = pc.or_(outside, pc.fill_null(pc.less(values, _bound(least)), False))
     if most is not None:
         outside = pc.or_(outside, pc.fill_null(pc.greater(values, _bound(most)), False))
     count = pc.sum(outside).as_py()
-    if not count:
-        return None
-    extremes = pc.min_max(values).as_py()
     message = (
         f'"{params["column"]}" lies outside [{"" if least is None else least}, {"" if most is None else most}] '
-        f"in {count} of {len(column)} rows (from {extremes['min']} to {extremes['max']})"
+        f"in {count} of {len(column)} rows (from {low} to {high})"
     )
-    numbers = {"outside": count, "rows": len(column), "min": extremes["min"], "max": extremes["max"]}
+    numbers = {"outside": count, "rows": len(column), "min": low, "max": high}
     return CheckFailure(check, message, numbers, _where(rows, outside))
 
 
