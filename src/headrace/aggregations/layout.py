@@ -13,7 +13,7 @@ from headrace.aggregations import lanes as ln
 from headrace.aggregations.exact import WORK_WORDS
 from headrace.core.columns import BoolArray, IntArray
 from headrace.core.schema import DType
-from headrace.core.time import NULL_US
+from headrace.core.time import NULL_US, US_PER_DAY
 
 _CODES: dict[str, tuple[int, int]] = {
     "count": (k.COUNT, 0),
@@ -101,9 +101,11 @@ class GroupLayout:
     def cut_step_us(self) -> int:
         """The cut moves in steps, so that rows are dropped or folded now and then instead of with every event.
 
-        Folding costs more than dropping, so a group with lifetime features does it more rarely.
+        Folding costs more than dropping, so a group with lifetime features does it more rarely, the more so the fewer
+        events its windows can hold.
         """
-        return max(self.reach_us * 2 if self.lifetime else self.reach_us // 8, 1)
+        reach = self.reach_us
+        return max(reach * 2 + min(reach * 6, 7 * US_PER_DAY) if self.lifetime else reach // 8, 1)
 
     @cached_property
     def width(self) -> int:

@@ -10,7 +10,7 @@ from headrace.retrieval.predictions import TIME, read_predictions
 if TYPE_CHECKING:
     from headrace.app.wiring import Parts
 
-_AT_ONCE = 50_000
+_AT_ONCE = 20_000
 
 
 def predictions_table(model: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from headrace.app.demo import DemoResult, champion_of, params_of, versions
+from headrace.app.wiring import Parts
 from headrace.catalog.records import Decision
 from headrace.console.report_data import (
     AlertMark,
@@ -32,12 +33,14 @@ from headrace.console.report_data import (
 )
 from headrace.core.accuracy import average_precision, roc_auc
 from headrace.core.time import US_PER_DAY, from_us, to_iso
+from headrace.engines.stream.admitted import VERDICT
 from headrace.engines.stream.commits import DEAD_LETTERS, WINDOWS, decode_dead_letters
 from headrace.engines.stream.verdicts import DUPLICATE, LATE
 from headrace.engines.stream.worker import read_heads
 from headrace.orchestration.watch import LOOK_BACK_US
 from headrace.registry.predictor import load_model
 from headrace.retrieval.history import HistoryReader
+from headrace.retrieval.past import WRITER, events_table
 
 _WEEK_US = 7 * US_PER_DAY
 
@@ -115,18 +118,26 @@ class _Truth:
 
 def _streams(demo: DemoResult) -> Iterator[StreamCounts]:
     features = demo.run.parts.features
-    codes: dict[str, Counter[int]] = {name: Counter() for name in demo.plan.streams}
-    events: Counter[str] = Counter()
-    for _, commit in read_heads(features, 0, features.end(WINDOWS, 0)):
-        for name, span in commit.streams.items():
-            codes[name].update(code for _, _, code in span.exceptions)
-        events.update({name: sum(s.end) - sum(s.begin) for name, s in commit.streams.items()})
     reasons: dict[str, Counter[str]] = {name: Counter() for name in demo.plan.streams}
     for batch in features.read(DEAD_LETTERS, 0, 0, 10_000_000) if features.end(DEAD_LETTERS, 0) else []:
         for letter in decode_dead_letters(batch.payload):
             reasons[letter.stream][_kind_of_reason(letter.reason)] += 1
     for name in demo.plan.streams:
-        yield StreamCounts(name, events[name], codes[name][DUPLICATE], codes[name][LATE], dict(reasons[name]))
+        codes = _verdicts(demo.run.parts, name)
+        events = demo.run.parts.raw.end(name, 0)
+        yield StreamCounts(name, events, codes[DUPLICATE], codes[LATE], dict(reasons[name]))
+
+
+def _verdicts(parts: Parts, stream: str) -> Counter[int]:
+    """How many events of a stream got each verdict: those in the archive, and those it does not cover yet."""
+    table = events_table(stream)
+    archived = parts.offline.scan(table, [VERDICT])[VERDICT].value_counts().to_pylist()
+    codes = Counter({each["values"]: each["counts"] for each in archived})
+    covered = parts.offline.number(table, WRITER)
+    for _, commit in read_heads(parts.features, covered, parts.features.end(WINDOWS, 0) - covered):
+        if stream in commit.streams:
+            codes.update(code for _, _, code in commit.streams[stream].exceptions)
+    return codes
 
 
 def _kind_of_reason(reason: str) -> str:

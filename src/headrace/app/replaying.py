@@ -115,8 +115,14 @@ def feed(spec: ReplaySpec) -> None:
     assert isinstance(parts.clock, SimulatedClock)
     archive = parts.archive()
     jobs = [*batch_jobs(plan, parts.batch(history.sources)), every("archive", WEEK_US, lambda: archive.step(1_000_000))]
+    arrivals = SimulatedClock(0)
     feeder = Feeder(
-        parts.clock, parts.raw, parts.features, parts.compute(), Scheduler(parts.catalog, jobs, _start(history))
+        parts.clock,
+        arrivals,
+        parts.raw_log(arrivals),
+        parts.features,
+        parts.compute(),
+        Scheduler(parts.catalog, jobs, _start(history)),
     )
     with _many_small_steps():
         feeder.run(streams, spec.tick_us, follow=True)

@@ -44,8 +44,11 @@ class Layer(ABC):
         return {}
 
     @abstractmethod
-    def finish(self) -> None:
-        """Do what makes the next start cheap; called once, after the last step."""
+    def finish(self, *, drain: bool) -> None:
+        """Do what makes the next start cheap; called once, after the last step.
+
+        `drain`: nothing more will come, so finish what lags behind too.
+        """
 
 
 class ComputeLayer(Layer):
@@ -66,7 +69,7 @@ class ComputeLayer(Layer):
     def counters(self) -> dict[str, float]:
         return {"counted": self._worker.counted, "dead_letters": self._worker.dead}
 
-    def finish(self) -> None:
+    def finish(self, *, drain: bool) -> None:
         self._worker.checkpoint()
 
 
@@ -82,7 +85,7 @@ class IngestLayer(Layer):
         self._archive = parts.archive()
         self._predictions = PredictionArchive(parts)
         self._due = threading.Event()
-        self._stopped = False
+        self._stopped = threading.Event()
         self._failure: BaseException | None = None
         self._fresh = 0
         self._thread = threading.Thread(target=self._archiving, name="archive", daemon=True)
@@ -109,19 +112,28 @@ class IngestLayer(Layer):
             "archive_lag": self._archive.lag(),
         }
 
-    def finish(self) -> None:
-        self._stopped = True
+    def finish(self, *, drain: bool) -> None:
+        self._stopped.set()
         self._due.set()
         self._thread.join()
         if self._failure is not None:
             raise self._failure
+        if drain:  # who stops this process does not wait for the archive: the logs hold what it lacks
+            self._archive_all()
+
+    def _archive_some(self) -> int:
+        return self._archive.step() + self._predictions.step()
+
+    def _archive_all(self) -> None:
+        while self._archive_some():
+            pass
 
     def _archiving(self) -> None:
         try:
-            while not self._stopped:
+            while not self._stopped.is_set():
                 self._due.wait(_ARCHIVE_S)
                 self._due.clear()
-                while self._archive.step() + self._predictions.step():
+                while not self._stopped.is_set() and self._archive_some():
                     pass
         except BaseException as error:
             self._failure = error
@@ -155,7 +167,7 @@ class ScheduleLayer(Layer):
     def counters(self) -> dict[str, float]:
         return {"jobs_run": self._ran}
 
-    def finish(self) -> None:
+    def finish(self, *, drain: bool) -> None:
         """Every run is recorded as it ends; nothing is left to do."""
 
 
@@ -204,12 +216,13 @@ def stop_on_signals() -> Iterator[threading.Event]:
 def _loop(parts: Parts, layer: Layer, stopped: threading.Event, once: bool, parent: int | None) -> None:
     beat = Beat(parts, layer.name)
     pause = BUSY_S
-    problem = ""
+    problem, drained = "", False
     beat.write(layer.lag(), layer.counters())
     try:
         while not stopped.is_set() and not orphaned(parent):
             done = layer.step()
             if once and not done:
+                drained = True
                 break
             beat.maybe(done, layer)
             pause = BUSY_S if done else min(pause * 2, IDLE_S)
@@ -219,7 +232,7 @@ def _loop(parts: Parts, layer: Layer, stopped: threading.Event, once: bool, pare
         problem = f"{type(error).__name__}: {error}"
         raise
     else:
-        layer.finish()
+        layer.finish(drain=drained)
     finally:
         beat.write(0 if problem else layer.lag(), layer.counters(), problem=problem)
 

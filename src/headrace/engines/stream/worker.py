@@ -8,6 +8,7 @@ loads it and judges the events between checkpoint and last commit again without 
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Container
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import numpy as np
 
 from headrace.core.errors import LogError
 from headrace.core.events import EventBlock, concat_blocks, decode_block
+from headrace.core.time import MAX_US
 from headrace.engines.stream.commits import (
     DEAD_LETTERS,
     WINDOWS,
@@ -67,20 +69,25 @@ class ComputeWorker:
         self.dead = 0
         self._since_checkpoint = 0
         self._torn = False
+        self._ahead: dict[tuple[str, int], deque[LogBatch]] = {}
         self._recover()
 
-    def step(self, max_records: int = 50_000) -> int:
-        """Process what has been appended since; returns how many raw events were read (0: caught up)."""
+    def step(self, max_records: int = 50_000, *, until_us: int = MAX_US) -> int:
+        """Process what has been appended since; returns how many raw events were read (0: caught up).
+
+        `until_us` leaves events that were appended later for a later step.
+        """
         if self._torn:
             # The last step failed between judging and appending: judge again, or its events would be duplicates.
             self._engine = StreamEngine(self.plan)
+            self._ahead.clear()
             self._recover()
             self._torn = False
         chunks: dict[str, list[RawChunk]] = {}
         read = 0
         for name, positions in self.positions.items():
             for partition, position in enumerate(positions):
-                batches = self._raw.read(name, partition, position, max_records)
+                batches = self._take(name, partition, position, max_records, until_us)
                 if batches:
                     chunk = _chunk(
                         self.plan.streams[name], partition, position, batches, only=self._engine.fields(name)
@@ -103,6 +110,16 @@ class ComputeWorker:
         if self._since_checkpoint >= _CHECKPOINT_EVERY:
             self.checkpoint()
         return read
+
+    def _take(self, name: str, partition: int, position: int, max_records: int, until_us: int) -> list[LogBatch]:
+        """The next batches of a partition; what was read but is not due yet is kept for later."""
+        ahead = self._ahead.setdefault((name, partition), deque())
+        if not ahead:
+            ahead.extend(self._raw.read(name, partition, position, max_records))
+        taken: list[LogBatch] = []
+        while ahead and ahead[0].arrival_us <= until_us:
+            taken.append(ahead.popleft())
+        return taken
 
     def checkpoint(self) -> None:
         """Save the verdict state, so that a restart has little to judge again. Atomic: written beside, then renamed."""
