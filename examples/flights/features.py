@@ -162,9 +162,9 @@ late = hr.Model(
     "late",
     view=view,
     estimator=LGBMClassifier(
-        n_estimators=50,
+        n_estimators=32,
         num_leaves=24,
-        learning_rate=0.1,
+        learning_rate=0.15,
         min_child_samples=50,
         colsample_bytree=0.4,
         max_bin=63,

@@ -24,7 +24,7 @@ PREPROCESSING = "preprocessing.json"
 BOOSTER = "booster.txt"
 PICKLE = "estimator.pickle"
 
-_ONE_THREAD_ROWS = 1_000
+_ONE_THREAD_ROWS = 100_000
 """Up to here one thread is as fast as all, and leaves the others to serve."""
 
 Task = Literal["classification", "regression"]
