@@ -22,7 +22,7 @@ from headrace.app.replaying import ReplayRun, ReplaySpec, start_feeder, wire_rep
 from headrace.core.accuracy import average_precision
 from headrace.core.columns import FloatArray, IntArray
 from headrace.core.errors import ConfigError, NotFound
-from headrace.core.time import from_us, parse_duration, parse_time
+from headrace.core.time import US_PER_DAY, from_us, parse_duration, parse_time
 from headrace.features.discover import load_project
 from headrace.features.plan import ProjectPlan
 from headrace.monitoring.skew import Audit
@@ -115,6 +115,7 @@ def run_demo(
         parse_time(options.train_at),
         parse_duration(options.tick),
         options.seed,
+        fit_us=3 * US_PER_DAY,
     )
     speed: list[tuple[int, int, float]] = []
 

@@ -38,8 +38,6 @@ from headrace.orchestration.watch import ModelWatch, SkewWatch
 from headrace.serving.prediction_log import PredictionLog
 
 WEEK_US = 7 * US_PER_DAY
-FIT_US = 3 * US_PER_DAY
-"""A fit takes a second of real time, in which the replay gets on by days: with less it would have to wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +51,8 @@ class ReplaySpec:
         serve_from_us: when the first model is trained and scoring begins.
         tick_us: length of a tick.
         seed, disorder: of the injected disorder.
+        fit_us: simulated time that a fit takes. In the second that it really takes a replay gets on by days, so with
+            too little of it the replay waits.
     """
 
     project: Path
@@ -62,6 +62,7 @@ class ReplaySpec:
     tick_us: int
     seed: int
     disorder: Disorder = field(default_factory=Disorder)
+    fit_us: int = US_PER_DAY
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +228,7 @@ def wire_replay(
         spec.serve_from_us,
     )
     fitting = ThreadPoolExecutor(1, thread_name_prefix="replay-fit")
-    watch.beside, watch.fit_us = (lambda work: fitting.submit(work)), FIT_US
+    watch.beside, watch.fit_us = (lambda work: fitting.submit(work)), spec.fit_us
     skew = SkewWatch(plan, model, parts.internal, past, parts.catalog)
     background = Background()
     jobs = [

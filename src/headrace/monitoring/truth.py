@@ -87,10 +87,11 @@ class TruthTracker:
         self._at = [0, 0, 0]
         self.predictions = 0
         self.joined = 0
-        self._recover()
+        self._recovered = False
 
     def update(self) -> int:
         """Join what is new; returns how many truths were joined (corrections count again)."""
+        self._recover()
         batch, predictions_end = read_predictions(self._internal, self._model.name, self._view, self._at[0])
         if len(batch):
             self._add(batch)
@@ -108,10 +109,12 @@ class TruthTracker:
     @property
     def first_us(self) -> int | None:
         """Time of the earliest request that is remembered; None if there is none."""
+        self._recover()
         return min((int(chunk.batch.t_us.min()) for chunk in self._chunks), default=None)
 
     def window(self, since_us: int, until_us: int) -> list[tuple[PredictionBatch, FloatArray, BoolArray, IntArray]]:
         """Predictions of requests in `[since_us, until_us)`: batch, labels (NaN: unknown), known, when known."""
+        self._recover()
         found = []
         for chunk in self._chunks:
             at = (chunk.batch.t_us >= since_us) & (chunk.batch.t_us < until_us)
@@ -168,7 +171,13 @@ class TruthTracker:
         return joined
 
     def _recover(self) -> None:
-        """Read the log of what was joined, then the predictions that it speaks of."""
+        """Read, once, the log of what was joined and the predictions that it speaks of.
+
+        Not before something is asked for: it takes seconds where there are many, and a process has to start and stop.
+        """
+        if self._recovered:
+            return
+        self._recovered = True
         offset = self._internal.begin(TOPIC, 0)
         truths: dict[str, tuple[float, int]] = {}
         while batches := self._internal.read(TOPIC, 0, offset, 10_000):

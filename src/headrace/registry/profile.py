@@ -96,9 +96,7 @@ def profile_column(column: Column) -> ColumnProfile:
     edges = _edges(values)
     upto = np.searchsorted(values, np.asarray(edges, np.float64), side="right")
     counts = np.diff(upto, prepend=0, append=len(values)).tolist()
-    return ColumnProfile(
-        column.dtype, (*counts, len(column) - len(values)), edges, (), *_moments(values), null_share
-    )
+    return ColumnProfile(column.dtype, (*counts, len(column) - len(values)), edges, (), *_moments(values), null_share)
 
 
 def bin_counts(profile: ColumnProfile, column: Column) -> IntArray:

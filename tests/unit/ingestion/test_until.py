@@ -119,3 +119,18 @@ def test_more_rows_than_a_step_applies_come_with_the_next(world: World, monkeypa
         world.rows(at, 2)
     assert [world.ingest.step() for _ in range(3)] == [2, 2, 0]
     assert world.applied()[1] == [10, 11, 20, 21, 30, 31, 40, 41]
+
+
+def test_compute_leaves_events_that_were_appended_later_for_a_later_step(tmp_path: Path) -> None:
+    """Stepping through events that lie in the log already gives the commits of taking turns with their arrival."""
+    taken_in_turns = World(tmp_path / "turns")
+    for at in (10, 20, 20, 40):
+        taken_in_turns.event(at)
+    world = World(tmp_path / "ahead")
+    for at in (10, 20, 20, 40):
+        world.clock.advance_to(at)
+        block = encode_block(encode_rows(STREAM.schema, [{"id": f"e{at}", "at": at}]))
+        world.raw.append([Append("paid", 0, block)])
+    assert [world.compute.step(until_us=until) for until in (9, 10, 19, 20, 39, 50, 60)] == [0, 1, 0, 2, 0, 1, 0]
+    assert world.compute.positions == taken_in_turns.compute.positions == {"paid": [4]}
+    assert world.compute.counted == taken_in_turns.compute.counted == 3
