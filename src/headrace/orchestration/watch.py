@@ -47,7 +47,7 @@ class ModelWatch:
         outcomes: what became of each retraining since this object was made.
         looks: drift as found at each look.
         beside: runs a function in another thread. With it a fit takes `fit_us`, as training takes time; the challenger
-            is registered and judged at the first look after that. Without it a retraining is done before `look` returns.
+            is registered and judged at the first look after that. Without it a retraining is done in the look itself.
         fit_us: time on the clock of `look` that a fit beside is given.
     """
 
