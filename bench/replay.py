@@ -15,8 +15,7 @@ import time
 from pathlib import Path
 
 from headrace.app.demo import DemoOptions, example_folder, versions
-from headrace.app.replaying import ReplaySpec, wire_replay
-from headrace.core.time import parse_duration, parse_time
+from headrace.app.replaying import wire_replay
 from headrace.features.discover import load_project
 
 
@@ -24,8 +23,7 @@ def measure(until: str, tick: str, seed: int, state: Path) -> dict[str, object]:
     """Replay once in `state` and return the record to print."""
     project = example_folder("flights")
     plan = load_project(project)
-    defaults = DemoOptions(state)
-    spec = ReplaySpec(project, state, parse_time(until), parse_time(defaults.train_at), parse_duration(tick), seed)
+    spec = DemoOptions(state, seed, until=until, tick=tick).spec(project)
     run = wire_replay(spec, plan, plan.models["late"])
     began = time.perf_counter()
     result = run.run()

@@ -115,7 +115,10 @@ def feed(spec: ReplaySpec) -> None:
         parts.raw.create(name)
     assert isinstance(parts.clock, SimulatedClock)
     archive = parts.archive()
-    jobs = [*batch_jobs(plan, parts.batch(history.sources)), every("archive", WEEK_US, lambda: archive.step(1_000_000))]
+    jobs = [
+        *batch_jobs(plan, parts.batch(history.sources)),
+        every("archive", 2 * WEEK_US, lambda: archive.step(1_000_000)),
+    ]
     arrivals = SimulatedClock(0)
     feeder = Feeder(
         parts.clock,

@@ -17,6 +17,7 @@ import numpy as np
 from headrace.core.columns import FloatArray
 from headrace.core.errors import StoreError
 from headrace.registry.base import ModelRegistry
+from headrace.registry.lightgbm_rows import RowPredictor
 from headrace.registry.preprocessing import Preprocessor, WordBlock
 
 MANIFEST = "model.json"
@@ -24,7 +25,7 @@ PREPROCESSING = "preprocessing.json"
 BOOSTER = "booster.txt"
 PICKLE = "estimator.pickle"
 
-_ONE_THREAD_ROWS = 100_000
+_FEW_ROWS = 100_000
 """Up to here one thread is as fast as all, and leaves the others to serve."""
 
 Task = Literal["classification", "regression"]
@@ -54,6 +55,7 @@ class FittedModel:
         self.manifest = manifest
         self.preprocessor = preprocessor
         self.predictor = predictor
+        self._few: RowPredictor | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -72,8 +74,10 @@ class FittedModel:
         if not len(matrix):
             return np.empty(0, np.float64)
         if self.manifest.kind == "lightgbm":
-            threads = 1 if len(matrix) <= _ONE_THREAD_ROWS else 0
-            scores = self.predictor.predict(matrix, num_threads=threads, validate_features=False)
+            if len(matrix) <= _FEW_ROWS:
+                self._few = self._few or RowPredictor(self.predictor)
+                return self._few.predict(np.ascontiguousarray(matrix))
+            scores = self.predictor.predict(matrix)
         elif self.manifest.task == "classification":
             scores = self.predictor.predict_proba(matrix)[:, 1]
         else:
