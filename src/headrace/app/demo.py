@@ -121,45 +121,6 @@ def run_demo(
     project = example_folder(name)
     _clean(options.state)
     spec = options.spec(project)
-    speed: list[tuple[int, int, float]]
-    replay_seconds: float
-    seconds: float
-    frozen: FloatArray
-    dead_letters: int
-    events: int
-    figures: dict[str, Any] = field(default_factory=dict)
-
-
-def example_folder(name: str) -> Path:
-    """The folder of a bundled example; raises NotFound naming those that there are."""
-    import headrace
-
-    package = Path(headrace.__file__).parent
-    for home in (package / "_examples", package.parents[1] / "examples"):
-        if (home / name / "features.py").is_file():
-            return home / name
-    raise NotFound(f'there is no demo "{name}"; there is: flights')
-
-
-def run_demo(
-    name: str, options: DemoOptions, say: Callable[[str], None], progress: Callable[[str, ReplayProgress, float], None]
-) -> DemoResult:
-    """Replay, go live, audit, and gather the figures.
-
-    `say` is told each phase in a line; `progress` the simulated time, where the replay is, and its real seconds.
-    """
-    start = time.perf_counter()
-    project = example_folder(name)
-    _clean(options.state)
-    spec = ReplaySpec(
-        project,
-        options.state,
-        parse_time(options.until),
-        parse_time(options.train_at),
-        parse_duration(options.tick),
-        options.seed,
-        fit_us=3 * US_PER_DAY,
-    )
     speed: list[tuple[int, int, float]] = []
 
     def seen(at: ReplayProgress) -> None:
