@@ -108,29 +108,34 @@ def open_parts(spec: ReplaySpec, plan: ProjectPlan) -> Parts:
 def feed(spec: ReplaySpec) -> None:
     """The feeder process: the computing layer and the archive, a few simulated days ahead of its followers at most."""
     plan = load_project(spec.project)
-    parts = open_parts(spec, plan)
+    arriving, computing, scheduled = (open_parts(spec, plan) for _ in range(3))
     history = load_history(spec, plan)
     streams = {name: stream.until(spec.until_us) for name, stream in history.arriving.items()}
     for name in streams:
-        parts.raw.create(name)
-    assert isinstance(parts.clock, SimulatedClock)
-    archive = parts.archive()
+        arriving.raw.create(name)
+    archive = scheduled.archive()
     jobs = [
-        *batch_jobs(plan, parts.batch(history.sources)),
+        *batch_jobs(plan, scheduled.batch(history.sources)),
         every("archive", 2 * WEEK_US, lambda: archive.step(1_000_000)),
     ]
-    arrivals = SimulatedClock(0)
     feeder = Feeder(
-        parts.clock,
-        arrivals,
-        parts.raw_log(arrivals),
-        parts.features,
-        parts.compute(),
-        Scheduler(parts.catalog, jobs, _start(history)),
+        _clock_of(arriving),
+        arriving.raw,
+        _clock_of(computing),
+        computing.compute(),
+        computing.features,
+        _clock_of(scheduled),
+        Scheduler(scheduled.catalog, jobs, _start(history)),
     )
     with _many_small_steps():
         feeder.run(streams, spec.tick_us, follow=True)
-    parts.close()
+    for parts in (arriving, computing, scheduled):
+        parts.close()
+
+
+def _clock_of(parts: Parts) -> SimulatedClock:
+    assert isinstance(parts.clock, SimulatedClock)
+    return parts.clock
 
 
 @dataclass
@@ -241,10 +246,10 @@ def wire_replay(
         watch_job(watch),
     ]
     start = _start(history)
-    assert isinstance(parts.clock, SimulatedClock)
-    parts.clock.advance_to(start)
+    clock = _clock_of(parts)
+    clock.advance_to(start)
     replay = Replay(
-        parts.clock,
+        clock,
         parts.features,
         ingest,
         scorer,

@@ -37,17 +37,17 @@ class Parts:
     @cached_property
     def raw(self) -> EventLog:
         """The event log of raw topics."""
-        return self.raw_log(self.clock)
+        return self._log("raw")
 
     @cached_property
     def features(self) -> EventLog:
         """The feature log: topics `windows`, `tables`, `dead_letters`. It can be computed again from the raw topics."""
-        return self._log("features", self.clock)
+        return self._log("features")
 
     @cached_property
     def internal(self) -> EventLog:
         """The internal log: predictions, labels, truth."""
-        return self._log("internal", self.clock)
+        return self._log("internal")
 
     @cached_property
     def online(self) -> OnlineStore:
@@ -152,13 +152,9 @@ class Parts:
             if close is not None:
                 close()
 
-    def raw_log(self, arrivals: Clock) -> EventLog:
-        """The event log of raw topics, opened once more with a clock of its own for what is appended here."""
-        return self._log("raw", arrivals)
-
-    def _log(self, name: str, clock: Clock) -> EventLog:
+    def _log(self, name: str) -> EventLog:
         from headrace.eventlog.lmdb import LmdbEventLog
 
-        log = LmdbEventLog(self.settings.state / "log" / name, clock, sync=self.settings.sync)
+        log = LmdbEventLog(self.settings.state / "log" / name, self.clock, sync=self.settings.sync)
         self._opened.append(log)
         return log

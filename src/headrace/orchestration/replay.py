@@ -33,7 +33,7 @@ DEFAULT_TICK_US = 2 * US_PER_MINUTE
 INGEST_GROUP = "ingest"
 _LOOK_EVERY = 250
 _AHEAD = 3_000
-_TOGETHER = 64
+_TOGETHER = 250
 _WAIT_S = 0.0005
 
 
@@ -73,24 +73,33 @@ def freshness_us(streams: Mapping[str, ArrivingEvents], tick_us: int) -> IntArra
 
 
 class Feeder:
-    """The computing layer: appends events as they become known, computes after each tick, runs its jobs when due.
+    """The computing layer: runs its jobs when due, appends events as they become known, computes after each tick.
 
-    It takes some ticks at a time: first their events are appended, each at its time by `arrivals` (the clock of
-    `raw`), then compute steps through them by `clock`. Both logs hold what they would if the two took turns, and each
-    half does one thing many times over, which costs the processor a third less.
+    It takes a few hours of ticks at a time: first the jobs that fall due in them run, then their events are appended,
+    then compute steps through them. Doing one thing many times over spares the processor's caches, and the logs hold
+    what they would if the three took turns: each has a clock of its own, which is that of the parts it writes to.
+    Whoever sees a commit can rely on everything of before it being there.
+
+    Attributes:
+        arrivals, raw: the clock of the raw log, and the log.
+        clock, compute: the clock of the feature log that the worker writes to, and the worker.
+        features: a feature log, to see how far ingestion is.
+        scheduled, jobs: the clock of the jobs, and the jobs.
     """
 
     def __init__(
         self,
-        clock: SimulatedClock,
         arrivals: SimulatedClock,
         raw: EventLog,
-        features: EventLog,
+        clock: SimulatedClock,
         compute: ComputeWorker,
-        jobs: Scheduler | None = None,
+        features: EventLog,
+        scheduled: SimulatedClock,
+        jobs: Scheduler,
     ) -> None:
-        self._clock, self._arrivals, self._raw, self._features = clock, arrivals, raw, features
-        self._compute, self._jobs = compute, jobs
+        self._arrivals, self._raw = arrivals, raw
+        self._clock, self._compute, self._features = clock, compute, features
+        self._scheduled, self._jobs = scheduled, jobs
 
     def run(
         self, streams: Mapping[str, ArrivingEvents], tick_us: int = DEFAULT_TICK_US, *, follow: bool = False
@@ -101,34 +110,19 @@ class Feeder:
         times: list[int] = ticks.tolist()
         while self._compute.step():
             pass
-        first = 0
-        while first < len(times):
-            self._run_jobs(times[first])
-            stop = self._together(times, first)
+        for first in range(0, len(times), _TOGETHER):
+            stop = min(first + _TOGETHER, len(times))
+            while self._jobs.next_us <= times[stop - 1]:
+                self._scheduled.advance_to(self._jobs.next_us)
+                self._jobs.run_due(self._jobs.next_us)
             appended = self._append(streams, bounds, times, range(first, stop))
             for now, waiting in zip(times[first:stop], appended, strict=True):
                 self._clock.advance_to(now)
                 while waiting > 0 and (read := self._compute.step(until_us=now)):
                     waiting -= read
-            first = stop
-            if follow:
-                while first - self._features.committed(INGEST_GROUP, WINDOWS, 0) > _AHEAD:
-                    time.sleep(_WAIT_S)
+            while follow and stop - self._features.committed(INGEST_GROUP, WINDOWS, 0) > _AHEAD:
+                time.sleep(_WAIT_S)
         self._compute.checkpoint()
-
-    def _run_jobs(self, now: int) -> None:
-        """Jobs go before the tick's commit: who sees that can rely on all table rows of before being there."""
-        jobs = self._jobs
-        while jobs is not None and jobs.next_us <= now:
-            self._clock.advance_to(jobs.next_us)
-            jobs.run_due(jobs.next_us)
-
-    def _together(self, times: list[int], first: int) -> int:
-        """Up to where (exclusive) ticks can be taken with `first`: no job is due in between."""
-        stop, due = first + 1, MAX_US if self._jobs is None else self._jobs.next_us
-        while stop < min(first + _TOGETHER, len(times)) and times[stop] < due:
-            stop += 1
-        return stop
 
     def _append(
         self, streams: Mapping[str, ArrivingEvents], bounds: Mapping[str, list[int]], times: list[int], at: range
