@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 BENCHES := $(sort $(wildcard bench/*.py))
 ARGS ?=
 
-.PHONY: help setup demo test lint fmt bench docs lock check build clean
+.PHONY: help setup demo test lint fmt bench mutants docs lock check build clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ fmt: $(STAMP) ## Format the code and mend what can be mended by itself
 
 bench: $(STAMP) ## Run every benchmark; each prints one JSON line
 	@set -e; for bench in $(BENCHES); do $(BIN)/python $$bench $(ARGS); done
+
+mutants: $(STAMP) ## Break the rules of time and exactness one at a time: every break must be noticed (takes long)
+	$(BIN)/python tools/mutants.py $(ARGS)
 
 docs: $(STAMP) ## Write the generated pages anew (docs/cli.md)
 	$(BIN)/python tools/gen_cli_reference.py

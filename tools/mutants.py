@@ -1,0 +1,186 @@
+"""Breaks the rules of time and exactness, one at a time, and looks whether a test notices.
+
+    python tools/mutants.py            every mutant
+    python tools/mutants.py tie fence  those whose name has one of these words
+
+Each mutant changes one place in a copy of the tree and runs the tests that ought to fail. A mutant that survives is a
+hole in the suite; the exit code is then 1. It takes some minutes: kernels are compiled anew for each change to them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PARTS = ("src", "tests", "examples", "docs", "tools", "pyproject.toml", "README.md", "CHANGELOG.md", "Makefile")
+WINDOWS = ("tests/unit/retrieval", "tests/properties")
+VERDICTS = ("tests/unit/engines", "tests/unit/ingestion", "tests/properties")
+KERNEL, EXACT = "aggregations/kernel.py", "aggregations/exact.py"
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """A rule, the place where the code keeps it, what it is changed to, and the tests that should notice.
+
+    `old` must stand in `file` (below src/headrace) exactly once.
+    """
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...] = WINDOWS
+
+
+MUTANTS = (
+    Mutant("window upper edge: an event at t is inside", KERNEL, "0, n, hi)", "0, n, hi + 1)"),
+    Mutant("window lower edge: an event at lo is outside", KERNEL, "0, stop, lo)", "0, stop, lo + 1)"),
+    Mutant(
+        "hop: the lower edge is not rounded down",
+        KERNEL,
+        "lo = _floor(hi - windows[w, WINDOW_LENGTH], windows[w, WINDOW_HOP])",
+        "lo = hi - windows[w, WINDOW_LENGTH]",
+    ),
+    Mutant(
+        "resolution: the upper edge is not rounded down",
+        KERNEL,
+        "hi = _floor(t - windows[w, WINDOW_DELAY], windows[w, WINDOW_RESOLUTION])",
+        "hi = t - windows[w, WINDOW_DELAY]",
+    ),
+    Mutant("rounding: half away from zero", EXACT, "if half and (rest or mantissa & 1):", "if half:"),
+    Mutant("rounding: what is left of a division is dropped", EXACT, "return rest != 0", "return False"),
+    Mutant("null rule: a variance of too few values", KERNEL, "ok = count > freedom", "ok = count >= freedom"),
+    Mutant("null rule: share of nothing", KERNEL, "elif code == ANY:\n                    ok = count > 0",
+           "elif code == ANY:\n                    ok = True"),
+    Mutant("null rule: NaN and -0.0", "core/columns.py", "values = column.values + 0.0", "values = column.values"),
+    Mutant(
+        "as served: the limit itself is below the limit", KERNEL,
+        "if offsets >= 0 and i8[offsets + i] >= limits[i8[partitions + i]]:",
+        "if offsets >= 0 and i8[offsets + i] > limits[i8[partitions + i]]:",
+    ),
+    Mutant(
+        "tie rule: partition and offset before id", "aggregations/records.py",
+        "(stamps[i], ids[i], partitions[i], offsets[i])", "(stamps[i], partitions[i], offsets[i], ids[i])",
+    ),
+    Mutant(
+        "fence: a delta that was applied is applied again", "aggregations/splice.py",
+        "fresh |= have < positions[p]", "fresh |= have <= positions[p]",
+    ),
+    Mutant(
+        "fence of table rows", "aggregations/table_records.py",
+        "added = [row for row in new if row.order > newest]", "added = [row for row in new if row.order >= newest]",
+        VERDICTS,
+    ),
+    Mutant(
+        "cut: events that the as-of horizon needs are folded", "aggregations/records.py",
+        "floor_to(delta.clock_us - horizon_us - layout.reach_us,", "floor_to(delta.clock_us,",
+    ),
+    Mutant(
+        "cut in the compiled way", "aggregations/splice.py", "cut = clock - about[_REACH]", "cut = clock",
+    ),
+    Mutant(
+        "dedupe horizon: its last microsecond", "engines/stream/verdicts.py",
+        "stamp - counted_at <= stream.dedupe_us", "stamp - counted_at < stream.dedupe_us",
+        VERDICTS,
+    ),
+    Mutant(
+        "dedupe: a duplicate prolongs the horizon", "engines/stream/verdicts.py",
+        "codes[row] = DUPLICATE\n                continue",
+        "codes[row] = DUPLICATE\n                seen[key] = stamp\n                continue",
+        VERDICTS,
+    ),
+    Mutant(
+        "future: an event at the limit is refused", "engines/stream/verdicts.py",
+        "times > arrivals + stream.future_us", "times >= arrivals + stream.future_us",
+        VERDICTS,
+    ),
+    Mutant(
+        "lateness: an event at the limit is late", "engines/stream/verdicts.py",
+        "late = None if stream.lateness_us is None else times < clocks",
+        "late = None if stream.lateness_us is None else times <= clocks",
+        VERDICTS,
+    ),
+    Mutant(
+        "clock: event time alone", "engines/stream/verdicts.py",
+        "own = np.minimum(times, arrivals)", "own = times.copy()",
+        VERDICTS,
+    ),
+    Mutant(
+        "tables: a row at t counts", "aggregations/reads.py",
+        "if i8[times + row] < t and i8[available + row] < t", "if i8[times + row] <= t and i8[available + row] < t",
+    ),
+    Mutant(
+        "tables: a row counts before it is available", "aggregations/reads.py",
+        "if i8[times + row] < t and i8[available + row] < t", "if i8[times + row] < t",
+    ),
+    Mutant("tables: the edge of the ttl", "aggregations/reads.py", "time < t - ttl", "time <= t - ttl"),
+    Mutant(
+        "labels: a row trains before its wait has passed", "training/dataset.py",
+        "done = t + model.label.wait_us <= now_us", "done = t <= now_us", ("tests/unit/training", "tests/e2e"),
+    ),
+)  # fmt: skip
+
+
+def copied(place: Path) -> None:
+    """A copy of the tree, compiled kernels left out: their cache does not see changes to what they call."""
+    for part in PARTS:
+        source = ROOT / part
+        if source.is_dir():
+            shutil.copytree(source, place / part, ignore=shutil.ignore_patterns("__pycache__"))
+        elif source.exists():
+            shutil.copy2(source, place / part)
+
+
+def survives(mutant: Mutant, place: Path) -> bool:
+    """Whether the tests of a mutant pass although the code in `place` is changed; the change is undone afterwards."""
+    path = place / "src" / "headrace" / mutant.file
+    text = path.read_text()
+    if text.count(mutant.old) != 1:
+        raise SystemExit(f"{mutant.name}: its place stands {text.count(mutant.old)} times in {mutant.file}; renew it")
+    path.write_text(text.replace(mutant.old, mutant.new))
+    try:
+        return passes(place, mutant.tests)
+    finally:
+        path.write_text(text)
+        for cache in (place / "src").rglob("*.nb[ic]"):
+            cache.unlink()
+
+
+def passes(place: Path, tests: tuple[str, ...]) -> bool:
+    """Whether tests pass in a copy of the tree."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", *tests]
+    environment = {**os.environ, "PYTHONPATH": str(place / "src")}
+    return subprocess.run(command, cwd=place, env=environment, capture_output=True, check=False).returncode == 0
+
+
+def main() -> int:
+    """Run the mutants that were asked for; 1 if one survives."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words", nargs="*", help="only mutants whose name has one of these words")
+    words = parser.parse_args().words
+    chosen = [m for m in MUTANTS if not words or any(word in m.name for word in words)]
+    alive = []
+    with tempfile.TemporaryDirectory(prefix="headrace-mutants-") as folder:
+        place = Path(folder)
+        copied(place)
+        for mutant in chosen:
+            began = time.perf_counter()
+            lives = survives(mutant, place)
+            alive += [mutant.name] * lives
+            print(
+                f"{'SURVIVES' if lives else 'killed  '} {mutant.name} ({time.perf_counter() - began:.0f} s)", flush=True
+            )
+    print(f"{len(chosen) - len(alive)} of {len(chosen)} mutants killed")
+    return 1 if alive else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
