@@ -11,6 +11,13 @@ from tests.typing.fraud import Login, Merchant, Now, Pair, Profile, Spend, Trans
 now = datetime(2026, 6, 1, tzinfo=timezone.utc)
 
 
+per_hour: hr.Expr[float] = hr.rate(window="1d")
+usd_per_day: hr.Family[float] = hr.rate(Transfer.amount, per="1d", window=["1d", "7d"])
+p95: hr.Family[float] = hr.quantile(Transfer.amount, 0.95, window=["1d", "7d"])
+lean: hr.Expr[float] = hr.skewness(Transfer.amount, window="7d", where=Transfer.amount > 0)
+payees: hr.Expr[int] = hr.n_unique(Transfer.receiver, window="7d")
+
+
 def use(request: Transfer, spine: Any) -> None:
     project = hr.connect()
     project.apply(project.plan())

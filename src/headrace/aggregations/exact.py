@@ -97,7 +97,7 @@ def normalise(words, at, count):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _magnitude(work, count):  # type: ignore[no-untyped-def]
+def take_magnitude(work, count):  # type: ignore[no-untyped-def]
     """Turn normalised `work[:count]` into digits of its magnitude; returns True if it was negative."""
     if work[count - 1] >= 0:
         return False
@@ -122,7 +122,7 @@ def _divide(work, count, divisor):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _round(work, count, least, sticky):  # type: ignore[no-untyped-def]
+def round_digits(work, count, least, sticky):  # type: ignore[no-untyped-def]
     """Round digits (weight 2^least at bit 0) to float64, half to even; `sticky`: something nonzero lies below."""
     top = count - 1
     while top >= 0 and work[top] == 0:
@@ -175,9 +175,9 @@ def finish(words, at, count, least, divisor, work):  # type: ignore[no-untyped-d
         work[GUARD + k] = words[at + k]
     total = count + GUARD
     normalise(work, 0, total)
-    negative = _magnitude(work, total)
+    negative = take_magnitude(work, total)
     sticky = _divide(work, total, divisor) if divisor != 1 else False
-    value = _round(work, total, least - 32 * GUARD, sticky)
+    value = round_digits(work, total, least - 32 * GUARD, sticky)
     return -value if negative and value != 0.0 else value
 
 
@@ -190,7 +190,7 @@ def finish_variance(sums, squares, at_sums, at_squares, n, freedom, work, other)
     for k in range(SUM_WORDS):
         other[k] = sums[at_sums + k]
     normalise(other, 0, SUM_WORDS)
-    _magnitude(other, SUM_WORDS)
+    take_magnitude(other, SUM_WORDS)
     first, last = SUM_WORDS, -1
     for k in range(SUM_WORDS):
         if other[k] != 0:
@@ -216,7 +216,7 @@ def finish_variance(sums, squares, at_sums, at_squares, n, freedom, work, other)
     normalise(work, 0, total)
     sticky = _divide(work, total, n)
     again = _divide(work, total, n - freedom)
-    return _round(work, total, -2148 - 32 * GUARD, sticky or again)
+    return round_digits(work, total, -2148 - 32 * GUARD, sticky or again)
 
 
 def scratch() -> np.ndarray[tuple[int], np.dtype[np.int64]]:

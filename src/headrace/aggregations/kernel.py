@@ -53,7 +53,7 @@ from headrace.aggregations.lanes import (
 )
 from headrace.core.time import NULL_US
 
-# Features.
+# Features; the codes go on in `window_rows.py`, which reads those after these have been read.
 (COUNT, COUNT_VALID, SUM, MEAN, MIN, MAX, FIRST, LAST, SHARE, ANY, ALL, VAR, STD, SINCE_LAST, SINCE_FIRST) = range(15)
 # Columns of the plan's tables.
 LANE_COLUMN, LANE_KIND, LANE_WHERE, LANE_OPS, LANE_BASE, LANE_VALIDITY = range(6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from headrace.aggregations import kernel as k
 from headrace.aggregations import lanes as ln
+from headrace.aggregations import window_rows as wr
 from headrace.aggregations.exact import WORK_WORDS
 from headrace.core.columns import BoolArray, IntArray
 from headrace.core.schema import DType
@@ -30,6 +32,10 @@ _CODES: dict[str, tuple[int, int]] = {
     "std": (k.STD, ln.SUMS | ln.SQUARES),
     "time_since_last": (k.SINCE_LAST, ln.EDGES),
     "time_since_first": (k.SINCE_FIRST, ln.EDGES),
+    "rate": (wr.RATE, 0),
+    "quantile": (wr.QUANTILE, 0),
+    "skewness": (wr.SKEWNESS, 0),
+    "n_unique": (wr.N_UNIQUE, 0),
 }
 
 
@@ -82,6 +88,7 @@ class GroupLayout:
         ordered: ties of event time decide values, so records keep ids and offsets.
         lifetime: some feature has no window.
         needed: per lane what lifetime features need of rows older than the cut.
+        rows: some feature is read by `window_rows.read_rows`.
     """
 
     columns: tuple[tuple[int, bool], ...]
@@ -96,6 +103,7 @@ class GroupLayout:
     ordered: bool
     lifetime: bool
     needed: IntArray
+    rows: bool
 
     @cached_property
     def cut_step_us(self) -> int:
@@ -146,8 +154,9 @@ def layout_of(group: _Group) -> GroupLayout:
             needed[lane] |= ops & (ln.EXTREMES | ln.EDGES)
             base_of.setdefault(lane, 0)
         window = windows.index(_window(a))
-        freedom = int(dict(a.params).get("ddof", 1))
-        features.append((lane, window, code, freedom, int(a.dtype is DType.BOOL and code in _VALUES), a.name, a.dtype))
+        features.append(
+            (lane, window, code, _param(a), int(a.dtype is DType.BOOL and code in _VALUES), a.name, a.dtype)
+        )
     base_words = 0
     for lane in sorted(base_of):
         lanes[lane, k.LANE_BASE] = base_words
@@ -172,6 +181,7 @@ def layout_of(group: _Group) -> GroupLayout:
         ordered=any(f[2] in (k.FIRST, k.LAST) for f in features),
         lifetime=any(w < 0 for w, _, _ in windows),
         needed=needed,
+        rows=any(f[2] >= wr.RATE for f in features),
     )
 
 
@@ -181,6 +191,17 @@ _VALUES = (k.MIN, k.MAX, k.FIRST, k.LAST)
 def _window(spec: _Aggregate) -> tuple[int, int, int]:
     """Length (-1: lifetime), hop and delay. A lifetime has no lower edge, so its hop tells nothing apart."""
     return (-1, 1, spec.delay_us) if spec.window_us is None else (spec.window_us, spec.hop_us, spec.delay_us)
+
+
+def _param(spec: _Aggregate) -> int:
+    """The feature's number for the kernel: degrees of freedom, a unit in µs, or a share in QUANTILE_STEPS."""
+    params = dict(spec.params)
+    if spec.kind == "rate":
+        return int(params["unit_us"])
+    if spec.kind == "quantile":
+        # The decimal as it was written, not the float64 nearest to it.
+        return int(Decimal(str(params["q"])) * wr.QUANTILE_STEPS)
+    return int(params.get("ddof", 1))
 
 
 def _kind(dtype: DType) -> int:

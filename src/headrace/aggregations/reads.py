@@ -6,6 +6,7 @@ import numpy as np
 from numba import njit
 
 from headrace.aggregations.kernel import first_at_or_after, read_group
+from headrace.aggregations.window_rows import read_rows
 from headrace.core.time import NULL_US
 
 _NULL = np.int64(NULL_US)
@@ -51,7 +52,8 @@ def read_table(  # type: ignore[no-untyped-def]
     B_COLUMNS,
     B_SLOT,
     B_TTL,
-) = range(11)
+    B_ROWS,
+) = range(12)
 # Words at the head of a window record and of a table record (`records.py`).
 W_FORMAT, W_COUNT, W_CUT, W_CLOCK, W_KEPT, W_TAIL, W_PARTITIONS, W_HEAD = range(8)
 T_FORMAT, T_COUNT, T_CLOCK, T_TAIL, T_FLOOR, T_HEAD = range(6)
@@ -148,6 +150,29 @@ def read_view(  # type: ignore[no-untyped-def]
                 bounds,
                 tally,
             )
+            if bindings[b, B_ROWS]:
+                read_rows(
+                    i8,
+                    f8,
+                    times,
+                    times + n,
+                    n,
+                    n,
+                    lanes[bindings[b, B_LANE] : bindings[b, B_LANE_END]],
+                    windows[bindings[b, B_WINDOW] : bindings[b, B_WINDOW_END]],
+                    features[bindings[b, B_FEATURE] : bindings[b, B_FEATURE_END]],
+                    t[r],
+                    -1,
+                    -1,
+                    limits,
+                    out[r],
+                    out_f8[r],
+                    valid[r],
+                    slot,
+                    lane,
+                    work,
+                    tally,
+                )
 
 
 @njit(cache=True, nogil=True)
@@ -214,6 +239,28 @@ def read_history(  # type: ignore[no-untyped-def]
             work,
             other,
             bounds,
+            tally,
+        )
+        read_rows(
+            i8,
+            f8,
+            times + first,
+            columns + first,
+            stride,
+            stop,
+            lanes,
+            windows,
+            features,
+            t[r],
+            offsets + first if offsets >= 0 else -1,
+            partitions + first,
+            limits[r],
+            out[r],
+            out_f8[r],
+            valid[r],
+            slot,
+            lane,
+            work,
             tally,
         )
 

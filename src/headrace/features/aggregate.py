@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import builtins
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any, TypedDict, TypeVar, Unpack, overload
 
 from headrace.core.schema import DType
+from headrace.core.time import US_PER_DAY, parse_duration
 from headrace.features.column import Family, suffix
 from headrace.features.expr import Expr, constant
 from headrace.features.typing_rules import shown
@@ -23,7 +25,7 @@ _NUMBERS = frozenset({DType.INT, DType.FLOAT})
 _ORDERED = frozenset({DType.INT, DType.FLOAT, DType.TIMESTAMP, DType.DURATION, DType.STRING})
 _KEYS = frozenset(DType) - {DType.LIST}
 TAKES: dict[str, frozenset[DType]] = {
-    **dict.fromkeys(("sum", "mean", "var", "std", "skewness", "quantile"), _NUMBERS),
+    **dict.fromkeys(("sum", "mean", "var", "std", "skewness", "quantile", "rate"), _NUMBERS),
     **dict.fromkeys(("min", "max"), _ORDERED),
     **dict.fromkeys(("first", "last"), frozenset(DType)),
     **dict.fromkeys(("share", "any", "all"), frozenset({DType.BOOL})),
@@ -73,7 +75,9 @@ class Aggregate(Expr[T]):
         elif self.where is not None and self.where.dtype not in (DType.BOOL, None):
             self.problem = f"where= takes a condition, but this is {shown(self.where.dtype)}"
         else:
-            self._take_type()
+            self.problem = _param_problem(kind, window, params)
+            if self.problem is None:
+                self._take_type()
 
     def _take_type(self) -> None:
         column = self.input
@@ -92,6 +96,33 @@ def _cure(kind: str, dtype: DType) -> str:
     if kind in ("share", "any", "all"):
         return "; it takes a condition, such as Paid.usd > 100"
     return ""
+
+
+def _param_problem(kind: str, window: str | None, params: dict[str, Any]) -> str | None:
+    if kind == "rate":
+        if window is None:
+            return 'hr.rate is per unit of time over a window; name one, such as window="1d"'
+        if not isinstance(params["unit_us"], int):
+            return f"hr.rate: {params['unit_us']}"
+    if kind == "quantile":
+        q = params["q"]
+        if isinstance(q, bool) or not isinstance(q, int | float) or not 0 <= q <= 1:
+            return f"hr.quantile takes a share from 0 to 1, such as 0.95, not {q!r}"
+        if Decimal(str(q)) != round(Decimal(str(q)), 9):
+            return f"hr.quantile takes a share of at most 9 decimals; write {round(q, 9)} instead of {q}"
+    return None
+
+
+def _unit(per: Any) -> int | str:
+    """The unit of a rate in µs, or what is wrong with it."""
+    if not isinstance(per, str):
+        return f'per={per!r}: write a duration as a text, such as "1h"'
+    try:
+        unit_us = parse_duration(per)
+    except ValueError as error:
+        return f"per={error}"
+    longest = 36_525 * US_PER_DAY
+    return unit_us if 0 < unit_us <= longest else f'per="{per}" must be longer than nothing and at most 100 years'
 
 
 def _make(kind: str, column: Any, window: Any, options: Any, **params: Any) -> Any:
@@ -136,6 +167,23 @@ def mean(column: Any, *, window: Any = None, **options: Unpack[Options]) -> Any:
 
 
 @overload
+def rate(
+    column: Expr[float] | None = None, *, per: str = "1h", window: str, **options: Unpack[Options]
+) -> Expr[float]: ...
+@overload
+def rate(
+    column: Expr[float] | None = None, *, per: str = "1h", window: Windows, **options: Unpack[Options]
+) -> Family[float]: ...
+def rate(column: Any = None, *, per: Any = "1h", window: Any = None, **options: Unpack[Options]) -> Any:
+    """Events, or the sum of a number, per unit of time: the exact quotient over the window's span, rounded once.
+
+    per: the unit, a duration. The span is that which the window really has: from its lower edge, which moves in steps
+    of the hop, to its upper one. Without events 0.0; of a column, null if it has no value. Needs a window.
+    """
+    return _make("rate", column, window, options, unit_us=_unit(per))
+
+
+@overload
 def min(column: Expr[T], *, window: str | None = None, **options: Unpack[Options]) -> Expr[T]: ...
 @overload
 def min(column: Expr[T], *, window: Windows, **options: Unpack[Options]) -> Family[T]: ...
@@ -176,7 +224,10 @@ def skewness(column: Expr[float], *, window: str | None = None, **options: Unpac
 @overload
 def skewness(column: Expr[float], *, window: Windows, **options: Unpack[Options]) -> Family[float]: ...
 def skewness(column: Any, *, window: Any = None, **options: Unpack[Options]) -> Any:
-    """Population skewness; null without spread."""
+    """Population skewness; null without spread. Needs a window.
+
+    It is sign(M3)·sqrt(n·M3²/M2³), where the quotient is exact and rounded once, and its root once more.
+    """
     return _make("skewness", column, window, options)
 
 
@@ -203,7 +254,7 @@ def n_unique(column: Expr[Any], *, window: str | None = None, **options: Unpack[
 @overload
 def n_unique(column: Expr[Any], *, window: Windows, **options: Unpack[Options]) -> Family[int]: ...
 def n_unique(column: Any, *, window: Any = None, **options: Unpack[Options]) -> Any:
-    """Number of different values; 0 if there is none."""
+    """Number of different values; 0 if there is none, null beyond 1,000. Needs a window."""
     return _make("n_unique", column, window, options)
 
 
@@ -232,7 +283,11 @@ def quantile(
 @overload
 def quantile(column: Expr[float], q: float, *, window: Windows, **options: Unpack[Options]) -> Family[float]: ...
 def quantile(column: Any, q: float, *, window: Any = None, **options: Unpack[Options]) -> Any:
-    """Value of rank ceil(q * n), to a relative error of 2**-8; null if there is none."""
+    """Value of rank max(1, ceil(q * n)), to a relative error of 2**-8; null if there is none. Needs a window.
+
+    q: from 0 to 1, with at most 9 decimals, taken as written: of ten values, 0.1 is the first. Values of one sign,
+    exponent and first 7 bits of the mantissa share a bucket, whose middle is the answer.
+    """
     return _make("quantile", column, window, options, q=q)
 
 

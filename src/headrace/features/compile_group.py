@@ -18,7 +18,9 @@ from headrace.features.plan import AggregateSpec, DerivedSpec, GroupPlan, InputS
 from headrace.features.site import Problems
 from headrace.features.version import digest, node_content
 
-_NOT_COMPUTED = frozenset({"skewness", "n_unique", "approx_n_unique", "most_frequent", "quantile"})
+_NOT_COMPUTED = frozenset({"approx_n_unique", "most_frequent"})
+_ONLY_WINDOWS = frozenset({"quantile", "skewness", "n_unique"})
+"""What is computed from the rows of a window: it has no state that older events could be folded into."""
 _INPUTS = frozenset({DType.INT, DType.FLOAT, DType.BOOL, DType.TIMESTAMP, DType.DURATION})
 
 
@@ -98,6 +100,8 @@ def _aggregate(
     if expr.input is not None and expr.input.dtype not in _INPUTS:
         raise PlanError(f"hr.{expr.kind} of {dtype_of(expr.input).value} columns is {NOT_YET}")
     window = definition.windows[name]
+    if window.window_us is None and expr.kind in _ONLY_WINDOWS:
+        raise PlanError(f'hr.{expr.kind} over the whole lifetime is {NOT_YET}; give it a window, such as window="30d"')
     column, where = inputs.add(expr.input), inputs.add(expr.where)
     nodes = [None if index is None else node_content(inputs.specs[index].node) for index in (column, where)]
     params = tuple(sorted(expr.params.items()))

@@ -44,6 +44,10 @@ FIRST_KINDS = (
     "all",
     "time_since_last",
     "time_since_first",
+    "rate",
+    "quantile",
+    "skewness",
+    "n_unique",
 )
 """Aggregations that `group_plans` draws unless told otherwise."""
 
@@ -283,9 +287,9 @@ _KEYS = (
     (),
 )
 _TAKES: dict[str, frozenset[DType]] = {
-    **dict.fromkeys(("sum", "mean", "var", "std"), frozenset({DType.INT, DType.FLOAT})),
+    **dict.fromkeys(("sum", "mean", "var", "std", "rate", "quantile", "skewness"), frozenset({DType.INT, DType.FLOAT})),
     **dict.fromkeys(("min", "max"), frozenset({DType.INT, DType.FLOAT, DType.TIMESTAMP})),
-    **dict.fromkeys(("first", "last"), frozenset({DType.INT, DType.FLOAT, DType.BOOL, DType.TIMESTAMP})),
+    **dict.fromkeys(("first", "last", "n_unique"), frozenset({DType.INT, DType.FLOAT, DType.BOOL, DType.TIMESTAMP})),
     **dict.fromkeys(("share", "any", "all"), frozenset({DType.BOOL})),
 }
 _GIVES = {
@@ -298,6 +302,19 @@ _GIVES = {
     "all": DType.BOOL,
     "time_since_last": DType.DURATION,
     "time_since_first": DType.DURATION,
+    "rate": DType.FLOAT,
+    "quantile": DType.FLOAT,
+    "skewness": DType.FLOAT,
+    "n_unique": DType.INT,
+}
+_WITH_WINDOW = ("rate", "quantile", "skewness", "n_unique")
+_PARAMS: dict[str, st.SearchStrategy[tuple[tuple[str, Any], ...]]] = {
+    **dict.fromkeys(("var", "std"), st.sampled_from(((("ddof", 0),), (("ddof", 1),)))),
+    # Powers of ten, a prime, and one that no sum times it fits an int64.
+    "rate": st.sampled_from((1, US_PER_SECOND, US_PER_HOUR, 1_000_003, 36_525 * US_PER_DAY)).map(
+        lambda unit_us: (("unit_us", unit_us),)
+    ),
+    "quantile": st.sampled_from((0.0, 0.1, 0.3, 0.5, 0.95, 1.0, 1e-9)).map(lambda q: (("q", q),)),
 }
 
 
@@ -334,9 +351,10 @@ def _aggregates(draw: st.DrawFn, name: str, kind: str, resolution_us: int) -> Ag
     usable = [index for index, (_, dtype) in enumerate(_INPUTS) if dtype in _TAKES.get(kind, ())]
     source = draw(st.sampled_from(usable)) if usable else None
     condition = draw(st.sampled_from((None,) * 8 + tuple(range(len(_CONDITIONS)))))
-    window, hop = draw(_windows(resolution_us))
+    if kind == "rate" and draw(st.booleans()):
+        source = None
+    window, hop = draw(_windows(resolution_us, lifetime=kind not in _WITH_WINDOW))
     dtype = _GIVES.get(kind) or (_INPUTS[source][1] if source is not None else DType.INT)
-    params = (("ddof", draw(st.sampled_from((0, 1)))),) if kind in ("var", "std") else ()
     return AggregateSpec(
         name=name,
         kind=kind,
@@ -346,15 +364,15 @@ def _aggregates(draw: st.DrawFn, name: str, kind: str, resolution_us: int) -> Ag
         hop_us=hop,
         delay_us=draw(st.sampled_from(_DELAYS_US)),
         dtype=dtype,
-        params=params,
+        params=draw(_PARAMS[kind]) if kind in _PARAMS else (),
     )
 
 
 @st.composite
-def _windows(draw: st.DrawFn, resolution_us: int) -> tuple[int | None, int]:
+def _windows(draw: st.DrawFn, resolution_us: int, lifetime: bool) -> tuple[int | None, int]:
     """A window and a hop that divides it and is a multiple of the resolution; None is the whole lifetime."""
     legal = [window for window in _WINDOWS_US if window % resolution_us == 0]
-    window = draw(st.sampled_from((None, None, *legal, *(legal[len(legal) // 2 :] * 2))))
+    window = draw(st.sampled_from((*((None, None) if lifetime else ()), *legal, *(legal[len(legal) // 2 :] * 2))))
     if window is None:
         return None, resolution_us
     hops = {resolution_us, window, *(unit for unit in _UNITS_US if unit <= window)}

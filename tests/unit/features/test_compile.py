@@ -85,6 +85,11 @@ def test_hops_and_resolution() -> None:
         ("hr.share(Transfer.amount > 1)", DType.FLOAT, True),
         ("hr.any(Transfer.member)", DType.BOOL, True),
         ("hr.all(Transfer.member)", DType.BOOL, True),
+        ('hr.rate(window="1d")', DType.FLOAT, False),
+        ('hr.rate(Transfer.count, window="1d")', DType.FLOAT, True),
+        ('hr.quantile(Transfer.count, 0.5, window="1d")', DType.FLOAT, True),
+        ('hr.skewness(Transfer.count, window="1d")', DType.FLOAT, True),
+        ('hr.n_unique(Transfer.member, window="1d")', DType.INT, True),
         ("hr.time_since_last()", DType.DURATION, False),
         ("hr.time_since_first()", DType.DURATION, False),
     ],
@@ -94,6 +99,15 @@ def test_types_and_inputs(feature: str, dtype: DType, takes_input: bool) -> None
     assert spec.kind == feature[3:].partition("(")[0]
     assert spec.dtype is dtype
     assert spec.input == (0 if takes_input else None)
+
+
+def test_units_and_shares_are_part_of_a_version() -> None:
+    hourly, daily = only('x = hr.rate(window="1d")'), only('x = hr.rate(window="1d", per="1d")')
+    assert hourly.params == (("unit_us", US_PER_HOUR),)
+    assert daily.params == (("unit_us", US_PER_DAY),)
+    low, high = (only(f'x = hr.quantile(Transfer.amount, {q}, window="1d")') for q in (0.1, 0.9))
+    assert (low.params, high.params) == ((("q", 0.1),), (("q", 0.9),))
+    assert len({spec.version for spec in (hourly, daily, low, high)}) == 4
 
 
 def test_inputs_are_shared_and_named_locally() -> None:
@@ -308,12 +322,22 @@ NOT_YET = {
     "aggregations": (
         """\
         class G(hr.FeatureGroup, key=Transfer.sender):
-            who = hr.n_unique(Transfer.receiver)
+            who = hr.n_unique(Transfer.receiver, window="1d")
             shop = hr.last(Transfer.merchant)
+            often = hr.most_frequent(Transfer.count)
+            middle = hr.quantile(Transfer.amount, 0.5)
+            lean = hr.skewness(Transfer.amount)
+            sizes = hr.n_unique(Transfer.count)
         """,
         [
-            "features.py:23 G.who: hr.n_unique is not computed by this version yet",
+            "features.py:23 G.who: hr.n_unique of string columns is not computed by this version yet",
             "features.py:24 G.shop: hr.last of string columns is not computed by this version yet",
+            "features.py:25 G.often: hr.most_frequent is not computed by this version yet",
+            *(
+                f"features.py:{place} over the whole lifetime is not computed by this version yet; "
+                'give it a window, such as window="30d"'
+                for place in ("26 G.middle: hr.quantile", "27 G.lean: hr.skewness", "28 G.sizes: hr.n_unique")
+            ),
         ],
     ),
     "groups in groups": (

@@ -1,0 +1,387 @@
+"""Features that need the rows of their window one by one: rates, quantiles, skewness, numbers of different values.
+
+The kernel's walk leaves them out, and views without them pay nothing. Each reads the rows of its window for itself, so
+it costs its rows, whatever other windows there are. They have no state that could be folded, so a lifetime cannot have
+them (`features/compile_group.py`).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+
+from headrace.aggregations.exact import DIGIT, GUARD, SUM_WORDS, normalise, round_digits, take_magnitude
+from headrace.aggregations.kernel import (
+    FEATURE_CODE,
+    FEATURE_LANE,
+    FEATURE_PARAM,
+    FEATURE_WINDOW,
+    LANE_COLUMN,
+    LANE_KIND,
+    LANE_VALIDITY,
+    LANE_WHERE,
+    WINDOW_DELAY,
+    WINDOW_HOP,
+    WINDOW_LENGTH,
+    WINDOW_RESOLUTION,
+    first_at_or_after,
+)
+from headrace.aggregations.lanes import (
+    AT_INT_HIGH,
+    AT_INT_LOW,
+    AT_SUM,
+    AT_VALID,
+    AT_WIDE,
+    FLOAT,
+    NULLABLE_INT,
+    ROWS,
+    SUMS,
+    add_row,
+    clear,
+    present,
+)
+from headrace.aggregations.wide import combine, multiply, root_of_ratio, signed_digits
+
+# Their codes go on after the kernel's own.
+RATE, QUANTILE, SKEWNESS, N_UNIQUE = range(15, 19)
+QUANTILE_STEPS = 1_000_000_000
+"""A quantile is a whole number of these parts, so that its rank is exact."""
+DISTINCT_CAP = 1_000
+"""More different values than this are not counted (design 4.11)."""
+_SLOTS = 2_048
+_EXACT = 1 << 53
+_LOW30 = (1 << 30) - 1
+
+
+@njit(cache=True)
+def _scaled(lane, unit, span, work):  # type: ignore[no-untyped-def]
+    """`unit / span` times the lane's exact sum, rounded once; ±inf if too large for a float64.
+
+    unit and span are positive, in µs and below 2^61.
+    """
+    low, high = lane[AT_INT_LOW], lane[AT_INT_HIGH]
+    wide = lane[AT_WIDE] != 0
+    room = _EXACT // unit
+    if not wide and high == 0 and -room <= low <= room and span <= _EXACT:
+        # Both are exact float64, so IEEE division rounds the quotient correctly.
+        return float(low * unit) / float(span)
+    total = GUARD + SUM_WORDS + 4
+    # The sum, with the weights of the float words: 1.0 weighs bit 1074, which is digit 33, bit 18.
+    digits = np.zeros(SUM_WORDS, np.int64)
+    if wide:
+        for k in range(SUM_WORDS):
+            digits[k] = lane[AT_SUM + k]
+    digits[33] += (low & 0x3FFF) << 18
+    rest = low >> 14
+    digits[34] += (rest & DIGIT) + ((high & 0x3FFF) << 18)
+    digits[35] += (rest >> 32) + ((high >> 14) & DIGIT)
+    digits[36] += (high >> 14) >> 32
+    normalise(digits, 0, SUM_WORDS)
+    negative = take_magnitude(digits, SUM_WORDS)
+    # Times the unit, in pieces of 16 bits, so that no product passes 2^48.
+    for k in range(total):
+        work[k] = 0
+    for k in range(SUM_WORDS):
+        if digits[k] == 0:
+            continue
+        for piece in range(4):
+            product = digits[k] * ((unit >> (16 * piece)) & 0xFFFF)
+            at = GUARD + k + (piece >> 1)
+            if piece & 1:
+                work[at] += (product & 0xFFFF) << 16
+                work[at + 1] += product >> 16
+            else:
+                work[at] += product & DIGIT
+                work[at + 1] += product >> 32
+    normalise(work, 0, total)
+    # Long division bit by bit, as the span may be longer than a digit; 4 digits of the quotient are more than enough.
+    left = np.int64(0)
+    last = -1
+    sticky = False
+    for k in range(total - 1, -1, -1):
+        digit = work[k]
+        if k < last:
+            sticky = sticky or digit != 0
+            work[k] = 0
+            continue
+        result = np.int64(0)
+        if left != 0 or digit != 0:
+            for bit in range(31, -1, -1):
+                left = (left << 1) | ((digit >> bit) & 1)
+                result <<= 1
+                if left >= span:
+                    left -= span
+                    result |= 1
+        work[k] = result
+        if last < 0 and result != 0:
+            last = max(k - 3, 0)
+    value = round_digits(work, total, -1074 - 32 * GUARD, sticky or left != 0)
+    return -value if negative and value != 0.0 else value
+
+
+@njit(cache=True, inline="always")
+def _counts(i8, f8, kind, column, validity, where, offsets, partitions, limits, i):  # type: ignore[no-untyped-def]
+    """True if row i is known, meets the condition and has a value."""
+    if offsets >= 0 and i8[offsets + i] >= limits[i8[partitions + i]]:
+        return False
+    if where >= 0 and f8[where + i] != 1.0:
+        return False
+    return kind == ROWS or present(i8, f8, kind, column + i, validity + i)
+
+
+@njit(cache=True)
+def rate(  # type: ignore[no-untyped-def]
+    i8, f8, kind, column, validity, where, offsets, partitions, limits, start, stop, unit, span, lane, work
+):
+    """Rows, or the sum of a column, times `unit / span`, rounded once; 0.0 without rows, NaN without values."""
+    clear(lane, SUMS)
+    for i in range(start, stop):
+        if _counts(i8, f8, kind, column, validity, where, offsets, partitions, limits, i):
+            if kind == ROWS:
+                lane[AT_INT_LOW] += 1
+            else:
+                add_row(i8, f8, kind, SUMS, column + i, lane, 0)
+    if kind != ROWS and lane[AT_VALID] == 0:
+        return np.nan
+    if kind == NULLABLE_INT:
+        lane[AT_INT_HIGH] += lane[AT_INT_LOW] >> 32
+        lane[AT_INT_LOW] &= DIGIT
+        if lane[AT_INT_HIGH] == -1:
+            # A small negative sum: keep it in one word, so that the quick quotient applies.
+            lane[AT_INT_HIGH] = 0
+            lane[AT_INT_LOW] -= 1 << 32
+    return _scaled(lane, unit, span, work) + 0.0
+
+
+@njit(cache=True)
+def _bucket(i8, kind, at):  # type: ignore[no-untyped-def]
+    """A number of 19 bits in the order of the values: sign, exponent and the first 7 bits of the mantissa."""
+    bits = i8[at]
+    if kind == FLOAT:
+        magnitude = bits & 0x7FFFFFFFFFFFFFFF
+        if magnitude == 0:
+            return np.int64(0)
+        # Zero is alone, so the others begin at 1; a tiny value may have no bits left.
+        whole = (magnitude >> 45) + 1
+    else:
+        if bits == 0:
+            return np.int64(0)
+        fraction, exponent = math.frexp(abs(float(bits)))
+        whole = (np.int64(exponent + 1021) << 7) + np.int64(math.ldexp(fraction, 8)) + 1
+    return -whole if bits < 0 else whole
+
+
+@njit(cache=True)
+def _midpoint(bucket):  # type: ignore[no-untyped-def]
+    """The middle of a bucket's values."""
+    if bucket == 0:
+        return 0.0
+    whole = abs(bucket) - 1
+    exponent, mantissa = whole >> 7, ((whole & 127) << 45) + (1 << 44)
+    if exponent > 0:
+        value = math.ldexp(float(mantissa + (1 << 52)), exponent - 1075)
+    else:
+        value = math.ldexp(float(mantissa), -1074)
+    return -value if bucket < 0 else value
+
+
+@njit(cache=True)
+def quantile(  # type: ignore[no-untyped-def]
+    i8, f8, kind, column, validity, where, offsets, partitions, limits, start, stop, part
+):
+    """Midpoint of the bucket of the value of rank max(1, ceil(q · count)); NaN without values.
+
+    q is `part` / QUANTILE_STEPS. Found digit by digit: the rows are counted by the upper half of their bucket's number,
+    then those that share the half of the rank by the lower one.
+    """
+    count = np.int64(0)
+    offset = 1 << 18
+    upper = np.zeros(1_024, np.int64)
+    for i in range(start, stop):
+        if _counts(i8, f8, kind, column, validity, where, offsets, partitions, limits, i):
+            upper[(_bucket(i8, kind, column + i) + offset) >> 9] += 1
+            count += 1
+    if count == 0:
+        return np.nan
+    rank = max(1, -((-part * count) // QUANTILE_STEPS))
+    half = 0
+    while upper[half] < rank:
+        rank -= upper[half]
+        half += 1
+    lower = np.zeros(512, np.int64)
+    for i in range(start, stop):
+        if _counts(i8, f8, kind, column, validity, where, offsets, partitions, limits, i):
+            number = _bucket(i8, kind, column + i) + offset
+            if number >> 9 == half:
+                lower[number & 511] += 1
+    rest = 0
+    while lower[rest] < rank:
+        rank -= lower[rest]
+        rest += 1
+    return _midpoint((half << 9) + rest - offset)
+
+
+@njit(cache=True)
+def n_unique(  # type: ignore[no-untyped-def]
+    i8, f8, kind, column, validity, where, offsets, partitions, limits, start, stop
+):
+    """Number of different values; -1 if there are more than DISTINCT_CAP."""
+    seen = np.empty(_SLOTS, np.int64)
+    used = np.zeros(_SLOTS, np.bool_)
+    found = 0
+    for i in range(start, stop):
+        if not _counts(i8, f8, kind, column, validity, where, offsets, partitions, limits, i):
+            continue
+        # −0.0 is 0.0; other equal floats have equal bits.
+        word = np.int64(0) if kind == FLOAT and f8[column + i] == 0.0 else i8[column + i]
+        # Fibonacci hashing, on the two halves so that close values and whole floats both spread.
+        place = (((word ^ (word >> 32)) & DIGIT) * 2_654_435_769 >> 21) & (_SLOTS - 1)
+        while used[place] and seen[place] != word:
+            place = (place + 1) & (_SLOTS - 1)
+        if not used[place]:
+            if found == DISTINCT_CAP:
+                return -1
+            used[place] = True
+            seen[place] = word
+            found += 1
+    return found
+
+
+@njit(cache=True)
+def _parts(i8, kind, at):  # type: ignore[no-untyped-def]
+    """A value as (integer, exponent of 2)."""
+    if kind != FLOAT:
+        return i8[at], 0
+    bits = i8[at]
+    exponent = (bits >> 52) & 0x7FF
+    mantissa = bits & 0xFFFFFFFFFFFFF
+    if exponent > 0:
+        mantissa |= 1 << 52
+        exponent -= 1
+    return (-mantissa if bits < 0 else mantissa), exponent
+
+
+@njit(cache=True)
+def skewness(  # type: ignore[no-untyped-def]
+    i8, f8, kind, column, validity, where, offsets, partitions, limits, start, stop
+):
+    """sign(M3)·sqrt(RN(n·M3²/M2³)), exact up to the one rounding RN; NaN without spread.
+
+    With the power sums S1, S2, S3 let A = n·S2 − S1² = n·M2 and B = n²·S3 − 3n·S1·S2 + 2·S1³ = n²·M3; then
+    n·M3²/M2³ = B²/A³. The quotient has no unit, so the values are taken as integers times their least power of 2.
+    """
+    least, greatest, count = 4_096, -1, np.int64(0)
+    for i in range(start, stop):
+        if _counts(i8, f8, kind, column, validity, where, offsets, partitions, limits, i):
+            count += 1
+            mantissa, exponent = _parts(i8, kind, column + i)
+            if mantissa != 0:
+                least = min(least, exponent)
+                greatest = max(greatest, exponent)
+    if greatest < 0:
+        return np.nan
+    # Digits have 30 bits. A value has three of them, its square six and its cube nine; sums need three more.
+    length = (greatest - least) // 30
+    first = np.zeros(length + 6, np.int64)
+    second = np.zeros(2 * length + 9, np.int64)
+    third = np.zeros(3 * length + 12, np.int64)
+    for i in range(start, stop):
+        if not _counts(i8, f8, kind, column, validity, where, offsets, partitions, limits, i):
+            continue
+        mantissa, exponent = _parts(i8, kind, column + i)
+        if mantissa == 0:
+            continue
+        at, shift = (exponent - least) // 30, (exponent - least) % 30
+        # Only the top digit may be negative.
+        bottom = (mantissa & _LOW30) << shift
+        middle = ((mantissa >> 30) << shift) + (bottom >> 30)
+        x0, x1, x2 = bottom & _LOW30, middle & _LOW30, middle >> 30
+        y0 = x0 * x0
+        y1 = 2 * x0 * x1 + (y0 >> 30)
+        y2 = 2 * x0 * x2 + x1 * x1 + (y1 >> 30)
+        y3 = 2 * x1 * x2 + (y2 >> 30)
+        y4 = x2 * x2 + (y3 >> 30)
+        y0, y1, y2, y3, y4, y5 = y0 & _LOW30, y1 & _LOW30, y2 & _LOW30, y3 & _LOW30, y4 & _LOW30, y4 >> 30
+        first[at] += x0
+        first[at + 1] += x1
+        first[at + 2] += x2
+        second[2 * at] += y0
+        second[2 * at + 1] += y1
+        second[2 * at + 2] += y2
+        second[2 * at + 3] += y3
+        second[2 * at + 4] += y4
+        second[2 * at + 5] += y5
+        z = x0 * y0
+        third[3 * at] += z & _LOW30
+        z = x0 * y1 + x1 * y0 + (z >> 30)
+        third[3 * at + 1] += z & _LOW30
+        z = x0 * y2 + x1 * y1 + x2 * y0 + (z >> 30)
+        third[3 * at + 2] += z & _LOW30
+        z = x0 * y3 + x1 * y2 + x2 * y1 + (z >> 30)
+        third[3 * at + 3] += z & _LOW30
+        z = x0 * y4 + x1 * y3 + x2 * y2 + (z >> 30)
+        third[3 * at + 4] += z & _LOW30
+        z = x0 * y5 + x1 * y4 + x2 * y3 + (z >> 30)
+        third[3 * at + 5] += z & _LOW30
+        z = x1 * y5 + x2 * y4 + (z >> 30)
+        third[3 * at + 6] += z & _LOW30
+        z = x2 * y5 + (z >> 30)
+        third[3 * at + 7] += z & _LOW30
+        third[3 * at + 8] += z >> 30
+    s1, sign1 = signed_digits(first)
+    s2, _ = signed_digits(second)
+    s3, sign3 = signed_digits(third)
+    n = np.array([count & _LOW30, count >> 30], np.int64)
+    square = multiply(s1, s1)
+    spread, _ = combine(multiply(n, s2), 1, square, -1, square, 0)
+    if len(spread) == 0:
+        return np.nan
+    mixed = multiply(n, multiply(s1, s2))
+    lean, sign = combine(multiply(multiply(n, n), s3), sign3, mixed, -3 * sign1, multiply(square, s1), 2 * sign1)
+    root = root_of_ratio(multiply(lean, lean), multiply(multiply(spread, spread), spread))
+    return -root if sign < 0 and root != 0.0 else root
+
+
+@njit(cache=True)
+def read_rows(  # type: ignore[no-untyped-def]
+    i8, f8, times, columns, stride, n, lanes, windows, features, t, offsets, partitions, limits, out, out_f8, valid,
+    slot, lane, work, tally,
+):  # fmt: skip
+    """Read the features of one group that `kernel.read_group` leaves out; its arguments mean the same there."""
+    for f in range(features.shape[0]):
+        code = features[f, FEATURE_CODE]
+        if code < RATE:
+            continue
+        index, w, target = features[f, FEATURE_LANE], features[f, FEATURE_WINDOW], slot + f
+        kind = lanes[index, LANE_KIND]
+        column = columns + lanes[index, LANE_COLUMN] * stride
+        where = columns + lanes[index, LANE_WHERE] * stride if lanes[index, LANE_WHERE] >= 0 else -1
+        validity = columns + lanes[index, LANE_VALIDITY] * stride if kind == NULLABLE_INT else -1
+        hi = t - windows[w, WINDOW_DELAY]
+        hi -= hi % windows[w, WINDOW_RESOLUTION]
+        lo = hi - windows[w, WINDOW_LENGTH]
+        lo -= lo % windows[w, WINDOW_HOP]
+        stop = first_at_or_after(i8, times, 0, n, hi)
+        start = first_at_or_after(i8, times, 0, stop, lo)
+        if code == N_UNIQUE:
+            found = n_unique(i8, f8, kind, column, validity, where, offsets, partitions, limits, start, stop)
+            valid[target] = found >= 0
+            out[target] = max(found, 0)
+            tally[0] += found < 0
+            continue
+        if code == RATE:
+            unit = features[f, FEATURE_PARAM]
+            value = rate(
+                i8, f8, kind, column, validity, where, offsets, partitions, limits, start, stop, unit, hi - lo, lane,
+                work,
+            )  # fmt: skip
+        elif code == QUANTILE:
+            part = features[f, FEATURE_PARAM]
+            value = quantile(i8, f8, kind, column, validity, where, offsets, partitions, limits, start, stop, part)
+        else:
+            value = skewness(i8, f8, kind, column, validity, where, offsets, partitions, limits, start, stop)
+        tally[0] += math.isinf(value)
+        valid[target] = math.isfinite(value)
+        out_f8[target] = value if math.isfinite(value) else 0.0
