@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from headrace.retrieval.past import WRITER
 from headrace.retrieval.predictions import TIME, read_predictions
+from headrace.retrieval.stored import beside_ints
 
 if TYPE_CHECKING:
     from headrace.app.wiring import Parts
@@ -36,9 +37,9 @@ class PredictionArchive:
             view = self._parts.plan.views[self._parts.plan.models[name].view]
             batch, end = read_predictions(self._parts.internal, name, view, start, _AT_ONCE)
             if len(batch):
-                self._parts.offline.append(
-                    predictions_table(name), batch.to_arrow(), time_column=TIME, writer=WRITER, number=end
-                )
+                table, offline = predictions_table(name), self._parts.offline
+                rows = beside_ints(batch.to_arrow(), offline.columns(table))
+                offline.append(table, rows, time_column=TIME, writer=WRITER, number=end)
             self._at[name] = end
             done += len(batch)
         self.archived += done

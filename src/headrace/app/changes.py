@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from headrace.app.evolution import Body, evolved, field_body, refusals, widened
 from headrace.catalog.records import DefinitionChange, DefinitionRecord
+from headrace.core.errors import PlanError
 from headrace.features.plan import GroupPlan, ModelPlan, ProjectPlan, StreamPlan, TablePlan, ViewPlan
 from headrace.features.version import digest, node_content
 
 if TYPE_CHECKING:
     from headrace.catalog.catalog import Catalog
 
+_UNUSED = "definitions without events of "
 SIGNS = {"added": "+", "changed": "~", "removed": "-", "renamed": ">"}
 
 
@@ -62,6 +65,7 @@ class ProjectChanges:
         backfills: groups whose state has to be computed from events that are in the log already.
         dropped: versions of groups that are computed no longer.
         records: what the catalog will hold.
+        evolutions: by stream, how its fields change while its older events stay readable.
     """
 
     changes: tuple[Change, ...]
@@ -69,6 +73,7 @@ class ProjectChanges:
     backfills: tuple[str, ...]
     dropped: tuple[str, ...]
     records: tuple[DefinitionRecord, ...]
+    evolutions: tuple[tuple[str, str], ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.changes)
@@ -77,6 +82,7 @@ class ProjectChanges:
         if not self.changes:
             return "nothing changes"
         lines = [str(change) for change in self.changes]
+        lines += [f"  stream {name}: {told}" for name, told in self.evolutions]
         lines += [f"  model {name} reads something that changes: train it again" for name in self.models]
         lines += [f"  group {name} is computed from the events in the log" for name in self.backfills]
         lines += [
@@ -87,12 +93,25 @@ class ProjectChanges:
         return "\n".join(lines)
 
 
-def project_changes(plan: ProjectPlan, catalog: Catalog, owner: str = "") -> ProjectChanges:
-    """Compare definitions with what is applied."""
+def project_changes(
+    plan: ProjectPlan,
+    catalog: Catalog,
+    owner: str = "",
+    *,
+    has_events: Callable[[str], bool] = lambda stream: True,
+    largest: Callable[[str, str], float] = lambda stream, field: 0.0,
+) -> ProjectChanges:
+    """Compare definitions with what is applied.
+
+    `has_events` says whether anything was ever published to a stream; one that is empty may change in any way.
+    `largest` gives the greatest absolute value of a field of a stream, asked of ints that become floats. Raises
+    PlanError, listing every reason with its cure, if older events of a stream cannot be read under its new fields.
+    """
     records = definition_records(plan, owner)
     found = catalog.diff(records)
     changes = _with_renames([change for change in found if change.change != "unchanged"], catalog)
     touched = {(change.kind, change.name) for change in changes}
+    evolutions = _evolutions(plan, catalog, changes, has_events, largest)
     models = [
         model.name
         for model in plan.models.values()
@@ -100,7 +119,59 @@ def project_changes(plan: ProjectPlan, catalog: Catalog, owner: str = "") -> Pro
     ]
     groups = [c.name for c in changes if c.kind == "group" and c.change in ("added", "changed")]
     dropped = [c.before for c in changes if c.kind == "group" and c.change in ("removed", "changed") and c.before]
-    return ProjectChanges(tuple(changes), tuple(models), tuple(groups), tuple(dropped), tuple(records))
+    return ProjectChanges(
+        tuple(changes), tuple(models), tuple(groups), tuple(dropped), tuple(records), tuple(evolutions)
+    )
+
+
+def forget_empty_streams(changes: ProjectChanges, catalog: Catalog, has_events: Callable[[str], bool]) -> None:
+    """Note that no event was published under what was applied before to the streams that change; called by `apply`."""
+    for name in _fresh_streams(changes.changes):
+        if not has_events(name):
+            catalog.set_setting(_UNUSED + name, len(_applied(catalog).get(name, ())))
+
+
+def _fresh_streams(changes: Sequence[Change]) -> list[str]:
+    return [c.name for c in changes if c.kind == "stream" and c.change in ("added", "changed")]
+
+
+def _applied(catalog: Catalog) -> dict[str, list[Body]]:
+    """All definitions of each stream that were ever applied, the oldest first."""
+    found: dict[str, list[Body]] = {}
+    for definition in catalog.definitions("stream", active=False):
+        found.setdefault(definition.record.name, []).append(definition.record.body)
+    return found
+
+
+def _evolutions(
+    plan: ProjectPlan,
+    catalog: Catalog,
+    changes: Sequence[Change],
+    has_events: Callable[[str], bool],
+    largest: Callable[[str, str], float],
+) -> list[tuple[str, str]]:
+    touched = _fresh_streams(changes)
+    applied = _applied(catalog) if touched else {}
+    found: list[tuple[str, str]] = []
+    problems: list[str] = []
+    for name in touched:
+        bodies = applied.get(name, [])[catalog.setting(_UNUSED + name, 0) :]
+        if not bodies or not has_events(name):
+            continue
+        schema = plan.streams[name].schema
+        problems += refusals(name, bodies, schema)
+        problems += [
+            f'stream {name}: field "{field}" holds ints of 2^53 or more, which floats would round; keep int, or add a '
+            "field of another name"
+            for field in widened(bodies[-1], schema)
+            if largest(name, field) >= 2**53
+        ]
+        told = evolved(bodies[-1], schema)
+        if told:
+            found.append((name, told))
+    if problems:
+        raise PlanError("older events could not be read under these definitions:\n" + "\n".join(problems))
+    return found
 
 
 def _with_renames(changes: Sequence[DefinitionChange], catalog: Catalog) -> list[Change]:
@@ -127,27 +198,24 @@ def _as_dict(record: DefinitionRecord) -> dict[str, Any]:
 
 
 def _fields(schema: Any) -> list[dict[str, Any]]:
-    return [
-        {
-            "name": f.name,
-            "type": f.dtype.value,
-            "nullable": f.nullable,
-            "entity": f.entity,
-            "size": f.size,
-            "doc": f.doc,
-        }
-        for f in schema
-    ]
+    return [field_body(field) for field in schema]
 
 
 def _stream(stream: StreamPlan) -> DefinitionRecord:
     fields = _fields(stream.schema)
     content = [
-        [[f["name"], f["type"], f["nullable"], f["size"]] for f in fields],
+        [[f["name"], f["type"], f["nullable"], f["size"], *_arriving(f)] for f in fields],
         stream.schema.time_field, stream.schema.id_field, stream.future_us, stream.lateness_us, stream.dedupe_us,
     ]  # fmt: skip
     body = {"fields": fields, "time": stream.schema.time_field, "id": stream.schema.id_field}
     return DefinitionRecord("stream", stream.name, digest(content), body, stream.owner, stream.doc, stream.tags)
+
+
+def _arriving(field: dict[str, Any]) -> list[Any]:
+    """What else decides how a field is read; nothing for one that has neither default nor former names."""
+    if field["has_default"] or field["aliases"]:
+        return [field["has_default"], field["default"], field["aliases"]]
+    return []
 
 
 def _table(table: TablePlan) -> DefinitionRecord:
@@ -206,7 +274,9 @@ def _model(model: ModelPlan, plan: ProjectPlan) -> DefinitionRecord:
     label = model.label
     estimator = _text(model.estimator)
     default = None if not label.has_default else [str(label.default)]
-    truth = [label.stream, label.join_field, node_content(label.node), label.wait_us, default]
+    names = plan.streams[label.stream].schema.first_names
+    join = names.get(label.join_field, label.join_field)
+    truth = [label.stream, join, node_content(label.node, names), label.wait_us, default]
     content = [plan.views[model.view].version, truth, _estimator(model.estimator), model.metric, model.train_on_us]
     body = {
         "view": model.view,

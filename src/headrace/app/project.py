@@ -5,11 +5,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from headrace.app.changes import ProjectChanges, project_changes
+from headrace.app.changes import ProjectChanges, forget_empty_streams, project_changes
 from headrace.app.clock import SystemClock
 from headrace.app.embedded import EmbeddedWorkers
 from headrace.app.heartbeats import LAYERS
@@ -18,6 +18,7 @@ from headrace.app.rows import Row, as_mapping, is_record, python_values, request
 from headrace.app.schedules import sources_of
 from headrace.app.settings import Settings, load_settings
 from headrace.app.times import Time, given_us
+from headrace.app.widening import largest_number
 from headrace.app.wiring import Parts
 from headrace.core.errors import Busy, NotFound, PlanError, SchemaError
 from headrace.core.time import Clock
@@ -100,14 +101,24 @@ class Project:
         return Parts(self.settings, self.definition_plan, self.clock)
 
     def plan(self) -> ProjectChanges:
-        """What `apply` would change."""
-        return project_changes(self.definition_plan, self.parts.catalog, self.settings.owner)
+        """What `apply` would change.
+
+        Raises PlanError, with reasons and cures, if older events of a stream cannot be read under its new fields.
+        """
+        return project_changes(
+            self.definition_plan,
+            self.parts.catalog,
+            self.settings.owner,
+            has_events=self.parts.has_events,
+            largest=partial(largest_number, self.parts),
+        )
 
     def apply(self, changes: ProjectChanges | None = None) -> ProjectChanges:
         """Make the definitions the ones that run; returns what changed.
 
         A group that is new or changed is computed from all events in the log. Raises Busy, naming the holder, if a
-        layer runs with the former definitions, and PlanError if `changes` is no longer what would change.
+        layer runs with the former definitions, and PlanError if `changes` is no longer what would change or if older
+        events of a stream cannot be read under its new fields.
         """
         from headrace.app.backfill import backfill_groups
 
@@ -122,6 +133,7 @@ class Project:
                         f"{self.settings.state} is in use by {holder}, which runs the former definitions; stop it first"
                     )
             backfill_groups(self.parts, current.backfills, current.dropped)
+        forget_empty_streams(current, self.parts.catalog, self.parts.has_events)
         self.parts.catalog.apply(current.records)
         self._ready = True
         return current

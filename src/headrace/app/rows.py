@@ -101,7 +101,7 @@ def request_columns(schema: Schema, requests: Sequence[Any], now_us: int) -> dic
     time = schema.time_field
     for item in requests:
         row = dict(as_mapping(item))
-        if time is not None and row.get(time) is None:
+        if time is not None and all(row.get(name) is None for name in schema[time].names):
             row[time] = now_us
         rows.append(row)
     block = encode_rows(schema, rows)

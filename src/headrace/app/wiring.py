@@ -91,6 +91,11 @@ class Parts:
 
         return Past(self.plan, self.raw, self.features, self.offline)
 
+    def has_events(self, stream: str) -> bool:
+        """True if anything was ever published to the stream."""
+        partitions = self.raw.topics().get(stream, 0)
+        return any(self.raw.end(stream, partition) > 0 for partition in range(partitions))
+
     @property
     def horizon_us(self) -> int:
         """As-of horizon of the online store."""

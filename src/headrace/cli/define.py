@@ -53,7 +53,13 @@ def register(group: click.Group) -> None:
     def plan(session: Session) -> None:
         """Show what `apply` would change: definitions, models touched, groups to compute again."""
         changes = session.open().plan()
-        session.say(str(changes), changes=changes.changes, models=changes.models, backfills=changes.backfills)
+        session.say(
+            str(changes),
+            changes=changes.changes,
+            models=changes.models,
+            backfills=changes.backfills,
+            evolutions=dict(changes.evolutions),
+        )
 
     @command(group, "apply", "headrace apply\nheadrace apply --yes")
     @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -72,4 +78,10 @@ def register(group: click.Group) -> None:
         with working("applying"):
             done = project.apply(changes)
         text = f"applied: {len(done.changes)} changes" if done else "nothing changes"
-        session.say(text, changes=done.changes, models=done.models, backfills=done.backfills)
+        session.say(
+            text,
+            changes=done.changes,
+            models=done.models,
+            backfills=done.backfills,
+            evolutions=dict(done.evolutions),
+        )

@@ -1,10 +1,14 @@
 """Blocks of events: how the records of one batch lie in the event log.
 
 A block is column by column, so that thousands of events cost one decode: MessagePack
-`[1, n, {field: column}, [[row, field, reason, payload], …]]`. A column of fewer than 32 rows, or of strings, lists or
-booleans, is a plain list with nil for null; a longer numeric one is little-endian bytes (float64 with NaN for null, or
-int64 when nothing is null). A row that did not fit its schema keeps its place (and so its offset): its columns are
+`[2, n, {field: column}, [[row, field, reason, payload], …]]`. A column of fewer than 32 rows, or of strings, lists or
+booleans, is a plain list with nil for null; a longer numeric one is little-endian: bytes of float64 with NaN for null,
+or, when nothing is null, int64 in extension type 1, so that a field that has become a float since still reads right.
+Format 1 had bytes for both. A row that did not fit its schema keeps its place (and so its offset): its columns are
 null, and what was sent stays in `malformed` with the field and the reason.
+
+A block is read under the schema of today: a field by its name or a former one, an int as a float, and a field that the
+block lacks as its default, or null.
 """
 
 from __future__ import annotations
@@ -18,8 +22,10 @@ import numpy as np
 
 from headrace.core.columns import Column, column_of, normalised, nulls
 from headrace.core.errors import SchemaError
-from headrace.core.schema import DType, Schema
+from headrace.core.schema import DType, Field, Schema
 
+_FORMAT = 2
+_INT64 = 1
 _PACKED_FROM = 32
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder().decode
@@ -60,7 +66,7 @@ def encode_block(block: EventBlock) -> bytes:
         else _pack_column(column)
         for name, column in block.columns.items()
     }
-    return _pack([1, block.n, columns, [[m.row, m.field, m.reason, m.payload] for m in block.malformed]])
+    return _pack([_FORMAT, block.n, columns, [[m.row, m.field, m.reason, m.payload] for m in block.malformed]])
 
 
 def decode_block(payload: bytes, schema: Schema, only: Container[str] | None = None) -> EventBlock:
@@ -76,9 +82,9 @@ def decode_block(payload: bytes, schema: Schema, only: Container[str] | None = N
         name, dtype = spec.name, spec.dtype
         if only is not None and name not in only:
             continue
-        if name in packed:
-            column = packed[name]
-            columns[name] = _unpack_bytes(column, dtype) if isinstance(column, bytes) else column_of(dtype, column)
+        column = _found(packed, spec)
+        if column is not None:
+            columns[name] = column_of(dtype, column) if isinstance(column, list) else _unpacked(column, dtype)
         elif spec.has_default:
             columns[name] = column_of(dtype, [spec.default] * n)
         else:
@@ -98,14 +104,14 @@ def decode_joined(payloads: Sequence[bytes], schema: Schema) -> EventBlock:
     for payload in payloads:
         n, packed, malformed = _opened(payload, schema)
         for spec in schema.fields:
-            column = packed.get(spec.name)
+            column = _found(packed, spec)
             if column is None:
                 waiting[spec.name].extend([spec.default if spec.has_default else None] * n)
-            elif isinstance(column, bytes):
+            elif not isinstance(column, list):
                 if waiting[spec.name]:
                     pieces[spec.name].append(column_of(spec.dtype, waiting[spec.name]))
                     waiting[spec.name] = []
-                pieces[spec.name].append(_unpack_bytes(column, spec.dtype))
+                pieces[spec.name].append(_unpacked(column, spec.dtype))
             else:
                 waiting[spec.name].extend(column)
         bad += [Malformed(row + start, *rest) for row, *rest in malformed]
@@ -143,9 +149,17 @@ def _opened(payload: bytes, schema: Schema) -> tuple[int, dict[str, Any], list[A
         version, n, packed, malformed = _unpack(payload)
     except (msgspec.DecodeError, ValueError, TypeError) as error:
         raise SchemaError(f"not a block of events of stream {schema.name}: {error}") from None
-    if version != 1:
-        raise SchemaError(f"a block of stream {schema.name} has format {version}; this version reads format 1")
+    if version not in (1, _FORMAT):
+        raise SchemaError(f"a block of stream {schema.name} has format {version}; this version reads formats 1 and 2")
     return n, packed, malformed
+
+
+def _found(packed: dict[str, Any], spec: Field) -> Any:
+    """The stored column of a field, under its name or a former one; None if the block lacks it."""
+    column = packed.get(spec.name)
+    if column is None and spec.aliases:
+        return next((packed[name] for name in spec.names if name in packed), None)
+    return column
 
 
 def _pack_column(column: Column) -> Any:
@@ -157,11 +171,14 @@ def _pack_column(column: Column) -> Any:
         values = column.values if column.valid is None else np.where(column.valid, column.values, np.nan)
         return values.astype("<f8", copy=False).tobytes()
     if column.valid is None:
-        return column.values.astype("<i8", copy=False).tobytes()
+        return msgspec.msgpack.Ext(_INT64, column.values.astype("<i8", copy=False).tobytes())
     return column.to_pylist()
 
 
-def _unpack_bytes(packed: bytes, dtype: DType) -> Column:
+def _unpacked(packed: Any, dtype: DType) -> Column:
+    if isinstance(packed, msgspec.msgpack.Ext):
+        values = np.frombuffer(memoryview(packed.data), "<i8")
+        return Column(dtype, values.astype(np.float64) if dtype is DType.FLOAT else values)
     if dtype is DType.FLOAT:
         return normalised(Column(dtype, np.frombuffer(packed, "<f8")))
     return Column(dtype, np.frombuffer(packed, "<i8"))

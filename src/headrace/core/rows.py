@@ -42,9 +42,23 @@ class RowEncoder:
         self._struct = msgspec.defstruct(
             schema.name, [_struct_field(f) for f in self._fields], forbid_unknown_fields=True, kw_only=True
         )
-        self._rows_type: Any = list[self._struct]  # type: ignore[name-defined]
-        self._from_array = msgspec.json.Decoder(self._rows_type)
-        self._from_lines = msgspec.json.Decoder(self._struct)
+        # A producer of yesterday sends former names in all of its rows; such rows must not be read one by one.
+        former = [
+            msgspec.defstruct(
+                schema.name,
+                [_struct_field(f) for f in self._fields],
+                forbid_unknown_fields=True,
+                kw_only=True,
+                rename=renamed,
+            )
+            for renamed in _former_names(self._fields)
+        ]
+        structs: list[Any] = [self._struct, *former]
+        self._row_types: list[Any] = [list[struct] for struct in structs]  # type: ignore[valid-type]
+        self._readers = [
+            (msgspec.json.Decoder(rows).decode, msgspec.json.Decoder(struct).decode_lines)
+            for rows, struct in zip(self._row_types, structs, strict=True)
+        ]
 
     def rows(self, rows: Sequence[Any]) -> EventBlock:
         """A block of all rows in their order; those that do not fit are malformed rows, never an exception."""
@@ -58,13 +72,14 @@ class RowEncoder:
 
         Raises SchemaError if the body is no JSON at all.
         """
-        try:
-            lines = body.lstrip()[:1] == b"{"
-            structs = self._from_lines.decode_lines(body) if lines else self._from_array.decode(body)
-            if structs:
-                return EventBlock(len(structs), self._columns(structs))
-        except (ValueError, TypeError, OverflowError, RecursionError):
-            pass
+        lines = body.lstrip()[:1] == b"{"
+        for from_array, from_lines in self._readers:
+            try:
+                structs = from_lines(body) if lines else from_array(body)
+                if structs:
+                    return EventBlock(len(structs), self._columns(structs))
+            except (ValueError, TypeError, OverflowError, RecursionError):
+                continue
         rows, broken = _json_rows(body, self.schema.name)
         block = self.rows(rows)
         if broken:
@@ -75,12 +90,13 @@ class RowEncoder:
         return block
 
     def _blocks(self, rows: list[Any]) -> list[EventBlock]:
-        try:
-            structs = msgspec.convert(rows, self._rows_type)
-            return [EventBlock(len(rows), self._columns(structs))]
-        except (ValueError, TypeError, OverflowError, RecursionError):
-            if len(rows) <= _ROW_BY_ROW:
-                return [self._one_by_one(rows)]
+        for rows_type in self._row_types:
+            try:
+                return [EventBlock(len(rows), self._columns(msgspec.convert(rows, rows_type)))]
+            except (ValueError, TypeError, OverflowError, RecursionError):
+                continue
+        if len(rows) <= _ROW_BY_ROW:
+            return [self._one_by_one(rows)]
         half = len(rows) // 2
         return self._blocks(rows[:half]) + self._blocks(rows[half:])
 
@@ -113,17 +129,20 @@ class RowEncoder:
             raise _BadRow("", f"expected an object with the fields of {self.schema.name}, got {type(row).__name__}")
         values = []
         for field in self._fields:
-            if field.name not in row:
+            given = [name for name in field.names if name in row]
+            if len(given) > 1:
+                raise _BadRow(field.name, f'given twice, also by its former name "{given[1]}"; send one')
+            if not given:
                 if not (field.has_default or field.nullable):
                     raise _BadRow(field.name, "the field is missing" + _near(field.name, row, self.schema))
                 values.append(field.default if field.has_default else None)
                 continue
             try:
-                values.append(read_value(row[field.name], field))
+                values.append(read_value(row[given[0]], field))
             except Misfit as misfit:
                 raise _BadRow(field.name, str(misfit)) from None
         for name in row:
-            if name not in self.schema:
+            if self.schema.current_name(name) is None:
                 raise _BadRow(str(name), f"{self.schema.name} has no such field")
         return values
 
@@ -171,8 +190,15 @@ def _as_arriving(field: Field, schema: Schema) -> Field:
     required = field.name in (schema.id_field, schema.time_field)
     default = read_value(field.default, field) if field.has_default and field.default is not None else field.default
     return Field(
-        field.name, field.dtype, field.nullable and not required, field.has_default, default, field.entity, field.size
-    )
+        field.name, field.dtype, field.nullable and not required, field.has_default, default, field.entity, field.size,
+        aliases=field.aliases,
+    )  # fmt: skip
+
+
+def _former_names(fields: Sequence[Field]) -> list[dict[str, str]]:
+    """What each field was called once, the newest such set first: one per renaming of the field renamed most."""
+    most = max((len(field.aliases) for field in fields), default=0)
+    return [{f.name: f.names[min(age, len(f.aliases))] for f in fields if f.aliases} for age in range(1, most + 1)]
 
 
 def _struct_field(field: Field) -> Any:

@@ -38,6 +38,7 @@ class Field:
 
     `entity` names the entity (or request event) that the field is a key of; None if it is no key.
     `default` stands in for a field that does not arrive at all; a field without one and not nullable is required.
+    `aliases` are its former names, the oldest first: what arrived or was stored under one of them is this field.
     """
 
     name: str
@@ -48,6 +49,17 @@ class Field:
     entity: str | None = None
     size: int | None = None
     doc: str = ""
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The name, then the former ones, the newest first."""
+        return (self.name, *reversed(self.aliases))
+
+    @property
+    def first_name(self) -> str:
+        """The oldest name: it stays through every renaming, so versions are made of it."""
+        return self.aliases[0] if self.aliases else self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,3 +86,14 @@ class Schema:
             if field.name == name:
                 return field
         raise KeyError(name)
+
+    def current_name(self, name: str) -> str | None:
+        """The name today of a field that was given by this name or by a former one; None if there is no such field."""
+        if name in self:
+            return name
+        return next((field.name for field in self.fields if name in field.aliases), None)
+
+    @property
+    def first_names(self) -> dict[str, str]:
+        """The oldest name of each field, by its name."""
+        return {field.name: field.first_name for field in self.fields}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from headrace.core.errors import PlanError
@@ -9,7 +10,7 @@ from headrace.core.schema import DType
 from headrace.features.aggregate import Aggregate
 from headrace.features.column import ColumnOf
 from headrace.features.definition import definition_of
-from headrace.features.event import event_definition
+from headrace.features.event import event_definition, schema_of
 from headrace.features.expr import Expr
 from headrace.features.group import GroupDefinition
 from headrace.features.lower import NOT_YET, dtype_of, lower, lower_conditions, lower_event
@@ -48,24 +49,26 @@ def compile_group(definition: GroupDefinition, problems: Problems) -> GroupPlan 
     inputs = _Inputs()
     where, key = _source(definition, problems)
     stream = event_definition(definition.source).root_name
+    # A renamed field is the same field: versions are made of the oldest names.
+    names: Mapping[str, str] = schema_of(definition.source).first_names
     content = [
         stream,
-        node_content(where),
-        [[part.name, part.dtype.value] for part in key],
+        node_content(where, names),
+        [[names.get(part.name, part.name), part.dtype.value] for part in key],
         definition.resolution_us,
     ]
     aggregates = []
     for name, expr in definition.computed.items():
         if isinstance(expr, Aggregate):
             try:
-                aggregates.append(_aggregate(definition, name, expr, inputs, content))
+                aggregates.append(_aggregate(definition, name, expr, inputs, content, names))
             except PlanError as error:
                 problems.add(str(error), name)
     derived = _derived(definition, {spec.name: spec.version for spec in aggregates}, problems)
     if len(problems.found) > before:
         return None
     state = [[s.kind, s.input, s.where, s.window_us, s.hop_us, s.delay_us, list(s.params)] for s in aggregates]
-    version = digest([*content, [node_content(spec.node) for spec in inputs.specs], state])
+    version = digest([*content, [node_content(spec.node, names) for spec in inputs.specs], state])
     return GroupPlan(
         definition.name, version, stream, where, key, tuple(inputs.specs), tuple(aggregates), derived,
         tuple(definition.computed), definition.resolution_us, definition.owner, definition.doc, definition.tags,
@@ -93,7 +96,12 @@ def _source(definition: GroupDefinition, problems: Problems) -> tuple[Node | Non
 
 
 def _aggregate(
-    definition: GroupDefinition, name: str, expr: Aggregate[Any], inputs: _Inputs, content: list[Any]
+    definition: GroupDefinition,
+    name: str,
+    expr: Aggregate[Any],
+    inputs: _Inputs,
+    content: list[Any],
+    names: Mapping[str, str],
 ) -> AggregateSpec:
     if expr.kind in _NOT_COMPUTED:
         raise PlanError(f"hr.{expr.kind} is {NOT_YET}")
@@ -103,7 +111,7 @@ def _aggregate(
     if window.window_us is None and expr.kind in _ONLY_WINDOWS:
         raise PlanError(f'hr.{expr.kind} over the whole lifetime is {NOT_YET}; give it a window, such as window="30d"')
     column, where = inputs.add(expr.input), inputs.add(expr.where)
-    nodes = [None if index is None else node_content(inputs.specs[index].node) for index in (column, where)]
+    nodes = [None if index is None else node_content(inputs.specs[index].node, names) for index in (column, where)]
     params = tuple(sorted(expr.params.items()))
     version = digest([*content, expr.kind, nodes, window.window_us, window.hop_us, window.delay_us, list(params)])
     return AggregateSpec(

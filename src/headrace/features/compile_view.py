@@ -34,7 +34,12 @@ def compile_view(view: FeatureView, groups: Mapping[str, GroupPlan], tables: Map
         builder.add(column)
     listed = {column_name(column) for column in view.columns}
     columns = tuple(_with_hidden(column, column.name not in listed) for column in builder.columns.values())
-    shown = [builder.versions[column.name] for column in columns if not column.hidden]
+    # A request field that the model sees goes by its own name; what is computed from one, by its oldest.
+    shown = [
+        column.name if column.origin == "request" else builder.versions[column.name]
+        for column in columns
+        if not column.hidden
+    ]
     request = schema_of(view.request)
     return ViewPlan(
         view.name, digest([request.name, shown]), request.name, request, tuple(builder.bindings), columns,
@@ -59,6 +64,7 @@ class _Builder:
 
     def __init__(self, view: FeatureView, features: Mapping[tuple[str, str], str]) -> None:
         self.scope = event_scope(view.request)
+        self.first_names = schema_of(view.request).first_names
         self.features = features
         self.bindings: list[Binding] = []
         self.columns: dict[str, ViewColumn] = {}
@@ -70,7 +76,10 @@ class _Builder:
         if name not in self.columns:
             definition = definition_of(column.owner)
             if definition.kind == "event":
-                self._keep(ViewColumn(name, dtype_of(column), "request", doc=definition.fields[name].spec.doc), name)
+                self._keep(
+                    ViewColumn(name, dtype_of(column), "request", doc=definition.fields[name].spec.doc),
+                    self.first_names[name],
+                )
             elif definition.kind == "onrequest":
                 self._add_computed(definition, column.name)
             else:
@@ -86,7 +95,9 @@ class _Builder:
         binding = Binding(definition.name, definition.kind == "table", prefix, keys)
         if binding not in self.bindings:
             self.bindings.append(binding)
-        version = digest([self.features[definition.name, column.name], list(keys)])
+        version = digest(
+            [self.features[definition.name, column.name], [self.first_names.get(key, key) for key in keys]]
+        )
         index = self.bindings.index(binding)
         doc = _doc(definition, column.name)
         self._keep(ViewColumn(name, dtype_of(column), "feature", index, column.name, doc=doc), version)

@@ -133,6 +133,7 @@ def _computed(cls: type, parent: type | None, problems: Problems) -> dict[str, E
 
 
 def _check_event(definition: EventDefinition, problems: Problems) -> None:
+    _check_aliases(definition, problems)
     for kind, shown_kind in (("event_time", "event time"), ("id", "id")):
         named = [name for name, field in definition.fields.items() if field.spec.kind == kind]
         if len(named) > 1:
@@ -150,6 +151,15 @@ def _check_event(definition: EventDefinition, problems: Problems) -> None:
     if definition.parent is not None:
         for name, expr in definition.computed.items():
             _check_columns(definition, name, expr, problems)
+
+
+def _check_aliases(definition: EventDefinition, problems: Problems) -> None:
+    taken = {name: name for name in definition.fields}
+    for name, field in definition.fields.items():
+        for alias in field.spec.aliases:
+            other = taken.setdefault(alias, name)
+            if other != name or alias == name or field.spec.aliases.count(alias) > 1:
+                problems.add(f'the alias "{alias}" is a name of {other} already; give each name once', name)
 
 
 def _check_reference(name: str, field: Field[Any], problems: Problems) -> None:

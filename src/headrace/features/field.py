@@ -8,7 +8,7 @@ from typing import Any, Final, Generic, Literal, TypeVar, overload
 from headrace.core import schema
 from headrace.core.schema import DType
 from headrace.features.column import ColumnOf
-from headrace.features.entity import Entity
+from headrace.features.entity import Entity, name_problem
 from headrace.features.expr import Expr
 from headrace.features.typing_rules import literal_of, shown
 
@@ -33,30 +33,48 @@ class FieldSpec:
     entity: Any = None
     default: Any = MISSING
     size: int | None = None
+    aliases: tuple[str, ...] = ()
 
 
-def key(entity: Entity | type[Any], doc: str = "") -> Any:
-    """A field that names an entity, or another event by its id: `hr.key(User)`, `hr.key(Transfer)`."""
-    return FieldSpec("key", doc, entity)
+Alias = str | list[str] | tuple[str, ...]
+"""Former names of a field of an event, the oldest first."""
 
 
-def id(doc: str = "") -> Any:
-    """The field that identifies an event: a repeated id within the dedupe horizon is dropped."""
-    return FieldSpec("id", doc)
+def key(entity: Entity | type[Any], doc: str = "", *, alias: Alias = ()) -> Any:
+    """A field that names an entity, or another event by its id: `hr.key(User)`, `hr.key(Transfer)`.
+
+    `alias`: its former name (several: the oldest first), under which older events lie in the log and the archive.
+    """
+    return FieldSpec("key", doc, entity, aliases=_names(alias))
 
 
-def event_time(doc: str = "") -> Any:
-    """The field that says when the event happened, or from when a table row is true."""
-    return FieldSpec("event_time", doc)
+def id(doc: str = "", *, alias: Alias = ()) -> Any:
+    """The field that identifies an event: a repeated id within the dedupe horizon is dropped.
+
+    `alias`: as in `hr.key`.
+    """
+    return FieldSpec("id", doc, aliases=_names(alias))
+
+
+def event_time(doc: str = "", *, alias: Alias = ()) -> Any:
+    """The field that says when the event happened, or from when a table row is true. `alias`: as in `hr.key`."""
+    return FieldSpec("event_time", doc, aliases=_names(alias))
 
 
 @overload
-def field(doc: str = "", *, size: int | None = None) -> Any: ...
+def field(doc: str = "", *, size: int | None = None, alias: Alias = ()) -> Any: ...
 @overload
-def field(doc: str = "", *, default: object, size: int | None = None) -> Any: ...
-def field(doc: str = "", *, default: object = MISSING, size: int | None = None) -> Any:
-    """Any other field: its documentation, the value that stands in where it does not arrive, the length of a list."""
-    return FieldSpec("field", doc, None, default, size)
+def field(doc: str = "", *, default: object, size: int | None = None, alias: Alias = ()) -> Any: ...
+def field(doc: str = "", *, default: object = MISSING, size: int | None = None, alias: Alias = ()) -> Any:
+    """Any other field: its documentation, the value that stands in where it does not arrive, the length of a list.
+
+    `alias`: its former name (several: the oldest first), under which older events lie in the log and the archive.
+    """
+    return FieldSpec("field", doc, None, default, size, _names(alias))
+
+
+def _names(alias: Alias) -> tuple[str, ...]:
+    return tuple(map(str, alias)) if isinstance(alias, list | tuple) else (alias,)
 
 
 class Field(Generic[T]):
@@ -116,6 +134,9 @@ class Field(Generic[T]):
             found.append("only lists have a size")
         if self.has_default:
             found += self._default_problems()
+        for alias in self.spec.aliases:
+            problem = name_problem(str(alias))
+            found += [f"alias: {problem}"] if problem else []
         return found
 
     def _default_problems(self) -> list[str]:
@@ -139,7 +160,7 @@ class Field(Generic[T]):
             default = float(literal[0]) if self.dtype is DType.FLOAT else literal[0]
         return schema.Field(
             self.name, self.dtype, self.nullable, self.has_default, default, entity_name(self.spec.entity),
-            self.spec.size, self.spec.doc,
+            self.spec.size, self.spec.doc, self.spec.aliases,
         )  # fmt: skip
 
 

@@ -144,6 +144,8 @@ def _check_table(definition: TableDefinition, problems: Problems) -> None:
     for name, made in definition.fields.items():
         if made.spec.kind == "id":
             problems.add("a table has no id; its rows are identified by their hr.key fields", name)
+        if made.spec.aliases:
+            problems.add("alias= is for events; a table that changes starts anew, its rows are put again", name)
     times = [name for name, made in definition.fields.items() if made.spec.kind == "event_time"]
     if len(times) > 1:
         problems.add(f"a second event time beside {times[0]}; a row has one", times[1])

@@ -15,6 +15,7 @@ from headrace.engines.stream.worker import read_heads
 from headrace.eventlog.base import EventLog
 from headrace.features.plan import ProjectPlan
 from headrace.retrieval.past import EVENT_TIME, WRITER, events_table, rows_table, table_history
+from headrace.retrieval.stored import as_stored, column_of_field
 from headrace.stores.offline.base import OfflineStore
 
 
@@ -56,8 +57,10 @@ class ArchiveWorker:
         for name, done in self._done.items():
             rows = judged_events(self._plan.streams[name], self._raw, [c for b, c in found if b.base >= done])
             if rows is not None and len(rows):
-                time = self._plan.streams[name].schema.time_field or ""
-                self._offline.append(events_table(name), rows, time_column=time, writer=WRITER, number=end)
+                schema, table = self._plan.streams[name].schema, events_table(name)
+                held = self._offline.columns(table)
+                time = column_of_field(held, schema[schema.time_field or ""])
+                self._offline.append(table, as_stored(rows, held, schema), time_column=time, writer=WRITER, number=end)
                 self.archived += len(rows)
             self._done[name] = max(done, end)
         return len(found)

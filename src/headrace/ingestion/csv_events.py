@@ -19,7 +19,7 @@ from headrace.core.events import EventBlock, Malformed, concat_blocks
 from headrace.core.fitting import Fitted, fit_column
 from headrace.core.schema import DType, Field, Schema
 from headrace.core.values import payload_of
-from headrace.ingestion.frames import block_of, check_names, required
+from headrace.ingestion.frames import block_of, check_names, current_names, required
 
 _BLOCK_BYTES = 4 << 20
 _NO_NUMBER = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"]
@@ -41,7 +41,8 @@ def read_csv(
     8601 or int µs. A line with too few or too many cells is a malformed row. Raises InputFileError for a file without
     rows, without the columns of the schema, or cut short.
     """
-    names = _header(path, open_bytes)
+    header = _header(path, open_bytes)
+    names = current_names(schema, header)
     check_names(schema, names)
     if last_line and not _is_whole(last_line, names, schema):
         raise InputFileError(
@@ -57,8 +58,8 @@ def read_csv(
     rows = 0
     try:
         with open_bytes(path) as stream:
-            for batch in _batches(stream, names, keep):
-                block = _block(pa.Table.from_batches([batch]), schema)
+            for batch in _batches(stream, header, keep):
+                block = _block(pa.Table.from_batches([batch]).rename_columns(names), schema)
                 if ragged:
                     block = concat_blocks([block, _ragged_block(ragged, schema)])
                     ragged.clear()

@@ -21,7 +21,7 @@ from headrace.core.events import EventBlock
 from headrace.core.rows import RowEncoder
 from headrace.core.schema import Schema
 from headrace.ingestion.csv_events import read_csv
-from headrace.ingestion.frames import check_names, encode_arrow
+from headrace.ingestion.frames import check_names, current_names, encode_arrow
 
 ROWS_PER_BLOCK = 50_000
 _CHUNK = 4 << 20
@@ -84,7 +84,7 @@ def _read_parquet(path: Path, schema: Schema) -> Iterator[EventBlock]:
         with pq.ParquetFile(path) as file:
             if file.metadata.num_rows == 0:
                 raise InputFileError(f"{path}: the file holds no rows; expected events of {schema.name}")
-            check_names(schema, file.schema_arrow.names)
+            check_names(schema, current_names(schema, file.schema_arrow.names))
             for batch in file.iter_batches(batch_size=ROWS_PER_BLOCK):
                 block = encode_arrow(schema, batch)
                 row += block.n

@@ -26,6 +26,7 @@ def encode_arrow(schema: Schema, table: Any) -> EventBlock:
     column, if a required one is missing, one is unknown, or one has a type that cannot hold the field.
     """
     arrow = as_table(table, schema.name)
+    arrow = arrow.rename_columns(current_names(schema, arrow.column_names))
     check_names(schema, arrow.column_names)
     return block_of(arrow, {spec.name: _fit(arrow, spec, schema) for spec in schema})
 
@@ -94,6 +95,17 @@ def required(spec: Field, schema: Schema) -> Field:
     return Field(spec.name, spec.dtype, nullable, spec.has_default, spec.default, spec.entity, spec.size)
 
 
+def current_names(schema: Schema, names: list[str]) -> list[str]:
+    """The same names, former ones of a field replaced by its name; raises SchemaError if a column comes under both."""
+    found = [schema.current_name(name) or name for name in names]
+    for name, given in zip(found, names, strict=True):
+        if name != given and found.count(name) > 1:
+            raise SchemaError(
+                f'the table for {schema.name} has "{name}" and also "{given}", its former name; drop one', field=name
+            )
+    return found
+
+
 def check_names(schema: Schema, names: list[str]) -> None:
     """Raise SchemaError if a required column is missing from `names`, one is unknown or one is there twice."""
     doubled = [name for name in names if names.count(name) > 1] if len(set(names)) < len(names) else []
@@ -112,4 +124,4 @@ def check_names(schema: Schema, names: list[str]) -> None:
         )
 
 
-__all__ = ["as_table", "block_of", "check_names", "encode_arrow", "required", "without"]
+__all__ = ["as_table", "block_of", "check_names", "current_names", "encode_arrow", "required", "without"]

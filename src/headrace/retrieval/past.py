@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from headrace.core.arrow import to_arrow
 from headrace.core.columns import column_of
+from headrace.core.schema import Schema
 from headrace.core.tablerows import TableRows, decode_table_rows
 from headrace.engines.stream.admitted import ARRIVAL, OFFSET, PARTITION, VERDICT, judged_events
 from headrace.engines.stream.commits import TABLES, WINDOWS, CommitHead
@@ -17,6 +18,7 @@ from headrace.engines.stream.verdicts import COUNTED
 from headrace.engines.stream.worker import read_heads
 from headrace.eventlog.base import EventLog, LogBatch
 from headrace.features.plan import ProjectPlan, TablePlan
+from headrace.retrieval.stored import as_declared, stored_columns
 from headrace.stores.offline.base import OfflineStore
 
 WRITER = "archive"
@@ -81,8 +83,8 @@ class Past:
         plan = self.plan.streams[stream]
         time = plan.schema.time_field or ""
         wanted = list(dict.fromkeys([*fields, time, PARTITION, OFFSET, ARRIVAL]))
-        archived, pieces = self._scan(events_table(stream), [*wanted, VERDICT], since_us, until_us)
-        pieces = [rows.filter(pc.equal(rows[VERDICT], COUNTED)).select(wanted) for rows in pieces]
+        archived, pieces = self._scan(events_table(stream), (plan.schema, [*wanted, VERDICT]), since_us, until_us)
+        pieces = [as_declared(rows.filter(pc.equal(rows[VERDICT], COUNTED)), plan.schema, wanted) for rows in pieces]
         commits = [commit for _, commit in self._commits(archived)]
         tail = judged_events(plan, self._raw, commits)
         if tail is not None:
@@ -107,9 +109,11 @@ class Past:
         return pa.concat_tables(pieces, promote_options="default") if pieces else None
 
     def _scan(
-        self, table: str, columns: Sequence[str] | None, since_us: int | None, until_us: int | None
+        self, table: str, fields: tuple[Schema, Sequence[str]] | None, since_us: int | None, until_us: int | None
     ) -> tuple[int, list[pa.Table]]:
         """What is archived, and the feature-log offset up to which that goes.
+
+        `fields`: only the columns that hold these names of a schema.
 
         The archive may grow between the two questions; then both are asked again, or rows would be read twice.
         """
@@ -117,6 +121,7 @@ class Past:
             archived = self._offline.number(table, WRITER)
             if archived < 0:
                 return 0, []
+            columns = None if fields is None else stored_columns(self._offline.columns(table), *fields)
             rows = self._offline.scan(table, columns, since_us=since_us, until_us=until_us)
             if self._offline.number(table, WRITER) == archived:
                 return archived, [rows]

@@ -16,7 +16,7 @@ import numpy as np
 from headrace.core.columns import Column, FloatArray, IntArray
 from headrace.core.errors import SchemaError
 from headrace.core.positions import Position
-from headrace.core.schema import DType, Schema
+from headrace.core.schema import DType, Field, Schema
 from headrace.features.plan import ViewPlan
 from headrace.retrieval.rows import FeatureBlock
 
@@ -153,6 +153,12 @@ def decode_stored(payload: bytes) -> StoredBlock:
 def fits(stored: StoredBlock, view: ViewPlan) -> bool:
     """True if the block was made with this very version of the view."""
     return stored.view == view.name and stored.view_version == view.version
+
+
+def recorded(columns: Mapping[str, list[Any]], spec: Field, n: int) -> list[Any]:
+    """The `n` values of a request field, under any of its names; of one that was not there yet, what stands in."""
+    found = next((columns[name] for name in spec.names if name in columns), None)
+    return [spec.default if spec.has_default else None] * n if found is None else found
 
 
 def _listed(column: Column) -> list[Any]:

@@ -22,6 +22,7 @@ from headrace.retrieval.prediction_blocks import (
     encode_predictions,
     fits,
     one_of,
+    recorded,
 )
 from headrace.retrieval.rows import FeatureBlock
 
@@ -232,7 +233,7 @@ class _Gathered:
         self._model = model
         self._names = tuple(column.name for column in view.visible)
         self._dtypes = tuple(column.dtype for column in view.visible)
-        self._fields = tuple((spec.name, spec.dtype) for spec in view.request)
+        self._fields = view.request.fields
         self._sizes: list[int] = []
         self._ids: list[str] = []
         self._request_ids: list[str | None] = []
@@ -245,7 +246,7 @@ class _Gathered:
         self._tables: list[int] = []
         self._streams: dict[str, _Offsets] = {}
         self._scores: dict[int, list[tuple[int, bytes]]] = {}
-        self._request: dict[str, list[Any]] = {name: [] for name, _ in self._fields}
+        self._request: dict[str, list[Any]] = {spec.name: [] for spec in self._fields}
         self._objects: dict[str, list[Any]] = {
             name: []
             for name, dtype in zip(self._names, self._dtypes, strict=True)
@@ -265,8 +266,8 @@ class _Gathered:
         self._champions.append(block.champion)
         for version, data in block.scores.items():
             self._scores.setdefault(version, []).append((start, data))
-        for name, items in self._request.items():
-            items += block.request[name]
+        for spec in self._fields:
+            self._request[spec.name] += recorded(block.request, spec, len(block.ids))
         for name, items in self._objects.items():
             items += block.objects[name]
         number = len(self._tables)
@@ -290,7 +291,7 @@ class _Gathered:
             self._request_ids,
             np.frombuffer(b"".join(self._t_us), "<i8"),
             np.repeat(np.array(self._scored_us, np.int64), sizes),
-            {name: column_of(dtype, self._request[name]) for name, dtype in self._fields},
+            {spec.name: column_of(spec.dtype, self._request[spec.name]) for spec in self._fields},
             FeatureBlock(self._names, self._dtypes, words, valid, objects, EMPTY_POSITION),
             np.frombuffer(b"".join(self._answers), "<f8"),
             np.repeat(np.array(self._champions, np.int64), sizes),

@@ -145,6 +145,13 @@ class OfflineStoreTests(ABC):
             pa.table({"at": [1, 2, 3], "old": [1, None, 3], "new": [None, "x", "y"]})
         )
 
+    def test_a_table_names_its_columns(self, store: OfflineStore) -> None:
+        assert store.columns("t") == {}
+        self.put(store, _EVERY_TYPE, 0)
+        assert store.columns("t") == {field.name: field.type for field in _EVERY_TYPE.schema}
+        self.put(store, pa.table({"at": [5], "new": ["b"]}), 1)
+        assert store.columns("t")["new"] == pa.string()
+
     def test_rows_that_do_not_fit_are_refused_with_the_column_named(self, store: OfflineStore) -> None:
         self.put(store, _timed(1), 0)
         for rows, named in [

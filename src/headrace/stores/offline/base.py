@@ -39,6 +39,10 @@ class OfflineStore(ABC):
         """
 
     @abstractmethod
+    def columns(self, table: str) -> dict[str, pa.DataType]:
+        """Types of the columns of a table's newest version, by name; empty if there is no such table."""
+
+    @abstractmethod
     def tables(self) -> list[str]:
         """Names of all tables, sorted."""
 

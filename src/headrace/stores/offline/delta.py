@@ -112,6 +112,12 @@ class DeltaOfflineStore(OfflineStore):
             condition = time < until_us if condition is None else condition & (time < until_us)
         return dataset.to_table(columns=names, filter=condition)
 
+    def columns(self, table: str) -> dict[str, pa.DataType]:
+        held = self._table(table)
+        with held.lock:
+            delta = held.refreshed()
+            return {} if delta is None else {f.name: f.type for f in _arrow_schema(delta) if f.name != DAY}
+
     def tables(self) -> list[str]:
         self._held()
         if self._local is None:

@@ -77,6 +77,11 @@ class MemoryOfflineStore(OfflineStore):
             rows = rows.filter(time < until_us)
         return rows.select(names)
 
+    def columns(self, table: str) -> dict[str, pa.DataType]:
+        with self._lock:
+            held = self._held().get(table)
+            return {} if held is None else {field.name: field.type for field in held.versions[-1].schema}
+
     def tables(self) -> list[str]:
         with self._lock:
             return sorted(self._held())
