@@ -69,8 +69,9 @@ def before() -> list[Any]:
         fees = hr.sum(Transfer.fee)
 
     view = hr.FeatureView("transfer", request=Transfer, features=[Rate, Lane.n])
+    shown = hr.FeatureView("shown", request=Transfer, features=[Transfer.amount])
     fraud = hr.Model("fraud", view=view, estimator=Limit(), label=hr.Label(Chargeback.fraud, wait="1h"))
-    return [Transfer, Chargeback, Rate, Lane, view, fraud]
+    return [Transfer, Chargeback, Rate, Lane, view, shown, fraud]
 
 
 def after() -> list[Any]:
@@ -105,9 +106,10 @@ def after() -> list[Any]:
         unknown = hr.count(where=Transfer.device.is_null())
 
     view = hr.FeatureView("transfer", request=Transfer, features=[Rate, Lane.n])
+    shown = hr.FeatureView("shown", request=Transfer, features=[Transfer.amount])
     wide = hr.FeatureView("wide", request=Transfer, features=[Rate, Lane, Spend])
     fraud = hr.Model("fraud", view=view, estimator=Limit(), label=hr.Label(Chargeback.fraud, wait="1h"))
-    return [Transfer, Chargeback, Rate, Lane, Spend, view, wide, fraud]
+    return [Transfer, Chargeback, Rate, Lane, Spend, view, shown, wide, fraud]
 
 
 def transfers(n: int, *, start: int, seed: int) -> list[dict[str, Any]]:
@@ -247,7 +249,7 @@ def test_no_event_is_lost_when_fields_are_added_widened_and_renamed(
         asked = {"sender": "u1", "ccy": "eur", "amount": 3, "fee": None, "note": None}
         old_answer = model.score({"number": "a1", **asked})
         versions = {name: group.version for name, group in project.definition_plan.groups.items()}
-        view_version = project.definition_plan.views["transfer"].version
+        view_version, shown_version = (project.definition_plan.views[name].version for name in ("transfer", "shown"))
         if "before" in archived:
             archive(project)
         # In the log, but not yet computed when the definitions change.
@@ -261,7 +263,9 @@ def test_no_event_is_lost_when_fields_are_added_widened_and_renamed(
         }
         groups = project.definition_plan.groups
         assert groups["rate"].version == versions["rate"]
-        assert project.definition_plan.views["transfer"].version == view_version
+        views = project.definition_plan.views
+        assert views["transfer"].version == view_version
+        assert views["shown"].version != shown_version
         # The fees of a lane are floats now: that group is computed again.
         assert set(changes.backfills) == {"lane", "spend"}
         project.apply()

@@ -34,9 +34,9 @@ def compile_view(view: FeatureView, groups: Mapping[str, GroupPlan], tables: Map
         builder.add(column)
     listed = {column_name(column) for column in view.columns}
     columns = tuple(_with_hidden(column, column.name not in listed) for column in builder.columns.values())
-    # A request field that the model sees goes by its own name; what is computed from one, by its oldest.
-    shown = [
-        column.name if column.origin == "request" else builder.versions[column.name]
+    # A request field that the model sees goes by its own name and type; what is computed from one, by its oldest name.
+    shown: list[Any] = [
+        [column.name, column.dtype.value] if column.origin == "request" else builder.versions[column.name]
         for column in columns
         if not column.hidden
     ]

@@ -18,8 +18,11 @@ from headrace.core.errors import SchemaError
 from headrace.core.events import EventBlock, decode_block, decode_joined, encode_block
 from headrace.core.rows import encode_json, encode_rows
 from headrace.core.schema import DType, Field, Schema
+from headrace.core.time import SimulatedClock
 from headrace.ingestion.files import read_event_file
 from headrace.ingestion.frames import encode_arrow
+from headrace.serving.requests import RequestParser
+from headrace.testing.oracle.events import row_of
 
 OLD = Schema("pay", (Field("ccy", DType.STRING), Field("amount", DType.INT), Field("at", DType.TIMESTAMP)), "at")
 NEW = Schema(
@@ -110,13 +113,25 @@ def test_rows_of_both_kinds_in_one_call() -> None:
     rows = new_rows(30)
     rows[3::2] = [{"ccy": r["money"], "amount": 1, "at": r["day"]} for r in rows[3::2]]
     block = encode_rows(NEW, rows)
+    assert [row_of(NEW, row) for row in rows] == plain(block)
     assert block.malformed == []
     assert block.columns["money"].to_pylist() == [f"c{i % 3}" for i in range(30)]
     assert block.columns["day"].to_pylist() == [10**15 + i for i in range(30)]
 
 
+@pytest.mark.parametrize("day", ["day", "at", None])
+def test_a_request_may_use_former_names(day: str | None) -> None:
+    parser = RequestParser(NEW, SimulatedClock(7), max_rows=10, what="view pay")
+    row = {"ccy": "eur", "amount": 2, **({} if day is None else {day: "2026-05-01T12:00:00Z"})}
+    found = parser.parse(json.dumps(row).encode())
+    assert {name: column.to_pylist() for name, column in found.columns.items()} == {
+        "money": ["eur"], "amount": [2.0], "channel": ["app"], "day": [7 if day is None else 1_777_636_800_000_000],
+    }  # fmt: skip
+
+
 def test_a_field_under_two_names_does_not_fit() -> None:
     row = {**new_rows(1)[0], "ccy": "c1"}
+    assert row_of(NEW, row) is None
     [bad] = encode_rows(NEW, [row]).malformed
     assert (bad.field, bad.reason) == ("money", 'given twice, also by its former name "ccy"; send one')
     with pytest.raises(SchemaError, match='"money" and also "ccy", its former name'):

@@ -50,7 +50,10 @@ def row_of(schema: Schema, fields: Mapping[str, Any] | None) -> dict[str, Any] |
         return None
     row: dict[str, Any] = {}
     for field in schema:
-        value = fields.get(field.name, field.default if field.has_default else None)
+        given = [name for name in (field.name, *field.aliases) if name in fields]
+        if len(given) > 1:
+            return None
+        value = fields[given[0]] if given else field.default if field.has_default else None
         if not _fits(value, field):
             return None
         row[field.name] = clean(value, field.dtype)
