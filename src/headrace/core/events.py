@@ -82,7 +82,9 @@ def decode_block(payload: bytes, schema: Schema, only: Container[str] | None = N
         name, dtype = spec.name, spec.dtype
         if only is not None and name not in only:
             continue
-        column = _found(packed, spec)
+        column = packed.get(name)
+        if column is None and spec.aliases:
+            column = _former(packed, spec)
         if column is not None:
             columns[name] = column_of(dtype, column) if isinstance(column, list) else _unpacked(column, dtype)
         elif spec.has_default:
@@ -104,7 +106,9 @@ def decode_joined(payloads: Sequence[bytes], schema: Schema) -> EventBlock:
     for payload in payloads:
         n, packed, malformed = _opened(payload, schema)
         for spec in schema.fields:
-            column = _found(packed, spec)
+            column = packed.get(spec.name)
+            if column is None and spec.aliases:
+                column = _former(packed, spec)
             if column is None:
                 waiting[spec.name].extend([spec.default if spec.has_default else None] * n)
             elif not isinstance(column, list):
@@ -154,12 +158,9 @@ def _opened(payload: bytes, schema: Schema) -> tuple[int, dict[str, Any], list[A
     return n, packed, malformed
 
 
-def _found(packed: dict[str, Any], spec: Field) -> Any:
-    """The stored column of a field, under its name or a former one; None if the block lacks it."""
-    column = packed.get(spec.name)
-    if column is None and spec.aliases:
-        return next((packed[name] for name in spec.names if name in packed), None)
-    return column
+def _former(packed: dict[str, Any], spec: Field) -> Any:
+    """The stored column of a field under one of its former names; None if the block lacks it."""
+    return next((packed[name] for name in spec.names if name in packed), None)
 
 
 def _pack_column(column: Column) -> Any:
