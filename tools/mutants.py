@@ -123,7 +123,7 @@ MUTANTS = (
     Mutant("tables: the edge of the ttl", "aggregations/reads.py", "time < t - ttl", "time <= t - ttl"),
     Mutant(
         "labels: a row trains before its wait has passed", "training/dataset.py",
-        "done = t + model.label.wait_us <= now_us", "done = t <= now_us", ("tests/unit/training", "tests/e2e"),
+        "done = t + model.label.wait_us <= now_us", "done = t <= now_us", ("tests/unit/training", "tests/unit/app"),
     ),
 )  # fmt: skip
 

@@ -176,6 +176,18 @@ def test_the_training_set_leaves_out_what_waits(trained: Project) -> None:
     assert len(early) == 0
 
 
+def test_a_row_trains_from_the_moment_its_wait_has_passed_whatever_is_known_of_it(shop: Project) -> None:
+    wait = timedelta(microseconds=shop.parts.plan.models["risk"].label.wait_us)
+    assert wait > timedelta(0)
+    # 20 and 10 minutes before the last moment whose wait has passed at noon, at it, and three after it.
+    past = orders(6, NOON - wait + timedelta(minutes=30), step_s=600)
+    shop.publish("order", past)
+    shop.publish("outcome", outcomes(past))
+    rows = shop.history("risk", until=NOON)
+    assert rows["order_id"] == [order["order_id"] for order in past[:3]]
+    assert rows.waiting == 3
+
+
 def test_definitions_are_planned_applied_and_guarded(shop: Project) -> None:
     first = shop.plan()
     assert ("group", "spend") in {(c.kind, c.name) for c in first.changes}
