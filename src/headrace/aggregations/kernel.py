@@ -87,9 +87,78 @@ def first_at_or_after(words, at, low, high, t):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _float_bits(value, f8, i8, at):  # type: ignore[no-untyped-def]
+def float_bits(value, f8, i8, at):  # type: ignore[no-untyped-def]
     f8[at] = value
     return i8[at]
+
+
+@njit(cache=True, inline="always")
+def write_plain(  # type: ignore[no-untyped-def]
+    i8,
+    f8,
+    times,
+    column,
+    kind,
+    code,
+    boolean,
+    t,
+    rows,
+    count,
+    trues,
+    first,
+    last,
+    first_row,
+    last_row,
+    low_f,
+    high_f,
+    low_i,
+    high_i,
+    held,
+    out,
+    out_f8,
+    valid,
+    target,
+):
+    """Write a feature that is no arithmetic: a count, a share, a time since, or one of the values (`held`: any).
+
+    `first`, `last` are rows with a value, `first_row`, `last_row` rows at all; -1 for none.
+    """
+    ok = True
+    result = np.int64(0)
+    if code == COUNT:
+        result = rows
+    elif code == COUNT_VALID:
+        result = count
+    elif code == SHARE:
+        ok = count > 0
+        if ok:
+            result = float_bits(float(trues) / float(count), out_f8, out, target)
+    elif code == ANY:
+        ok = count > 0
+        result = np.int64(1 if trues > 0 else 0)
+    elif code == ALL:
+        ok = count > 0
+        result = np.int64(1 if trues == count else 0)
+    elif code == SINCE_LAST or code == SINCE_FIRST:
+        row = last_row if code == SINCE_LAST else first_row
+        ok = row >= 0
+        if ok:
+            result = t - i8[times + row]
+    else:
+        ok = held
+        if ok and code == FIRST:
+            result = i8[column + first]
+        elif ok and code == LAST:
+            result = i8[column + last]
+        elif ok and kind == FLOAT:
+            result = float_bits(low_f if code == MIN else high_f, out_f8, out, target)
+        elif ok:
+            result = low_i if code == MIN else high_i
+        if ok and boolean:
+            out[target] = result
+            result = np.int64(1 if out_f8[target] == 1.0 else 0)
+    out[target] = result if ok else 0
+    valid[target] = ok
 
 
 @njit(cache=True)
@@ -266,21 +335,14 @@ def read_group(  # type: ignore[no-untyped-def]
                 count = lane[AT_VALID]
                 ok = True
                 result = np.int64(0)
-                if code == COUNT:
-                    result = lane[AT_ROWS]
-                elif code == COUNT_VALID:
-                    result = count
-                elif code == SHARE:
-                    ok = count > 0
-                    if ok:
-                        result = _float_bits(float(lane[AT_TRUES]) / float(count), out_f8, out, target)
-                elif code == ANY:
-                    ok = count > 0
-                    result = np.int64(1 if lane[AT_TRUES] > 0 else 0)
-                elif code == ALL:
-                    ok = count > 0
-                    result = np.int64(1 if lane[AT_TRUES] == count else 0)
-                elif code == SUM and kind != FLOAT:
+                if code != SUM and code != MEAN and code != VAR and code != STD:
+                    write_plain(
+                        i8, f8, times, column, kind, code, features[f, FEATURE_BOOL], t, lane[AT_ROWS], count,
+                        lane[AT_TRUES], first, last, first_row, last_row, low_f, high_f, low_i, high_i, last >= 0,
+                        out, out_f8, valid, target,
+                    )  # fmt: skip
+                    continue
+                if code == SUM and kind != FLOAT:
                     ok = count > 0
                     high = lane[AT_INT_HIGH] + (lane[AT_INT_LOW] >> 32)
                     if ok and not -(1 << 31) <= high < (1 << 31):
@@ -295,8 +357,8 @@ def read_group(  # type: ignore[no-untyped-def]
                             ok = False
                             tally[0] += 1
                         else:
-                            result = _float_bits(value + 0.0, out_f8, out, target)
-                elif code == VAR or code == STD:
+                            result = float_bits(value + 0.0, out_f8, out, target)
+                else:
                     freedom = features[f, FEATURE_PARAM]
                     ok = count > freedom
                     if ok:
@@ -307,25 +369,7 @@ def read_group(  # type: ignore[no-untyped-def]
                         else:
                             if code == STD:
                                 value = math.sqrt(value)
-                            result = _float_bits(value, out_f8, out, target)
-                elif code == SINCE_LAST or code == SINCE_FIRST:
-                    row = last_row if code == SINCE_LAST else first_row
-                    ok = row >= 0
-                    if ok:
-                        result = t - i8[times + row]
-                else:
-                    ok = last >= 0
-                    if ok and code == FIRST:
-                        result = i8[column + first]
-                    elif ok and code == LAST:
-                        result = i8[column + last]
-                    elif ok and kind == FLOAT:
-                        result = _float_bits(low_f if code == MIN else high_f, out_f8, out, target)
-                    elif ok:
-                        result = low_i if code == MIN else high_i
-                    if ok and features[f, FEATURE_BOOL]:
-                        out[target] = result
-                        result = np.int64(1 if out_f8[target] == 1.0 else 0)
+                            result = float_bits(value, out_f8, out, target)
                 out[target] = result if ok else 0
                 valid[target] = ok
 

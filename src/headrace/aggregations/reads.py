@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from headrace.aggregations.kernel import first_at_or_after, read_group
+from headrace.aggregations.kernel import (
+    LIFETIME,
+    WINDOW_DELAY,
+    WINDOW_HOP,
+    WINDOW_LENGTH,
+    WINDOW_RESOLUTION,
+    read_group,
+)
+from headrace.aggregations.prefixes import WORDS, read_lane
 from headrace.aggregations.window_rows import read_rows
 from headrace.core.time import NULL_US
 
@@ -175,6 +183,48 @@ def read_view(  # type: ignore[no-untyped-def]
                 )
 
 
+@njit(cache=True)
+def _forward(words, at, low, high, t):  # type: ignore[no-untyped-def]
+    """Index of the first of the sorted `words[at + low:at + high]` that is >= t; the oldest are tried first."""
+    step = 1
+    while low + step <= high and words[at + low + step - 1] < t:
+        low += step
+        step *= 2
+    right = min(high, low + step - 1)
+    while low < right:
+        middle = (low + right) >> 1
+        if words[at + middle] < t:
+            low = middle + 1
+        else:
+            right = middle
+    return low
+
+
+@njit(cache=True)
+def _spans(i8, times, n, windows, requests, t, spans):  # type: ignore[no-untyped-def]
+    """Rows of each window of each request; returns the first and last of them all, and how many rows walks would add.
+
+    Requests are in order of t, so that no edge goes back.
+    """
+    start, stop, walks = n, np.int64(0), np.int64(0)
+    for w in range(windows.shape[0]):
+        step, hop = windows[w, WINDOW_RESOLUTION], windows[w, WINDOW_HOP]
+        length, delay = windows[w, WINDOW_LENGTH], windows[w, WINDOW_DELAY]
+        first = last = np.int64(0)
+        for j in range(len(requests)):
+            hi = t[requests[j]] - delay
+            hi -= hi % step
+            last = _forward(i8, times, last, n, hi)
+            if length != LIFETIME:
+                lo = hi - length
+                first = _forward(i8, times, first, last, lo - lo % hop)
+            spans[w, 0, j], spans[w, 1, j] = first, last
+            walks = walks + last - first
+        if len(requests):
+            start, stop = min(start, spans[w, 0, 0]), max(stop, last)
+    return start, max(start, stop), walks // windows.shape[0]
+
+
 @njit(cache=True, nogil=True)
 def read_history(  # type: ignore[no-untyped-def]
     i8,
@@ -182,8 +232,9 @@ def read_history(  # type: ignore[no-untyped-def]
     times,
     columns,
     stride,
-    starts,
-    counts,
+    edges,
+    asked,
+    asked_edges,
     t,
     lanes,
     windows,
@@ -203,66 +254,132 @@ def read_history(  # type: ignore[no-untyped-def]
     bounds,
     tally,
 ):
-    """Read one group for each request over sorted history: entity rows are `starts[r]` to `starts[r] + counts[r]`.
+    """Read one group for each request over sorted history.
+
+    The rows of entity e are `edges[e]` to `edges[e + 1]`; its requests, in order of t, are
+    `asked[asked_edges[e]:asked_edges[e + 1]]`; the last entity is nobody's and has no rows. Where requests overlap
+    much, lanes are read from running totals (`prefixes.py`), else each request walks its windows.
 
     `offsets` negative reads corrected history. Else `limits[r]` are the first offsets not known, and `highest` is where
     the running maximum of each entity's offsets lies (partition 0 only; NULL-like maximum where there are several).
     """
-    for r in range(starts.shape[0]):
-        first = starts[r]
-        # Rows at or past t cannot be read, so the greatest offset among the rows before t decides.
-        stop = first_at_or_after(i8, times + first, 0, counts[r], t[r])
-        top = i8[highest + first + stop - 1] if offsets >= 0 and stop > 0 else np.int64(-1)
-        read_group(
-            i8,
-            f8,
-            times + first,
-            columns + first,
-            stride,
-            stop,
-            0,
-            -1,
-            lanes,
-            windows,
-            features,
-            pointers,
-            t[r],
-            offsets + first if offsets >= 0 else -1,
-            partitions + first,
-            top,
-            limits[r],
-            out[r],
-            out_f8[r],
-            valid[r],
-            slot,
-            lane,
-            work,
-            other,
-            bounds,
-            tally,
-        )
-        read_rows(
-            i8,
-            f8,
-            times + first,
-            columns + first,
-            stride,
-            stop,
-            lanes,
-            windows,
-            features,
-            t[r],
-            offsets + first if offsets >= 0 else -1,
-            partitions + first,
-            limits[r],
-            out[r],
-            out_f8[r],
-            valid[r],
-            slot,
-            lane,
-            work,
-            tally,
-        )
+    most_rows = most_asked = np.int64(0)
+    for e in range(len(edges) - 1):
+        if asked_edges[e + 1] > asked_edges[e]:
+            most_rows = max(most_rows, edges[e + 1] - edges[e])
+            most_asked = max(most_asked, asked_edges[e + 1] - asked_edges[e])
+    spans = np.empty((windows.shape[0], 2, most_asked), np.int64)
+    walked = np.empty(most_asked, np.bool_)
+    tops = np.empty(most_asked, np.int64)
+    totals = np.empty((most_rows + 1) * WORDS, np.int64)
+    places = np.empty(most_rows + 1, np.int64)
+    row_places = np.empty(most_rows + 1, np.int64)
+    low_stack = np.empty(most_rows + 1, np.int64)
+    high_stack = np.empty(most_rows + 1, np.int64)
+    for e in range(len(edges) - 1):
+        requests = asked[asked_edges[e] : asked_edges[e + 1]]
+        if not len(requests):
+            continue
+        first, n = edges[e], edges[e + 1] - edges[e]
+        start, stop, walks = _spans(i8, times + first, n, windows, requests, t, spans)
+        slide = walks >= stop - start
+        last = np.int64(0)
+        for j in range(len(requests)):
+            r = requests[j]
+            tops[j] = -1
+            walked[j] = not slide
+            if offsets >= 0:
+                # Rows at or past t cannot be read, so the greatest offset among the rows before t decides.
+                last = _forward(i8, times + first, last, n, t[r])
+                if last > 0:
+                    tops[j] = i8[highest + first + last - 1]
+                walked[j] = walked[j] or tops[j] >= limits[r, 0]
+        for index in range(lanes.shape[0]):
+            done = slide and read_lane(
+                i8,
+                f8,
+                times + first,
+                columns + first,
+                stride,
+                lanes[index],
+                windows,
+                features,
+                pointers[index],
+                requests,
+                t,
+                walked,
+                spans,
+                start,
+                stop,
+                totals,
+                places,
+                row_places,
+                low_stack,
+                high_stack,
+                out,
+                out_f8,
+                valid,
+                slot,
+                work,
+                other,
+                tally,
+            )
+            for j in range(len(requests)):
+                if done and not walked[j]:
+                    continue
+                r = requests[j]
+                read_group(
+                    i8,
+                    f8,
+                    times + first,
+                    columns + first,
+                    stride,
+                    n,
+                    0,
+                    -1,
+                    lanes[index : index + 1],
+                    windows,
+                    features,
+                    pointers[index : index + 1],
+                    t[r],
+                    offsets + first if offsets >= 0 else -1,
+                    partitions + first,
+                    tops[j],
+                    limits[r],
+                    out[r],
+                    out_f8[r],
+                    valid[r],
+                    slot,
+                    lane,
+                    work,
+                    other,
+                    bounds,
+                    tally,
+                )
+        for j in range(len(requests)):
+            r = requests[j]
+            read_rows(
+                i8,
+                f8,
+                times + first,
+                columns + first,
+                stride,
+                n,
+                lanes,
+                windows,
+                features,
+                t[r],
+                offsets + first if offsets >= 0 else -1,
+                partitions + first,
+                limits[r],
+                out[r],
+                out_f8[r],
+                valid[r],
+                slot,
+                lane,
+                work,
+                tally,
+            )
 
 
 @njit(cache=True, nogil=True)

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from headrace.aggregations.layout import GroupLayout, physical_columns
 from headrace.aggregations.reads import read_history, read_table_history
+from headrace.aggregations.runs import sort_runs
 from headrace.aggregations.table_records import words_of
 from headrace.core.arrow import from_arrow, to_arrow
 from headrace.core.columns import BoolArray, Column, IntArray
@@ -26,7 +27,7 @@ from headrace.features.evaluate import evaluate
 from headrace.features.nodes import references
 from headrace.features.plan import GroupPlan, ProjectPlan, TablePlan, ViewPlan
 from headrace.retrieval.binding import BoundSource, BoundView
-from headrace.retrieval.past import AVAILABLE, DELETED, EVENT_TIME, ORDER, Past
+from headrace.retrieval.past import AVAILABLE, DELETED, EVENT_TIME, ORDER, Known
 from headrace.retrieval.rows import FeatureBlock
 
 _NEVER_PLAIN = np.int64(2**62)
@@ -43,7 +44,7 @@ class ServedAt:
 class HistoryReader:
     """Computes a view's columns for any rows; one per thread."""
 
-    def __init__(self, view: ViewPlan, project: ProjectPlan, past: Past) -> None:
+    def __init__(self, view: ViewPlan, project: ProjectPlan, past: Known) -> None:
         self.bound = BoundView(view, project)
         self._project = project
         self._past = past
@@ -91,7 +92,7 @@ class HistoryReader:
     ) -> None:
         layout = source.layout
         assert layout is not None
-        sorted_ = events.sorted_by(source, group, request)
+        sorted_ = events.sorted_by(source, group, request, t, served is not None)
         # A stream that is not named was not known at all, nor was a partition past those that are.
         given = served.streams.get(group.stream) if served is not None else None
         limits = np.zeros((len(t), max(sorted_.partitions, 1 if given is None else given.shape[1])), np.int64)
@@ -101,7 +102,8 @@ class HistoryReader:
         at_offsets = (1 + layout.width) * total
         s = self.bound.scratch()
         read_history(
-            i8, i8.view(np.float64), 0, total, total, sorted_.starts, sorted_.counts, t, layout.lanes, layout.windows,
+            i8, i8.view(np.float64), 0, total, total, sorted_.edges, sorted_.asked, sorted_.asked_edges,
+            t, layout.lanes, layout.windows,
             layout.features, layout.pointers, at_offsets if served is not None else -1, at_offsets + total,
             at_offsets + 2 * total, limits, words, words.view(np.float64), valid, source.slot, s.lane, s.work, s.other,
             s.bounds, s.tally,
@@ -147,19 +149,24 @@ class HistoryReader:
 
 @dataclass(slots=True)
 class _Sorted:
-    """Events of a group by (key, order): words are times, columns, offsets, partitions, running maxima of offsets."""
+    """Events of a group and requests, each by (key, time).
+
+    Words are times, columns and, for reads as served, offsets, partitions, running maxima of offsets. `edges` and
+    `asked_edges` say where the rows and requests of each key begin; the last key is that of requests that match none.
+    """
 
     words: IntArray
     n: int
-    starts: IntArray
-    counts: IntArray
+    edges: IntArray
+    asked: IntArray
+    asked_edges: IntArray
     partitions: int
 
 
 class _Events:
     """The events that a set of rows can see, loaded once per stream."""
 
-    def __init__(self, past: Past, project: ProjectPlan, sources: Sequence[BoundSource], t: IntArray) -> None:
+    def __init__(self, past: Known, project: ProjectPlan, sources: Sequence[BoundSource], t: IntArray) -> None:
         self._past = past
         self._project = project
         self._since: dict[str, int | None] = {}
@@ -195,7 +202,9 @@ class _Events:
         near = pc.greater_equal(rows[time_field], self._low - layout.reach_us)
         return rows.filter(near).combine_chunks()
 
-    def sorted_by(self, source: BoundSource, group: GroupPlan, request: Mapping[str, Column]) -> _Sorted:
+    def sorted_by(
+        self, source: BoundSource, group: GroupPlan, request: Mapping[str, Column], t: IntArray, served: bool
+    ) -> _Sorted:
         layout = source.layout
         assert layout is not None
         schema = self._project.streams[group.stream].schema
@@ -219,20 +228,49 @@ class _Events:
             condition = evaluate(group.where, scope, n)
             codes = np.where(condition.values & condition.mask(), codes, -1)
         times, offsets, partitions = _ints(rows[schema.time_field]), _ints(rows[OFFSET]), _ints(rows[PARTITION])
-        order = np.lexsort((offsets, partitions, times, codes))
-        order = order[np.searchsorted(codes[order], 0) :]
+        codes, asked, size = _dense(codes, asked)
+        ordered = layout.ordered and not _in_log_order(partitions, offsets)
+        if ordered:
+            # Equal times keep the order in which they come.
+            log = np.lexsort((offsets, partitions))
+            order, sorted_times, edges = sort_runs(codes[log], times[log], size)
+            order = log[order]
+        else:
+            order, sorted_times, edges = sort_runs(codes, times, size)
         if layout.ordered and schema.id_field is not None:
             order = _break_ties(order, codes, times, rows[schema.id_field])
-        kept = codes[order]
-        starts, counts = _ranges(kept, asked)
-        several = bool(len(partitions)) and int(partitions.max()) > 0
-        highest = np.full(len(order), _NEVER_PLAIN) if several else _running_maximum(kept, offsets[order])
-        words = np.concatenate(
-            [times[order], *[column[order] for column in columns], offsets[order], partitions[order], highest]
-        )
-        if not len(words):
-            words = np.zeros(1, np.int64)
-        return _Sorted(words, len(order), starts, counts, int(partitions.max()) + 1 if len(partitions) else 1)
+        n = len(order)
+        words = np.zeros(max(1, n * (1 + layout.width + (3 if served else 0))), np.int64)
+        words[:n] = sorted_times
+        for index, values in enumerate(columns, 1):
+            np.take(values, order, out=words[index * n : (index + 1) * n], mode="clip")
+        if served:
+            several = bool(len(partitions)) and int(partitions.max()) > 0
+            highest = np.full(n, _NEVER_PLAIN) if several else _running_maximum(codes[order], offsets[order])
+            words[(1 + layout.width) * n : (4 + layout.width) * n] = np.concatenate(
+                [offsets[order], partitions[order], highest]
+            )
+        asked_order, _, asked_edges = sort_runs(asked, t, size)
+        parts = int(partitions.max()) + 1 if len(partitions) else 1
+        return _Sorted(words, n, edges, asked_order, asked_edges, parts)
+
+
+def _in_log_order(partitions: IntArray, offsets: IntArray) -> bool:
+    """True if rows already lie in order of (partition, offset)."""
+    ahead = (partitions[1:] > partitions[:-1]) | ((partitions[1:] == partitions[:-1]) & (offsets[1:] >= offsets[:-1]))
+    return bool(ahead.all())
+
+
+def _dense(codes: IntArray, asked: IntArray) -> tuple[IntArray, IntArray, int]:
+    """Codes without large gaps, and their number; what is asked without a match gets the last, which no row has."""
+    size = int(codes.max(initial=-1)) + 1
+    if size > 4 * len(codes) + 1_000:
+        known, dense = np.unique(codes, return_inverse=True)
+        codes = np.where(codes < 0, -1, dense)
+        places = np.minimum(np.searchsorted(known, asked), len(known) - 1)
+        asked = np.where((asked >= 0) & (known[places] == asked), places, -1)
+        size = len(known)
+    return codes, np.where((asked < 0) | (asked >= size), size, asked), size + 1
 
 
 def _ints(array: pa.ChunkedArray) -> IntArray:
@@ -258,20 +296,27 @@ def _common_codes(
         wanted = to_arrow(column)
         if dtype is DType.TIMESTAMP:
             wanted = wanted.cast(pa.int64())
-        both = pa.chunked_array([*array.chunks, wanted.cast(array.type)], type=array.type).combine_chunks()
-        encoded = pc.dictionary_encode(both)
-        if isinstance(encoded, pa.ChunkedArray):
-            encoded = encoded.combine_chunks()
-        indices = np.asarray(encoded.indices.fill_null(-1), dtype=np.int64)
-        null = null | (indices < 0)
-        distinct = len(encoded.dictionary) + 1
+        indices, found, distinct = _encode(array, wanted)
+        part = np.concatenate([indices, found])
+        null = null | (part < 0)
         if size * distinct >= 2**62:
             codes = np.unique(codes, return_inverse=True)[1]
             size = len(codes)
-        codes = codes * np.int64(distinct) + indices
+        codes = codes * np.int64(distinct) + part
         size *= distinct
     codes = np.where(null, -1, codes)
     return codes[:rows], codes[rows:]
+
+
+def _encode(array: pa.ChunkedArray, wanted: pa.Array) -> tuple[IntArray, IntArray, int]:
+    """Numbers of the values of `array` and of the same values in `wanted` (-1: null, or not there), and their count."""
+    encoded = array if pa.types.is_dictionary(array.type) else pc.dictionary_encode(array)
+    encoded = encoded.unify_dictionaries() if isinstance(encoded, pa.ChunkedArray) else pa.chunked_array([encoded])
+    known = encoded.chunk(0).dictionary if encoded.num_chunks else pa.array([], wanted.type)
+    found = pc.index_in(wanted.cast(known.type), value_set=known, skip_nulls=True)
+    pieces = [np.asarray(chunk.indices.fill_null(-1), dtype=np.int64) for chunk in encoded.chunks]
+    indices = np.concatenate(pieces) if pieces else np.zeros(0, np.int64)
+    return indices, np.asarray(found.fill_null(-1), dtype=np.int64), len(known) + 1
 
 
 def _running_maximum(codes: IntArray, offsets: IntArray) -> IntArray:

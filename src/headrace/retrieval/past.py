@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from headrace.core.arrow import to_arrow
+from headrace.core.arrow import from_arrow, to_arrow
 from headrace.core.columns import column_of
-from headrace.core.schema import Schema
+from headrace.core.schema import DType, Schema
 from headrace.core.tablerows import TableRows, decode_table_rows
 from headrace.engines.stream.admitted import ARRIVAL, OFFSET, PARTITION, VERDICT, judged_events
 from headrace.engines.stream.commits import TABLES, WINDOWS, CommitHead
@@ -49,6 +50,55 @@ def table_history(table: TablePlan, rows: TableRows, base: int) -> pa.Table:
     columns[ORDER] = pa.array(np.arange(base, base + rows.n))
     columns[DELETED] = pa.array(np.asarray(rows.deleted, np.bool_))
     return pa.table(columns)
+
+
+class Known(Protocol):
+    """What history is read from: `Past`, or `GivenEvents`."""
+
+    def events(
+        self, stream: str, fields: Sequence[str], since_us: int | None = None, until_us: int | None = None
+    ) -> pa.Table:
+        """See `Past.events`."""
+        ...
+
+    def rows(self, table: TablePlan) -> pa.Table | None:
+        """See `Past.rows`."""
+        ...
+
+
+class GivenEvents:
+    """A past of Arrow tables of events, one per stream, every row of which counts; there are no rows of tables.
+
+    A table holds the fields that are read, in the types of its stream; keys may be dictionaries, which saves the search
+    for equal ones. Rows are in any order of time; ties of (event time, id) are in the order of the rows.
+    """
+
+    def __init__(self, plan: ProjectPlan, streams: Mapping[str, pa.Table]) -> None:
+        self.plan = plan
+        self._streams = streams
+
+    def events(
+        self, stream: str, fields: Sequence[str], since_us: int | None = None, until_us: int | None = None
+    ) -> pa.Table:
+        """The given events; see `Past.events`. An event without a time is left out."""
+        time = self.plan.streams[stream].schema.time_field or ""
+        given = self._streams[stream]
+        column = from_arrow(given[time], DType.TIMESTAMP, time)
+        keep = column.mask().copy()
+        if since_us is not None:
+            keep &= column.values >= since_us
+        if until_us is not None:
+            keep &= column.values < until_us
+        n = given.num_rows
+        columns = {name: given[name] for name in fields}
+        columns |= {time: pa.array(column.values), PARTITION: pa.array(np.zeros(n, np.int64))}
+        columns |= {OFFSET: pa.array(np.arange(n)), ARRIVAL: pa.array(column.values)}
+        found = pa.table(columns)
+        return found if keep.all() else found.filter(pa.array(keep))
+
+    def rows(self, table: TablePlan) -> pa.Table | None:
+        """None: no table has rows."""
+        return None
 
 
 class Past:
