@@ -200,7 +200,7 @@ class _Events:
         if layout.lifetime or not rows.num_rows:
             return rows
         near = pc.greater_equal(rows[time_field], self._low - layout.reach_us)
-        return rows.filter(near).combine_chunks()
+        return rows if pc.all(near).as_py() else rows.filter(near).combine_chunks()
 
     def sorted_by(
         self, source: BoundSource, group: GroupPlan, request: Mapping[str, Column], t: IntArray, served: bool
@@ -297,6 +297,8 @@ def _common_codes(
         if dtype is DType.TIMESTAMP:
             wanted = wanted.cast(pa.int64())
         indices, found, distinct = _encode(array, wanted)
+        if len(keys) == 1:
+            return indices, found
         part = np.concatenate([indices, found])
         null = null | (part < 0)
         if size * distinct >= 2**62:
