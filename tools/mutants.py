@@ -41,19 +41,16 @@ class Mutant:
 
 
 MUTANTS = (
-    Mutant("window upper edge: an event at t is inside", KERNEL, "0, n, hi)", "0, n, hi + 1)"),
-    Mutant("window lower edge: an event at lo is outside", KERNEL, "0, stop, lo)", "0, stop, lo + 1)"),
+    Mutant("window upper edge: an event at t is inside", KERNEL, "return lo, hi\n", "return lo, hi + 1\n"),
+    Mutant("window lower edge: an event at lo is outside", KERNEL, "return lo, hi\n", "return lo + 1, hi\n"),
+    Mutant("hop: the lower edge is not rounded down", KERNEL, "lo -= lo % windows[w, WINDOW_HOP]", "lo -= 0"),
     Mutant(
-        "hop: the lower edge is not rounded down",
-        KERNEL,
-        "lo = _floor(hi - windows[w, WINDOW_LENGTH], windows[w, WINDOW_HOP])",
-        "lo = hi - windows[w, WINDOW_LENGTH]",
+        "resolution: the upper edge is not rounded down", KERNEL,
+        "hi -= hi % windows[w, WINDOW_RESOLUTION]", "hi -= 0",
     ),
     Mutant(
-        "resolution: the upper edge is not rounded down",
-        KERNEL,
-        "hi = _floor(t - windows[w, WINDOW_DELAY], windows[w, WINDOW_RESOLUTION])",
-        "hi = t - windows[w, WINDOW_DELAY]",
+        "running totals: a carry is lost", "aggregations/prefixes.py",
+        "high += more_high + (low >> 62)", "high += more_high", ("tests/properties/test_running_totals.py",),
     ),
     Mutant("rounding: half away from zero", EXACT, "if half and (rest or mantissa & 1):", "if half:"),
     Mutant("null rule: a variance of too few values", KERNEL, "ok = count > freedom", "ok = count >= freedom"),

@@ -43,5 +43,6 @@ fi
 "$uv" sync --quiet --frozen --inexact --compile-bytecode --all-extras --all-groups --python "$venv/bin/python"
 "$venv/bin/python" -m compileall -q src
 echo "setup: compiling the kernels"
-"$venv/bin/python" tools/compile_kernels.py
+"$venv/bin/python" tools/compile_kernels.py ||
+    echo "setup: the kernels were not compiled (see above); the first run of each will wait for the compiler" >&2
 echo "setup: $("$venv/bin/python" --version) in $venv, $(grep -c '^name = ' uv.lock) packages locked"

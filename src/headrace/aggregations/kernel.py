@@ -1,10 +1,9 @@
-"""The one compiled reading of windows: used online, offline and as served.
+"""The compiled reading of windows by a walk: used online, offline and as served.
 
 The events of an entity lie in order of (event time, id, partition, offset) as columns of 8-byte words: times, then the
 group's input columns. A read at t:
 
-1. For each window take `hi = floor(t - delay, resolution)` and `lo = floor(hi - window, hop)` (design 4.2), and find
-   the first event at or past hi.
+1. For each window take its edges (`window_edges`), and find the first event at or past the upper one.
 2. Per lane (one input under one condition) walk from there towards older events, adding each event once; whenever the
    walk crosses the `lo` of a window, finish that window's features from what has been added so far.
 3. The lifetime window comes last: the additive part of events older than the cut is in the lane's base words, which
@@ -65,8 +64,16 @@ _NULL = np.int64(NULL_US)
 
 
 @njit(cache=True, inline="always")
-def _floor(x, step):  # type: ignore[no-untyped-def]
-    return x - x % step
+def window_edges(windows, w, t):  # type: ignore[no-untyped-def]
+    """Edges (lo, hi) of window w for a read at t: its events are those with lo <= time < hi (design 4.2).
+
+    The lifetime has no lower edge; what is returned for it says nothing.
+    """
+    hi = t - windows[w, WINDOW_DELAY]
+    hi -= hi % windows[w, WINDOW_RESOLUTION]
+    lo = hi - windows[w, WINDOW_LENGTH]
+    lo -= lo % windows[w, WINDOW_HOP]
+    return lo, hi
 
 
 @njit(cache=True)
@@ -202,12 +209,10 @@ def read_group(  # type: ignore[no-untyped-def]
     window_count = windows.shape[0]
     # Bounds of each window: bounds[w] = (first index, last index + 1), bounds[2] order of windows by their lower edge.
     for w in range(window_count):
-        hi = _floor(t - windows[w, WINDOW_DELAY], windows[w, WINDOW_RESOLUTION])
+        lo, hi = window_edges(windows, w, t)
         stop = first_at_or_after(i8, times, 0, n, hi)
-        if windows[w, WINDOW_LENGTH] == LIFETIME:
-            start = 0
-        else:
-            lo = _floor(hi - windows[w, WINDOW_LENGTH], windows[w, WINDOW_HOP])
+        start = np.int64(0)
+        if windows[w, WINDOW_LENGTH] != LIFETIME:
             start = first_at_or_after(i8, times, 0, stop, lo)
         bounds[0, w] = start
         bounds[1, w] = stop

@@ -7,11 +7,9 @@ from numba import njit
 
 from headrace.aggregations.kernel import (
     LIFETIME,
-    WINDOW_DELAY,
-    WINDOW_HOP,
     WINDOW_LENGTH,
-    WINDOW_RESOLUTION,
     read_group,
+    window_edges,
 )
 from headrace.aggregations.prefixes import WORDS, read_lane
 from headrace.aggregations.window_rows import read_rows
@@ -208,16 +206,12 @@ def _spans(i8, times, n, windows, requests, t, spans):  # type: ignore[no-untype
     """
     start, stop, walks = n, np.int64(0), np.int64(0)
     for w in range(windows.shape[0]):
-        step, hop = windows[w, WINDOW_RESOLUTION], windows[w, WINDOW_HOP]
-        length, delay = windows[w, WINDOW_LENGTH], windows[w, WINDOW_DELAY]
         first = last = np.int64(0)
         for j in range(len(requests)):
-            hi = t[requests[j]] - delay
-            hi -= hi % step
+            lo, hi = window_edges(windows, w, t[requests[j]])
             last = _forward(i8, times, last, n, hi)
-            if length != LIFETIME:
-                lo = hi - length
-                first = _forward(i8, times, first, last, lo - lo % hop)
+            if windows[w, WINDOW_LENGTH] != LIFETIME:
+                first = _forward(i8, times, first, last, lo)
             spans[w, 0, j], spans[w, 1, j] = first, last
             walks = walks + last - first
         if len(requests):

@@ -22,11 +22,8 @@ from headrace.aggregations.kernel import (
     LANE_KIND,
     LANE_VALIDITY,
     LANE_WHERE,
-    WINDOW_DELAY,
-    WINDOW_HOP,
-    WINDOW_LENGTH,
-    WINDOW_RESOLUTION,
     first_at_or_after,
+    window_edges,
 )
 from headrace.aggregations.lanes import (
     AT_INT_HIGH,
@@ -359,10 +356,7 @@ def read_rows(  # type: ignore[no-untyped-def]
         column = columns + lanes[index, LANE_COLUMN] * stride
         where = columns + lanes[index, LANE_WHERE] * stride if lanes[index, LANE_WHERE] >= 0 else -1
         validity = columns + lanes[index, LANE_VALIDITY] * stride if kind == NULLABLE_INT else -1
-        hi = t - windows[w, WINDOW_DELAY]
-        hi -= hi % windows[w, WINDOW_RESOLUTION]
-        lo = hi - windows[w, WINDOW_LENGTH]
-        lo -= lo % windows[w, WINDOW_HOP]
+        lo, hi = window_edges(windows, w, t)
         stop = first_at_or_after(i8, times, 0, n, hi)
         start = first_at_or_after(i8, times, 0, stop, lo)
         if code == N_UNIQUE:

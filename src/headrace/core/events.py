@@ -4,8 +4,8 @@ A block is column by column, so that thousands of events cost one decode: Messag
 `[2, n, {field: column}, [[row, field, reason, payload], …]]`. A column of fewer than 32 rows, or of strings, lists or
 booleans, is a plain list with nil for null; a longer numeric one is little-endian: bytes of float64 with NaN for null,
 or, when nothing is null, int64 in extension type 1, so that a field that has become a float since still reads right.
-Format 1 had bytes for both. A row that did not fit its schema keeps its place (and so its offset): its columns are
-null, and what was sent stays in `malformed` with the field and the reason.
+A row that did not fit its schema keeps its place (and so its offset): its columns are null, and what was sent stays in
+`malformed` with the field and the reason.
 
 A block is read under the schema of today: a field by its name or a former one, an int as a float, and a field that the
 block lacks as its default, or null.
@@ -153,8 +153,8 @@ def _opened(payload: bytes, schema: Schema) -> tuple[int, dict[str, Any], list[A
         version, n, packed, malformed = _unpack(payload)
     except (msgspec.DecodeError, ValueError, TypeError) as error:
         raise SchemaError(f"not a block of events of stream {schema.name}: {error}") from None
-    if version not in (1, _FORMAT):
-        raise SchemaError(f"a block of stream {schema.name} has format {version}; this version reads formats 1 and 2")
+    if version != _FORMAT:
+        raise SchemaError(f"a block of stream {schema.name} has format {version}; this version reads format {_FORMAT}")
     return n, packed, malformed
 
 
@@ -180,6 +180,6 @@ def _unpacked(packed: Any, dtype: DType) -> Column:
     if isinstance(packed, msgspec.msgpack.Ext):
         values = np.frombuffer(memoryview(packed.data), "<i8")
         return Column(dtype, values.astype(np.float64) if dtype is DType.FLOAT else values)
-    if dtype is DType.FLOAT:
-        return normalised(Column(dtype, np.frombuffer(packed, "<f8")))
-    return Column(dtype, np.frombuffer(packed, "<i8"))
+    if dtype is not DType.FLOAT:
+        raise SchemaError(f"a stored column holds float64, its field is {dtype.value}: a float cannot become that")
+    return normalised(Column(dtype, np.frombuffer(packed, "<f8")))

@@ -177,7 +177,8 @@ class TruthTracker:
         """
         if self._recovered:
             return
-        self._recovered = True
+        self._chunks = []
+        self.predictions = 0
         offset = self._internal.begin(TOPIC, 0)
         truths: dict[str, tuple[float, int]] = {}
         while batches := self._internal.read(TOPIC, 0, offset, 10_000):
@@ -205,3 +206,4 @@ class TruthTracker:
                 if key in truths:
                     chunk.labels[row], chunk.known_us[row] = truths[key]
         self.joined = len(truths)
+        self._recovered = True  # only now: a read that failed is done again by the next call
