@@ -111,15 +111,26 @@ def _places(array: pa.ChunkedArray, values: pa.Array) -> npt.NDArray[np.int32]:
     if not pa.types.is_dictionary(array.type):
         # One call for all chunks: each makes a hash table of the values.
         return _found(array, values)
+    chunks = array.chunks if isinstance(array, pa.ChunkedArray) else [array]
+    # Chunks that were read from one row group share their dictionary.
+    dictionaries = {_memory(chunk.dictionary): chunk.dictionary for chunk in chunks}
+    sizes = [len(dictionary) for dictionary in dictionaries.values()]
+    ends = dict(zip(dictionaries, np.cumsum(sizes).tolist(), strict=True))
+    found = _found(pa.chunked_array(list(dictionaries.values()), array.type.value_type), values)
     out = np.empty(len(array), np.int32)
     at = 0
-    for chunk in array.chunks if isinstance(array, pa.ChunkedArray) else [array]:
-        target = out[at : at + len(chunk)]
-        at += len(chunk)
+    for chunk in chunks:
+        size, end = len(chunk.dictionary), ends[_memory(chunk.dictionary)]
         # The last place is that of a null.
-        known = np.append(_found(chunk.dictionary, values), np.int32(-1))
-        np.take(known, np.asarray(chunk.indices.fill_null(len(known) - 1)), out=target, mode="clip")
+        known = np.append(found[end - size : end], np.int32(-1))
+        np.take(known, np.asarray(chunk.indices.fill_null(size)), out=out[at : at + len(chunk)], mode="clip")
+        at += len(chunk)
     return out
+
+
+def _memory(array: pa.Array) -> tuple[int, ...]:
+    """Where an array lies: two that lie in one place are the same."""
+    return (len(array), array.offset, *[0 if buffer is None else buffer.address for buffer in array.buffers()])
 
 
 def _found(array: pa.Array | pa.ChunkedArray, values: pa.Array) -> npt.NDArray[np.int32]:
