@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("src", "tests", "examples", "docs", "tools", "pyproject.toml", "README.md", "CHANGELOG.md", "Makefile")
 WINDOWS = ("tests/unit/retrieval", "tests/properties")
 VERDICTS = ("tests/unit/engines", "tests/unit/ingestion", "tests/properties")
+KERNELS = ("tests/unit/aggregations",)
 TILES = ("tests/properties/test_tiles.py",)
 KERNEL, EXACT = "aggregations/kernel.py", "aggregations/exact.py"
 
@@ -135,6 +136,22 @@ MUTANTS = (
         "if i8[times + row] < t and i8[available + row] < t", "if i8[times + row] < t",
     ),
     Mutant("tables: the edge of the ttl", "aggregations/reads.py", "time < t - ttl", "time <= t - ttl"),
+    Mutant(
+        "tables over history: a row at t counts", "aggregations/latest.py",
+        "following < stop and times[following] < t:", "following < stop and times[following] <= t:", KERNELS,
+    ),
+    Mutant(
+        "tables over history: a row counts before it is available", "aggregations/latest.py",
+        "(not late or available[row] < t)", "(not late or available[row] <= t)", KERNELS,
+    ),
+    Mutant(
+        "tables over history: the edge of the ttl", "aggregations/latest.py",
+        "times[i] >= t - ttl", "times[i] > t - ttl", KERNELS,
+    ),
+    Mutant(
+        "tables over history: hidden rows end the search too soon", "aggregations/latest.py",
+        "if soonest[i - first] >= t or", "if soonest[i - first] >= t - 50 or", KERNELS,
+    ),
     Mutant(
         "labels: a row trains before its wait has passed", "training/dataset.py",
         "done = t + model.label.wait_us <= now_us", "done = t <= now_us", ("tests/unit/training", "tests/unit/app"),

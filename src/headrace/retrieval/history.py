@@ -99,7 +99,7 @@ class HistoryReader:
         if given is not None:
             limits[:, : given.shape[1]] = given
         jobs = [
-            partial(self._read_keys, low, high, keyed, keys, asked.t, limits, out, out_valid, slot)
+            partial(self._read_keys, low, high, keyed, keys, limits, out, out_valid, slot)
             for low, high in _shares(keyed, keys)
         ]
         in_threads(jobs)
@@ -113,7 +113,6 @@ class HistoryReader:
         high: int,
         keyed: KeyedEvents,
         keys: AskedKeys,
-        t: IntArray,
         limits: IntArray,
         words: IntArray,
         valid: BoolArray,
@@ -126,8 +125,8 @@ class HistoryReader:
         at_offsets = (1 + layout.width) * total
         s = self.bound.scratch()
         read_history(
-            i8, i8.view(np.float64), 0, total, total, sorted_.edges, keys.order, keys.edges[low : high + 1],
-            t, layout.lanes, layout.windows,
+            i8, i8.view(np.float64), 0, total, total, sorted_.edges, keys.order, keys.times, keys.edges[low : high + 1],
+            layout.lanes, layout.windows,
             layout.features, layout.pointers, at_offsets if keyed.served else -1, at_offsets + total,
             at_offsets + 2 * total, limits, words, words.view(np.float64), valid, slot, s.lane, s.work, s.other,
             s.bounds, s.tally,
