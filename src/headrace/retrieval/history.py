@@ -88,21 +88,22 @@ class HistoryReader:
         valid: BoolArray,
     ) -> None:
         keys = asked.keys(source.binding.request_keys)
-        keyed = events.keyed(source, group, keys, served is not None)
         by_column = not words.flags.c_contiguous
         out, slot = (words, source.slot) if not by_column else (np.zeros((len(words), source.width), np.int64), 0)
         out_valid = np.zeros(out.shape, np.bool_) if by_column else valid
-        # A stream that is not named was not known at all, nor was a partition past those that are.
         given = served.streams.get(group.stream) if served is not None else None
-        partitions = max(keyed.highest_partition + 1, 1 if given is None else given.shape[1])
-        limits = np.zeros((len(words), partitions), np.int64)
-        if given is not None:
-            limits[:, : given.shape[1]] = given
-        jobs = [
-            partial(self._read_keys, low, high, keyed, keys, limits, out, out_valid, slot)
-            for low, high in _shares(keyed, keys)
-        ]
-        in_threads(jobs)
+        for low, high, keyed in events.keyed(source, group, keys, served is not None):
+            # A stream that is not named was not known at all, nor was a partition past those that are.
+            partitions = max(keyed.highest_partition + 1, 1 if given is None else given.shape[1])
+            limits = np.zeros((len(words), partitions), np.int64)
+            if given is not None:
+                limits[:, : given.shape[1]] = given
+            in_threads(
+                [
+                    partial(self._read_keys, first, end, keyed, keys, limits, out, out_valid, slot)
+                    for first, end in _shares(keyed, keys, low, high)
+                ]
+            )
         if by_column:
             words[:, source.slot : source.slot + source.width] = out
             valid[:, source.slot : source.slot + source.width] = out_valid
@@ -145,14 +146,14 @@ class HistoryReader:
         return read_latest(source, table, self._past, asked, limits, words.T[slots], valid.T[slots])
 
 
-def _shares(keyed: KeyedEvents, keys: AskedKeys) -> list[tuple[int, int]]:
-    """Ranges of keys, one per core, with about as many events and requests in each."""
+def _shares(keyed: KeyedEvents, keys: AskedKeys, low: int, high: int) -> list[tuple[int, int]]:
+    """Ranges of the keys `low` to `high - 1`, one per core, with about as many events and requests in each."""
     n = cores()
-    if n < 2 or len(keyed.codes) + len(keys.order) < _SHARED:
-        return [(0, keys.size + 1)]
+    if n < 2 or high - low < n or len(keyed.codes) + len(keys.order) < _SHARED:
+        return [(low, high)]
     # A sample is enough: the ranges need not be of one size.
-    events = np.bincount(keyed.codes[::_SAMPLED] + 1, minlength=keys.size + 2)[1 : keys.size + 2]
-    load = events * _SAMPLED + np.diff(keys.edges)
-    ends = np.searchsorted(np.cumsum(load), np.arange(1, n) * (load.sum() / n)) + 1
-    edges = [0, *sorted(set(ends.tolist()) - {keys.size + 1}), keys.size + 1]
-    return list(pairwise(edges))
+    sample = keyed.codes[::_SAMPLED]
+    events = np.bincount(sample[sample >= low] - low, minlength=high - low)
+    load = np.cumsum(events * _SAMPLED + np.diff(keys.edges[low : high + 1]))
+    ends = low + 1 + np.searchsorted(load, np.arange(1, n) * (load[-1] / n))
+    return list(pairwise([low, *sorted(set(ends.tolist()) - {high}), high]))
