@@ -251,7 +251,9 @@ def run_feast(folder: Path) -> dict[str, object]:
     }
     (folder / "groups.json").write_text(json.dumps({"ttl_days": TTL_DAYS, "groups": groups}))
     script = FEAST.parents[3] / "feast_history.py"
-    done = subprocess.run([str(FEAST), str(script), str(folder)], capture_output=True, text=True, check=False)
+    # Its DuckDB spills into the folder that it runs in.
+    command = [str(FEAST), str(script), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
     if done.returncode:
         raise SystemExit(f"feast failed: {done.stderr[-2000:]}")
     figures: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
