@@ -94,7 +94,8 @@ class HistoryReader:
         given = served.streams.get(group.stream) if served is not None else None
         for low, high, keyed in events.keyed(source, group, keys, served is not None):
             # A stream that is not named was not known at all, nor was a partition past those that are.
-            partitions = max(keyed.highest_partition + 1, 1 if given is None else given.shape[1])
+            known = 1 if given is None else given.shape[1]
+            partitions = known if served is None else max(keyed.highest_partition + 1, known)
             limits = np.zeros((len(words), partitions), np.int64)
             if given is not None:
                 limits[:, : given.shape[1]] = given
