@@ -383,30 +383,3 @@ def read_history(  # type: ignore[no-untyped-def]
                 work,
                 tally,
             )
-
-
-@njit(cache=True, nogil=True)
-def read_table_history(  # type: ignore[no-untyped-def]
-    i8, times, available, orders, bits, columns, stride, starts, counts, width, t, ttl, limits, out, valid, rows, slot
-):
-    """Read one table for each request over history sorted by (key, event time, write order)."""
-    for r in range(starts.shape[0]):
-        first = starts[r]
-        row = read_table(
-            i8,
-            times + first,
-            available + first,
-            orders + first,
-            bits + first,
-            columns + first,
-            stride,
-            counts[r],
-            width,
-            t[r],
-            ttl,
-            limits[r],
-            out[r],
-            valid[r],
-            slot,
-        )
-        rows[r] = row + first if row >= 0 else -1

@@ -103,6 +103,7 @@ class BoundView:
             for index, (column, slot) in enumerate(zip(visible, slots, strict=True))
             if slot is None
         ]
+        self._whole = not self._others and slots == list(range(self.slots))
         self._loaded = np.array(list(self._names.slots), np.int64)
         self._loads = [(register, dtype) for register, dtype in self._names.slots.values()]
 
@@ -126,7 +127,11 @@ class BoundView:
         objects: Callable[[int, int, DType], Column],
     ) -> FeatureBlock:
         """Build the visible columns; `objects(binding, index, dtype)` fetches table values that are no words."""
-        if self.slots:
+        if self._whole:
+            return FeatureBlock(self.names, self.dtypes, words, valid)
+        if self.slots and not words.flags.c_contiguous:
+            out, out_valid = words.T.take(self._copied, axis=0).T, valid.T.take(self._copied, axis=0).T
+        elif self.slots:
             out, out_valid = words.take(self._copied, axis=1), valid.take(self._copied, axis=1)
         else:
             out = np.zeros((len(words), len(self.names)), np.int64)
