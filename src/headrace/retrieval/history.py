@@ -21,11 +21,12 @@ from headrace.aggregations.runs import sort_runs
 from headrace.aggregations.table_records import words_of
 from headrace.core.arrow import from_arrow, to_arrow
 from headrace.core.columns import BoolArray, Column, IntArray
+from headrace.core.positions import Position
 from headrace.core.schema import DType
-from headrace.engines.stream.admitted import OFFSET, PARTITION
+from headrace.engines.stream.admitted import ARRIVAL, OFFSET, PARTITION
 from headrace.features.evaluate import evaluate
 from headrace.features.nodes import references
-from headrace.features.plan import GroupPlan, ProjectPlan, TablePlan, ViewPlan
+from headrace.features.plan import WHERE, DerivedPlan, GroupPlan, ProjectPlan, TablePlan, ViewPlan
 from headrace.retrieval.binding import BoundSource, BoundView
 from headrace.retrieval.past import AVAILABLE, DELETED, EVENT_TIME, ORDER, Known
 from headrace.retrieval.rows import FeatureBlock
@@ -35,10 +36,32 @@ _NEVER_PLAIN = np.int64(2**62)
 
 @dataclass(frozen=True, slots=True)
 class ServedAt:
-    """The positions at which rows were served: int64 [n, partitions] per raw stream, int64 [n] for table rows."""
+    """The positions at which rows were served: int64 [n, partitions] per stream, int64 [n] for table rows.
+
+    Derived streams are read as they were logged. With `again`, first offsets that are not known per partition of each
+    stream, they are derived again from what lies below.
+    """
 
     streams: Mapping[str, IntArray]
     tables: IntArray
+    again: Mapping[str, Sequence[int]] | None = None
+
+
+def everything_below(positions: Mapping[str, Sequence[int]], n: int, *, logged: bool = False) -> ServedAt:
+    """Read `n` rows as of these positions; table rows are limited by their own times alone.
+
+    Derived streams are derived again, or with `logged` read as they were logged.
+    """
+    streams: dict[str, Any] = {
+        name: np.broadcast_to(np.array(offsets, np.int64), (n, len(offsets))) for name, offsets in positions.items()
+    }
+    return ServedAt(streams, np.full(n, -1, np.int64), None if logged else positions)
+
+
+def served_at(position: Position, n: int) -> ServedAt:
+    """Read `n` rows as they were served at this position; a stream that it does not name was not known at all."""
+    served = everything_below(position.streams, n, logged=True)
+    return ServedAt(served.streams, np.full(n, position.tables, np.int64))
 
 
 class HistoryReader:
@@ -62,7 +85,7 @@ class HistoryReader:
         words = np.zeros((n, bound.slots), np.int64)
         valid = np.zeros((n, bound.slots), np.bool_)
         taken: dict[int, tuple[pa.Table, IntArray]] = {}
-        events = _Events(self._past, self._project, bound.sources, t)
+        events = _Events(self._past, self._project, bound.sources, t, served)
         for index, source in enumerate(bound.sources):
             if source.group is not None:
                 self._read_group(source, source.group, events, request, t, served, words, valid)
@@ -166,8 +189,11 @@ class _Sorted:
 class _Events:
     """The events that a set of rows can see, loaded once per stream."""
 
-    def __init__(self, past: Known, project: ProjectPlan, sources: Sequence[BoundSource], t: IntArray) -> None:
+    def __init__(
+        self, past: Known, project: ProjectPlan, sources: Sequence[BoundSource], t: IntArray, served: ServedAt | None
+    ) -> None:
         self._past = past
+        self._served = served
         self._project = project
         self._since: dict[str, int | None] = {}
         self._fields: dict[str, set[str]] = {}
@@ -185,13 +211,19 @@ class _Events:
             fields |= {part.name for part in group.key}
             for node in [spec.node for spec in group.inputs] + ([group.where] if group.where is not None else []):
                 fields |= references(node)
-            schema = project.streams[group.stream].schema
+            schema = project.stream(group.stream).schema
             if layout.ordered and schema.id_field is not None:
                 fields.add(schema.id_field)
 
     def table(self, stream: str) -> pa.Table:
         if stream not in self._loaded:
-            rows = self._past.events(stream, sorted(self._fields[stream]), self._since[stream], self._until)
+            span = (sorted(self._fields[stream]), self._since[stream], self._until)
+            derived = self._project.derived.get(stream)
+            again = None if self._served is None else self._served.again
+            if derived is None or (self._served is not None and again is None):
+                rows = self._past.events(stream, *span)
+            else:
+                rows = derive_again(self._past, self._project, derived, *span, below=again)
             self._loaded[stream] = rows.combine_chunks()
         return self._loaded[stream]
 
@@ -207,7 +239,7 @@ class _Events:
     ) -> _Sorted:
         layout = source.layout
         assert layout is not None
-        schema = self._project.streams[group.stream].schema
+        schema = self._project.stream(group.stream).schema
         rows = self._reached(self.table(group.stream), layout, schema.time_field or "")
         names = set().union(*[references(s.node) for s in group.inputs], references(group.where) if group.where else ())
         scope = {name: from_arrow(rows[name], schema[name].dtype, name) for name in names}
@@ -253,6 +285,57 @@ class _Events:
         asked_order, _, asked_edges = sort_runs(asked, t, size)
         parts = int(partitions.max()) + 1 if len(partitions) else 1
         return _Sorted(words, n, edges, asked_order, asked_edges, parts)
+
+
+def derive_again(
+    past: Known,
+    project: ProjectPlan,
+    derived: DerivedPlan,
+    fields: Sequence[str],
+    since_us: int | None = None,
+    until_us: int | None = None,
+    *,
+    below: Mapping[str, Sequence[int]] | None = None,
+) -> pa.Table:
+    """Events of a derived stream in the form of `Past.events`, computed anew from its source and all that is known now.
+
+    `below` limits what is known: first offsets not known, per partition of each stream.
+    """
+    view = derived.view
+    time = view.request.time_field or ""
+    read = {column.name for column in view.columns if column.origin == "request"}
+    read |= {name for binding in view.bindings for name in binding.request_keys}
+    wanted = sorted(read | {name for name in fields if name in view.request})
+    source = project.derived.get(derived.source)
+    if source is None:
+        rows = past.events(derived.source, wanted, since_us, until_us)
+    else:
+        rows = derive_again(past, project, source, wanted, since_us, until_us, below=below)
+    if below is not None:
+        rows = rows.filter(below_positions(rows, below.get(derived.source, [0])))
+    rows = rows.combine_chunks()
+    request = {name: from_arrow(rows[name], view.request[name].dtype, name) for name in {*wanted, time}}
+    served = None if below is None else everything_below(below, rows.num_rows)
+    block = HistoryReader(view, project, past).read(request, served)
+    found = {name: rows[name] for name in rows.column_names}
+    for name in fields:
+        if name in derived.computed:
+            array = to_arrow(block.column(name))
+            found[name] = array.cast(pa.int64()) if pa.types.is_temporal(array.type) else array
+    table = pa.table({name: found[name] for name in dict.fromkeys([*fields, time, PARTITION, OFFSET, ARRIVAL])})
+    if WHERE not in block.names:
+        return table
+    condition = block.column(WHERE)
+    return table.filter(pa.array(condition.values & condition.mask()))
+
+
+def below_positions(rows: pa.Table, positions: Sequence[int]) -> pa.Array:
+    """A mask of the events below these offsets, one per partition."""
+    if len(positions) == 1:
+        return pc.less(rows[OFFSET], positions[0])
+    limits = np.array(positions, np.int64)
+    partitions = np.asarray(rows[PARTITION], dtype=np.int64)
+    return pa.array(np.asarray(rows[OFFSET], dtype=np.int64) < limits[partitions])
 
 
 def _in_log_order(partitions: IntArray, offsets: IntArray) -> bool:
