@@ -48,6 +48,23 @@ def backfill_groups(parts: Parts, names: Sequence[str], dropped: Sequence[str] =
         return read
 
 
+def derive_streams(parts: Parts) -> int:
+    """Bring new and changed derived streams, and the groups over them, up to the log; returns the steps that it took.
+
+    What is waiting of raw streams is computed, too. Raises Busy if a worker runs.
+    """
+    steps = 0
+    with FolderLock(parts.settings.state, "compute"), FolderLock(parts.settings.state, "ingest"):
+        computing = parts.compute()
+        while computing.step():
+            steps += 1
+        if steps:
+            ingest = parts.ingest()
+            while ingest.step():
+                pass
+    return steps
+
+
 def _backfill(parts: Parts, stream: str, group: GroupPlan, ends: list[int], positions: dict[str, list[int]]) -> int:
     from headrace.engines.stream.commits import WINDOWS, encode_commit
     from headrace.engines.stream.engine import StreamEngine

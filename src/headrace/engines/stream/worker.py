@@ -67,6 +67,8 @@ class ComputeWorker:
         features.create(WINDOWS)
         features.create(DEAD_LETTERS)
         self.positions: dict[str, list[int]] = {name: [0] * raw.topics()[name] for name in self._streams}
+        # Of streams that are no longer declared: should one come back, it goes on from there.
+        self._others: dict[str, list[int]] = {}
         self.counted = 0
         self.dead = 0
         self._since_checkpoint = 0
@@ -102,12 +104,13 @@ class ComputeWorker:
             return 0
         self._torn = True
         output = self._engine.process(chunks, self.positions)
+        moved, output.commit.positions = output.commit.positions, {**self._others, **output.commit.positions}
         items = [Append(WINDOWS, 0, encode_commit(output.commit))]
         if output.dead:
             items.append(Append(DEAD_LETTERS, 0, encode_dead_letters(output.dead), len(output.dead)))
         self._features.append(items)
         self._torn = False
-        self.positions = output.commit.positions
+        self.positions = moved
         self.counted += output.counted
         self.dead += len(output.dead)
         self._since_checkpoint += read
@@ -164,6 +167,7 @@ class ComputeWorker:
                     state.seen = dict(zip(kept.ids, kept.clocks, strict=True))
         for name, target in committed.items():
             if name not in self._streams:
+                self._others[name] = target
                 continue
             for partition, end in enumerate(target):
                 at = begin.get(name, [0] * len(target))[partition]
