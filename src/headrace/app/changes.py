@@ -311,7 +311,11 @@ def _model(model: ModelPlan, plan: ProjectPlan) -> DefinitionRecord:
         "estimator": estimator,
         "metric": model.metric,
         "train_on_us": model.train_on_us,
-        "label": {"stream": stream_name(plan, label.stream), "wait_us": label.wait_us, "has_default": label.has_default},
+        "label": {
+            "stream": stream_name(plan, label.stream),
+            "wait_us": label.wait_us,
+            "has_default": label.has_default,
+        },
         "retrain": [[trigger.kind, dict(trigger.params)] for trigger in model.retrain],
     }
     return DefinitionRecord("model", model.name, digest(content), body, model.owner, model.doc)

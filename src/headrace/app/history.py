@@ -68,11 +68,13 @@ class PastAsOf(Past):
     def __init__(self, plan: ProjectPlan, parts: Parts, at_us: int) -> None:
         super().__init__(plan, parts.raw, parts.features, parts.offline)
         topics = parts.raw.topics()
-        self._limits = {
+        limits = {
             name: [first_arrival(parts.raw, name, p, at_us) for p in range(topics[name])]
-            for name in plan.topics()
+            for name in plan.streams
             if name in topics
         }
+        # A derived record stands where its source does and arrived when that did.
+        self._limits = {topic: limits[root] for topic in plan.topics() if (root := plan.root(topic)) in limits}
         known = TABLES in parts.features.topics()
         self.tables = first_arrival(parts.features, TABLES, 0, at_us) if known else 0
 
@@ -237,9 +239,7 @@ def spine_view(plan: ProjectPlan, columns: Sequence[ColumnOf[Any]], table: pa.Ta
         stem = column_name(column).removesuffix(column.name)
         reads.feature(stem, Binding(definition.name, is_table, prefix, names), column.name, column.dtype)
         schema = (
-            plan.tables[definition.name].schema
-            if is_table
-            else plan.stream(plan.groups[definition.name].stream).schema
+            plan.tables[definition.name].schema if is_table else plan.stream(plan.groups[definition.name].stream).schema
         )
         times.append(schema.time_field or "")
     time = _time_column(table, times)

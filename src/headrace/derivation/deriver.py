@@ -116,9 +116,7 @@ class Deriver:
 
     def lag(self) -> int:
         """Events of the source that are not derived yet."""
-        ends = [
-            self._raw.end(self.plan.source, p) - self._raw.end(self.plan.topic, p) for p in range(self._partitions)
-        ]
+        ends = [self._raw.end(self.plan.source, p) - self._raw.end(self.plan.topic, p) for p in range(self._partitions)]
         return sum(ends)
 
     def _next_commit(self) -> int:

@@ -206,9 +206,7 @@ def test_each_derived_record_says_what_it_looked_at(tmp_path: Path, clock: Simul
                 assert set(held.arrivals.tolist()) == {source.arrival_us}
                 events = parts.past.events(topic, [*derived.view.request.first_names, column])
                 events = events.filter([batch.base <= at < batch.end for at in events["_offset"].to_pylist()])
-                request = {
-                    field.name: hr_column(events, field.name, field.dtype) for field in derived.view.request
-                }
+                request = {field.name: hr_column(events, field.name, field.dtype) for field in derived.view.request}
                 reader = HistoryReader(derived.view, parts.plan, parts.past)
                 again = reader.read(request, served_at(held.position, events.num_rows))
                 assert again.column(column).to_pylist() == events[column].to_pylist()

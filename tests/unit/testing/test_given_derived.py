@@ -250,7 +250,9 @@ class Returns(hr.FeatureGroup, key=Returning.merchant):
 
 
 def test_a_computed_key() -> None:
-    world = given(*(transfer(f"t{i}", t(f"{i:02d}:30"), float(i)) for i in range(9, 12)), transfer("x", t("09:59"), 1.0))
+    world = given(
+        *(transfer(f"t{i}", t(f"{i:02d}:30"), float(i)) for i in range(9, 12)), transfer("x", t("09:59"), 1.0)
+    )
     row = world.get(ByHour, hour=10, at=t("12:00"))
     assert (row.n, row.large) == (2, 0.5)
     assert world.get(ByHour, hour=9, at=t("12:00")).n == 0

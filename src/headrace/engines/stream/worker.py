@@ -76,9 +76,7 @@ class ComputeWorker:
         self._ahead: dict[tuple[str, int], deque[LogBatch]] = {}
         self._recover()
 
-    def step(
-        self, max_records: int = 50_000, *, until_us: int = MAX_US, only: Collection[str] | None = None
-    ) -> int:
+    def step(self, max_records: int = 50_000, *, until_us: int = MAX_US, only: Collection[str] | None = None) -> int:
         """Process what has been appended since; returns how many events were read (0: caught up).
 
         `until_us` leaves events that were appended later for a later step, `only` those of other streams.
