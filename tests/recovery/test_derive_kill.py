@@ -26,7 +26,6 @@ from headrace.stores.online.memory import MemoryOnlineStore
 from tests.recovery.derived_shop import (
     PRICED,
     PROJECT,
-    RETURNING,
     computing,
     deeds,
     logs,

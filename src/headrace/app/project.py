@@ -116,9 +116,9 @@ class Project:
     def apply(self, changes: ProjectChanges | None = None) -> ProjectChanges:
         """Make the definitions the ones that run; returns what changed.
 
-        A derived stream or group that is new or changed is computed from all events in the log. Raises Busy, naming the holder, if a
-        layer runs with the former definitions, and PlanError if `changes` is no longer what would change or if older
-        events of a stream cannot be read under its new fields.
+        A derived stream or group that is new or changed is computed from all events in the log. Raises Busy, naming the
+        holder, if a layer runs with the former definitions, and PlanError if `changes` is no longer what would change
+        or if older events of a stream cannot be read under its new fields.
         """
         from headrace.app.backfill import backfill_groups, derive_streams
 

@@ -13,8 +13,8 @@ from headrace.features.plan import ModelPlan, ProjectPlan
 
 if TYPE_CHECKING:
     from headrace.catalog.catalog import Catalog
-    from headrace.engines.batch.runner import BatchRunner
     from headrace.derivation.worker import ComputingLayer
+    from headrace.engines.batch.runner import BatchRunner
     from headrace.eventlog.base import EventLog
     from headrace.ingestion.archive import ArchiveWorker
     from headrace.ingestion.materialize import OnlineIngest

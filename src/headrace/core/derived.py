@@ -1,11 +1,11 @@
 """Blocks of derived records: what deriving writes to the topic of a logged derived stream.
 
-MessagePack `[1, commits, position, arrivals, counts, exceptions, block]`. A record stands at the partition and offset of
-the event that it was derived from and keeps its arrival (runs of `counts` records that arrived together) and its
-verdict (`exceptions` lists `[row, code]` of what does not count, `OUTSIDE` among it: events that the stream's condition
-leaves out). `position` is what the look-ups of the whole block saw of the logs, and `commits` the offset in topic
-`windows` from which deriving goes on; so output and progress are one record. `block` holds the fields and the derived
-columns (`core.events`).
+MessagePack `[1, commits, position, arrivals, counts, exceptions, block]`. A record stands at the partition and offset
+of the event that it was derived from and keeps its arrival (runs of `counts` records that arrived together) and its
+verdict (`exceptions` lists `[row, code]` of what does not count, `OUTSIDE` among it: events that the condition of the
+stream leaves out). `position` is what the look-ups of the whole block saw of the logs, and `commits` the offset in
+topic `windows` from which deriving goes on; so output and progress are one record. `block` holds the fields and the
+derived columns (`core.events`).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Deriving a logged stream: events in, derived records out, at the same partitions and offsets.
 
-The look-ups are answered from a state of the deriver's own, which the feature log feeds as it feeds the online store: so
-deriving goes on when ingestion does not. What lies further back than the state's as-of horizon is answered by history,
-at the positions that the state has reached, to the same bits.
+The look-ups are answered from a state of the deriver's own, which the feature log feeds as it feeds the online store:
+so deriving goes on when ingestion does not. What lies further back than the state's as-of horizon is answered by
+history, at the positions that the state has reached, to the same bits.
 
 Progress is in the output: the end of a derived topic says which events were derived, and its last batch from which
 commit on to look for more. One append is the only atomic step, so a kill at any moment loses and doubles nothing.
@@ -101,10 +101,11 @@ class Deriver:
         position = self._state.position
         items = []
         for partition, (begin, end) in waiting.spans.items():
-            if begin != self._raw.end(self.plan.topic, partition):
+            held = self._raw.end(self.plan.topic, partition)
+            if begin != held:
                 raise LogError(
-                    f"partition {partition} of topic {self.plan.topic} ends at {self._raw.end(self.plan.topic, partition)},"
-                    f" but the feature log goes on with {begin}: one of the two logs was replaced"
+                    f"partition {partition} of topic {self.plan.topic} ends at {held}, but the feature log goes on with "
+                    f"{begin}: one of the two logs was replaced"
                 )
             chunk = read_span(self._project, self._raw, self.plan.source, partition, begin, end)
             codes = waiting.codes.get(partition, {})

@@ -1,4 +1,4 @@
-"""Derived streams that look something up, in a project: derived as events come, again when edited, read on all faces."""
+"""Derived streams that look something up, in a project: derived as events come and when edited, read on all faces."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def clock() -> SimulatedClock:
 
 
 class Constant:
-    def fit(self, X: Any, y: Any) -> Any:
+    def fit(self, X: Any, y: Any) -> Any:  # noqa: N803
         return self
 
 

@@ -111,7 +111,7 @@ class Last(Paid):
     )
     assert [derived.name for derived in plan.derived.values()] == ["paid", "rich", "last"]
     last = list(plan.derived.values())[-1]
-    assert last.source == list(plan.derived)[0]
+    assert last.source == next(iter(plan.derived))
     (read,) = plan.groups["rich_by"].derived[0].reads
     assert (read.name, read.source, read.feature, read.keys) == ("paid_by__total", "paid_by", "total", ("sender",))
 
@@ -144,6 +144,6 @@ def test_a_key_that_is_looked_up_is_looked_up_in_a_stream_of_its_own() -> None:
             risk = Country.risk
         """
     ) == (
-        "@9 P.risk: Country cannot be looked up: no field of Transfer is a key of country; declare one, or bind another "
-        "field with Country.of(...)"
+        "@9 P.risk: Country cannot be looked up: no field of Transfer is a key of country; declare one, or bind "
+        "another field with Country.of(...)"
     )
