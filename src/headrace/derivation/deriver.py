@@ -104,8 +104,8 @@ class Deriver:
             held = self._raw.end(self.plan.topic, partition)
             if begin != held:
                 raise LogError(
-                    f"partition {partition} of topic {self.plan.topic} ends at {held}, but the feature log goes on with "
-                    f"{begin}: one of the two logs was replaced"
+                    f"partition {partition} of topic {self.plan.topic} ends at {held}, but the feature log goes on "
+                    f"with {begin}: one of the two logs was replaced"
                 )
             chunk = read_span(self._project, self._raw, self.plan.source, partition, begin, end)
             codes = waiting.codes.get(partition, {})

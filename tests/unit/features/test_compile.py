@@ -376,8 +376,8 @@ NOT_YET = {
         [
             (
                 'features.py:30 view "v": Country.risk is looked up by P.country, which is computed or looked up '
-                "itself; a key of a key at one request is not computed by this version yet: derive a stream that looks country "
-                "up, and read from that"
+                "itself; a key of a key at one request is not computed by this version yet: derive a stream that looks "
+                "country up, and read from that"
             )
         ],
     ),
