@@ -11,14 +11,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from headrace.app.locks import FolderLock
-from headrace.core.events import EventBlock, concat_blocks, decode_block
 
 if TYPE_CHECKING:
     from headrace.app.wiring import Parts
-    from headrace.engines.stream.engine import RawChunk, StreamEngine
+    from headrace.engines.stream.engine import StreamEngine
     from headrace.features.plan import GroupPlan, ProjectPlan
 
 _AT_ONCE = 200_000
@@ -51,9 +48,27 @@ def backfill_groups(parts: Parts, names: Sequence[str], dropped: Sequence[str] =
         return read
 
 
+def derive_streams(parts: Parts) -> int:
+    """Bring new and changed derived streams, and the groups over them, up to the log; returns the steps that it took.
+
+    What is waiting of raw streams is computed, too. Raises Busy if a worker runs.
+    """
+    steps = 0
+    with FolderLock(parts.settings.state, "compute"), FolderLock(parts.settings.state, "ingest"):
+        computing = parts.compute()
+        while computing.step():
+            steps += 1
+        if steps:
+            ingest = parts.ingest()
+            while ingest.step():
+                pass
+    return steps
+
+
 def _backfill(parts: Parts, stream: str, group: GroupPlan, ends: list[int], positions: dict[str, list[int]]) -> int:
     from headrace.engines.stream.commits import WINDOWS, encode_commit
     from headrace.engines.stream.engine import StreamEngine
+    from headrace.engines.stream.worker import read_span
     from headrace.eventlog.base import Append
 
     plan: ProjectPlan = replace(parts.plan, groups={group.name: group})
@@ -65,7 +80,7 @@ def _backfill(parts: Parts, stream: str, group: GroupPlan, ends: list[int], posi
     read = 0
     while any(a < end for a, end in zip(at, ends, strict=True)):
         chunks = [
-            chunk_of(parts, stream, p, a, min(end, a + _AT_ONCE))
+            read_span(parts.plan, parts.raw, stream, p, a, min(end, a + _AT_ONCE))
             for p, (a, end) in enumerate(zip(at, ends, strict=True))
             if a < end
         ]
@@ -79,31 +94,12 @@ def _backfill(parts: Parts, stream: str, group: GroupPlan, ends: list[int], posi
 
 
 def _judge(parts: Parts, engine: StreamEngine, stream: str, ends: list[int]) -> None:
+    from headrace.engines.stream.worker import read_span
+
     states = engine.state(stream, len(ends))
     for partition, end in enumerate(ends):
         at = 0
         while at < end:
-            chunk = chunk_of(parts, stream, partition, at, min(end, at + _AT_ONCE))
-            states[partition].judge(parts.plan.streams[stream], chunk.block, chunk.arrivals)
+            chunk = read_span(parts.plan, parts.raw, stream, partition, at, min(end, at + _AT_ONCE))
+            engine.verdicts(parts.plan.stream(stream), states[partition], chunk)
             at += chunk.block.n
-
-
-def chunk_of(parts: Parts, stream: str, partition: int, begin: int, end: int) -> RawChunk:
-    """The events `begin` to `end` (exclusive) of one partition, as the stream engine takes them."""
-    from headrace.engines.stream.engine import RawChunk
-
-    blocks: list[EventBlock] = []
-    arrivals: list[int] = []
-    counts: list[int] = []
-    at = begin
-    while at < end:
-        for batch in parts.raw.read(stream, partition, at, end - at):
-            start, stop = max(at - batch.base, 0), min(batch.count, end - batch.base)
-            if stop <= start:
-                break
-            block = decode_block(batch.payload, parts.plan.streams[stream].schema)
-            blocks.append(block.slice(start, stop) if stop - start < block.n else block)
-            arrivals.append(batch.arrival_us)
-            counts.append(stop - start)
-            at = batch.base + stop
-    return RawChunk(partition, begin, concat_blocks(blocks), np.repeat(arrivals, counts).astype(np.int64))

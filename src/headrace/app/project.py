@@ -116,11 +116,11 @@ class Project:
     def apply(self, changes: ProjectChanges | None = None) -> ProjectChanges:
         """Make the definitions the ones that run; returns what changed.
 
-        A group that is new or changed is computed from all events in the log. Raises Busy, naming the holder, if a
-        layer runs with the former definitions, and PlanError if `changes` is no longer what would change or if older
-        events of a stream cannot be read under its new fields.
+        A derived stream or group that is new or changed is computed from all events in the log. Raises Busy, naming the
+        holder, if a layer runs with the former definitions, and PlanError if `changes` is no longer what would change
+        or if older events of a stream cannot be read under its new fields.
         """
-        from headrace.app.backfill import backfill_groups
+        from headrace.app.backfill import backfill_groups, derive_streams
 
         current = self.plan()
         if changes is not None and changes.changes != current.changes:
@@ -133,6 +133,8 @@ class Project:
                         f"{self.settings.state} is in use by {holder}, which runs the former definitions; stop it first"
                     )
             backfill_groups(self.parts, current.backfills, current.dropped)
+            if current.derives:
+                derive_streams(self.parts)
         forget_empty_streams(current, self.parts.catalog, self.parts.has_events)
         self.parts.catalog.apply(current.records)
         self._ready = True

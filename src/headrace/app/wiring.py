@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -12,8 +13,8 @@ from headrace.features.plan import ModelPlan, ProjectPlan
 
 if TYPE_CHECKING:
     from headrace.catalog.catalog import Catalog
+    from headrace.derivation.worker import ComputingLayer
     from headrace.engines.batch.runner import BatchRunner
-    from headrace.engines.stream.worker import ComputeWorker
     from headrace.eventlog.base import EventLog
     from headrace.ingestion.archive import ArchiveWorker
     from headrace.ingestion.materialize import OnlineIngest
@@ -55,6 +56,21 @@ class Parts:
         from headrace.stores.online.lmdb import LmdbOnlineStore
 
         store = LmdbOnlineStore(self.settings.state / "online", sync=False)
+        self._opened.append(store)
+        return store
+
+    @cached_property
+    def derivation(self) -> OnlineStore:
+        """The store of what derived streams look up, fed from the feature log; whoever opens it holds the lock of
+        compute. Stores of former definitions are deleted."""
+        from headrace.derivation.worker import state_name
+        from headrace.stores.online.lmdb import LmdbOnlineStore
+
+        folder, name = self.settings.state / "derivation", state_name(self.plan)
+        for other in folder.iterdir() if folder.exists() else ():
+            if other.name != name:
+                shutil.rmtree(other)
+        store = LmdbOnlineStore(folder / name, sync=False)
         self._opened.append(store)
         return store
 
@@ -107,11 +123,19 @@ class Parts:
 
         return Publisher(self.raw, self.plan.streams, partitions=self.settings.partitions)
 
-    def compute(self) -> ComputeWorker:
-        """The compute worker; the caller holds the lock of that role."""
-        from headrace.engines.stream.worker import ComputeWorker
+    def compute(self) -> ComputingLayer:
+        """The worker of the computing layer; the caller holds the lock of that role."""
+        from headrace.derivation.worker import ComputingLayer
 
-        return ComputeWorker(self.plan, self.raw, self.features, self.settings.state / "compute.checkpoint")
+        return ComputingLayer(
+            self.plan,
+            self.raw,
+            self.features,
+            self.settings.state / "compute.checkpoint",
+            state=lambda: self.derivation,
+            past=lambda: self.past,
+            horizon_us=self.horizon_us,
+        )
 
     def ingest(self) -> OnlineIngest:
         """The worker that writes the online store; the caller holds the lock of that role."""

@@ -44,6 +44,7 @@ def register(group: click.Group) -> None:
         counts = {
             kind: len(getattr(plan, f"{kind}s")) for kind in ("stream", "table", "group", "view", "model")
         }  # fmt: skip
+        counts["stream"] += len(plan.derived)
         features = sum(len(group.order) for group in plan.groups.values())
         words = ", ".join(f"{n} {kind}{'' if n == 1 else 's'}" for kind, n in counts.items() if n)
         session.say(f"{words}: ok", ok=True, features=features, **{f"{kind}s": n for kind, n in counts.items()})

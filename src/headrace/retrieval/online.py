@@ -84,7 +84,7 @@ class OnlineReader:
         found = b"".join([record for record in records if record is not None])
         # A copy of t: the kernel is compiled for arrays that can be written to, and t may be a view of a log's bytes.
         words, valid, rows = self._evaluate(found or _NO_RECORD, starts, np.array(t, np.int64))
-        if len(rows) and rows.min() == TOO_OLD:
+        if rows.size and rows.min() == TOO_OLD:
             self._refuse(rows, t)
 
         def objects(binding: int, index: int, dtype: DType) -> Column:

@@ -22,7 +22,7 @@ from headrace.core.schema import DType
 from headrace.core.time import NULL_US
 from headrace.core.values import payload_of
 from headrace.engines.stream.commits import Commit, DeadLetter, GroupDelta, StepOutput, StreamSpan
-from headrace.engines.stream.verdicts import COUNTED, PartitionState
+from headrace.engines.stream.verdicts import COUNTED, Judged, PartitionState
 from headrace.features.evaluate import evaluate
 from headrace.features.nodes import Node, references
 from headrace.features.plan import GroupPlan, ProjectPlan, StreamPlan
@@ -33,6 +33,7 @@ class RawChunk:
     """Events of one partition as read from the log: a block, the offset of its first row, arrivals int64 [n].
 
     The block may have only the fields that `StreamEngine.fields` names; `whole` then gives it with all of them.
+    `codes` are the verdicts of derived records, uint8 [n]; None of raw events, which are judged here.
     """
 
     partition: int
@@ -40,6 +41,7 @@ class RawChunk:
     block: EventBlock
     arrivals: IntArray
     whole: Callable[[], EventBlock] | None = None
+    codes: np.ndarray[Any, np.dtype[np.uint8]] | None = None
 
 
 @dataclass(slots=True)
@@ -176,7 +178,7 @@ class StreamEngine:
         self.states: dict[str, list[PartitionState]] = {}
         self._pipelines: dict[str, _StreamPipeline] = {
             name: _StreamPipeline(stream, [group for group in plan.groups.values() if group.stream == name])
-            for name, stream in plan.streams.items()
+            for name, stream in plan.topics().items()
         }
 
     def fields(self, stream: str) -> frozenset[str]:
@@ -205,7 +207,7 @@ class StreamEngine:
             exceptions: list[tuple[int, int, int]] = []
             admitted: list[_Admitted] = []
             for chunk in pieces:
-                admitted.append(self._judge(self.plan.streams[name], chunk, states, before, exceptions, dead))
+                admitted.append(self._judge(self.plan.stream(name), chunk, states, before, exceptions, dead))
                 end[chunk.partition] = chunk.base + chunk.block.n
             after[name] = end
             spans[name] = StreamSpan(list(begin), end, [state.clock_us for state in states], exceptions)
@@ -213,9 +215,15 @@ class StreamEngine:
                 continue
             events = _joined(admitted)
             if len(events.times):
-                counted += len(events.times)
+                counted += len(events.times) if name in self.plan.streams else 0
                 null_keys += self._group_deltas(name, events, len(begin), groups)
         return StepOutput(Commit(1, after, spans, groups, null_keys), dead, counted)
+
+    def verdicts(self, stream: StreamPlan, state: PartitionState, chunk: RawChunk) -> Judged:
+        """Move a partition's state over a chunk: raw events are judged, derived ones bring their verdicts along."""
+        if chunk.codes is None:
+            return state.judge(stream, chunk.block, chunk.arrivals)
+        return state.follow(chunk.block.columns[stream.schema.time_field or ""].values, chunk.arrivals, chunk.codes)
 
     def _judge(
         self,
@@ -227,7 +235,7 @@ class StreamEngine:
         dead: list[DeadLetter],
     ) -> _Admitted:
         block, partition = chunk.block, chunk.partition
-        judged = states[partition].judge(stream, block, chunk.arrivals)
+        judged = self.verdicts(stream, states[partition], chunk)
         clocks = judged.clocks
         if len(states) > 1:
             clocks = np.maximum(clocks, max(before[:partition] + before[partition + 1 :]))
@@ -237,7 +245,8 @@ class StreamEngine:
             whole = columns
             if judged.dead and chunk.whole is not None:
                 whole = chunk.whole().columns
-            for row in np.flatnonzero(judged.codes).tolist():
+            # Derived records hold their verdicts themselves.
+            for row in np.flatnonzero(judged.codes).tolist() if chunk.codes is None else ():
                 exceptions.append((partition, chunk.base + row, int(judged.codes[row])))
             payloads = {bad.row: bad.payload for bad in block.malformed}
             for row, field, reason in judged.dead:
