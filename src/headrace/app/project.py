@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from functools import cached_property, partial
 from pathlib import Path
@@ -34,6 +36,7 @@ from headrace.features.view import FeatureView
 
 if TYPE_CHECKING:
     from headrace.app.audits import PredictionAudit
+    from headrace.app.backfill import BackfillReport
     from headrace.app.describe import Description
     from headrace.app.history import HistoryRows
     from headrace.app.models import ModelHandle
@@ -113,18 +116,22 @@ class Project:
             largest=partial(largest_number, self.parts),
         )
 
-    def apply(self, changes: ProjectChanges | None = None) -> ProjectChanges:
+    def apply(
+        self, changes: ProjectChanges | None = None, *, progress: Callable[[int, int], None] | None = None
+    ) -> ProjectChanges:
         """Make the definitions the ones that run; returns what changed.
 
-        A group that is new or changed is computed from all events in the log. Raises Busy, naming the holder, if a
+        A group that is new or changed is computed from archive and log first, see `backfill`, which can do most of that
+        beforehand; `progress` gets how many events are read and how many there are. Raises Busy, naming the holder, if a
         layer runs with the former definitions, and PlanError if `changes` is no longer what would change or if older
         events of a stream cannot be read under its new fields.
         """
-        from headrace.app.backfill import backfill_groups
+        from headrace.app.backfill import prepare, publish
 
         current = self.plan()
         if changes is not None and changes.changes != current.changes:
             raise PlanError("the definitions changed after this plan was made; make it again")
+        forget = partial(forget_empty_streams, current, self.parts.catalog, self.parts.has_events)
         if current:
             for role in LAYERS:
                 holder = holder_of(self.settings.state, role)
@@ -132,11 +139,56 @@ class Project:
                     raise Busy(
                         f"{self.settings.state} is in use by {holder}, which runs the former definitions; stop it first"
                     )
-            backfill_groups(self.parts, current.backfills, current.dropped)
-        forget_empty_streams(current, self.parts.catalog, self.parts.has_events)
-        self.parts.catalog.apply(current.records)
+            prepare(self.parts, current.backfills, progress=progress)
+
+            def change() -> None:
+                forget()
+                self.parts.catalog.apply(current.records)
+
+            publish(self.parts, current.backfills, current.dropped, change)
+        else:
+            forget()
+            self.parts.catalog.apply(current.records)
         self._ready = True
         return current
+
+    def backfill(
+        self,
+        what: Any = None,
+        *,
+        since: Time | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> BackfillReport:
+        """Compute new or edited groups from archive and log, so that `apply` only has to publish them.
+
+        `what` is a group, its name or a list of them; None is all that `plan` finds due. No layer has to stop for it:
+        reads are answered by the former version. Killed, it goes on where it was when it is asked again. `since` leaves
+        older events out; PlanError if any of them count. A table with a query is filled with rows from `since` on, each
+        available from its event time (and the table's delay) on.
+        """
+        from headrace.app.backfill import BackfillReport, lost_groups, prepare
+
+        chosen = what if isinstance(what, list | tuple) else [] if what is None else [what]
+        names = [self._name(item) for item in chosen]
+        since_us = given_us(since, "since")
+        tables = [name for name in names if name in self.definition_plan.tables]
+        if tables:
+            if len(names) > 1:
+                raise SchemaError("backfill one table at a time, and groups apart from tables")
+            self.ensure_applied()
+            began = time.monotonic()
+            report = self._batch.run(self.definition_plan.tables[tables[0]], since_us=since_us, backfill=True)
+            self.settle(wait=False)
+            return BackfillReport((tables[0],), report.appended, time.monotonic() - began)
+        for name in names:
+            if name not in self.definition_plan.groups:
+                raise self._unknown(
+                    "group or table", name, [*self.definition_plan.groups, *self.definition_plan.tables]
+                )
+        planned = self.plan().backfills
+        due = [name for name in dict.fromkeys([*planned, *lost_groups(self.parts)]) if what is None or name in names]
+        report = prepare(self.parts, due, since_us=since_us, progress=progress)
+        return replace(report, due=tuple(name for name in due if name in planned))
 
     def ensure_applied(self) -> None:
         """Apply the definitions if none were ever applied; raise PlanError if others are."""

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from headrace.app.settings import Settings
+from headrace.core.errors import StoreError
 from headrace.core.time import US_PER_SECOND, Clock
 from headrace.features.plan import ModelPlan, ProjectPlan
 
@@ -114,9 +115,19 @@ class Parts:
         return ComputeWorker(self.plan, self.raw, self.features, self.settings.state / "compute.checkpoint")
 
     def ingest(self) -> OnlineIngest:
-        """The worker that writes the online store; the caller holds the lock of that role."""
+        """The worker that writes the online store; the caller holds the lock of that role.
+
+        Raises StoreError if the store has lost what a backfill brought to it.
+        """
+        from headrace.app.backfill import lost_groups
         from headrace.ingestion.materialize import OnlineIngest
 
+        lost = lost_groups(self)
+        if lost:
+            raise StoreError(
+                f"the online store lacks what was computed for group {lost[0]} before it was applied; compute it again "
+                f"with: headrace backfill {' '.join(lost)}"
+            )
         return OnlineIngest(self.plan, self.features, self.online, horizon_us=self.horizon_us)
 
     def archive(self) -> ArchiveWorker:

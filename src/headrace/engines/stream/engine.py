@@ -43,8 +43,11 @@ class RawChunk:
 
 
 @dataclass(slots=True)
-class _Admitted:
-    """The counted events of one stream in one step, partitions one after the other."""
+class Admitted:
+    """The counted events of one stream in one step, partitions one after the other, each in order of offsets.
+
+    `columns` holds the fields that `StreamEngine.fields` names; `clocks` is N(p) at each event.
+    """
 
     columns: dict[str, Column]
     times: IntArray
@@ -105,7 +108,7 @@ class _StreamPipeline:
 class _Shared:
     """What the groups of a stream read of one step's events; each thing is made once, when it is first asked for."""
 
-    def __init__(self, pipeline: _StreamPipeline, events: _Admitted) -> None:
+    def __init__(self, pipeline: _StreamPipeline, events: Admitted) -> None:
         self.events = events
         self.n = len(events.times)
         self.offsets: list[int] = events.offsets.tolist()
@@ -203,7 +206,7 @@ class StreamEngine:
             before = [state.clock_us for state in states]
             end = list(begin)
             exceptions: list[tuple[int, int, int]] = []
-            admitted: list[_Admitted] = []
+            admitted: list[Admitted] = []
             for chunk in pieces:
                 admitted.append(self._judge(self.plan.streams[name], chunk, states, before, exceptions, dead))
                 end[chunk.partition] = chunk.base + chunk.block.n
@@ -217,6 +220,12 @@ class StreamEngine:
                 null_keys += self._group_deltas(name, events, len(begin), groups)
         return StepOutput(Commit(1, after, spans, groups, null_keys), dead, counted)
 
+    def deltas(self, stream: str, events: Admitted, partitions: int) -> dict[str, GroupDelta]:
+        """The deltas, by group version, of events of a stream that were judged before; there is at least one."""
+        groups: dict[str, GroupDelta] = {}
+        self._group_deltas(stream, events, partitions, groups)
+        return groups
+
     def _judge(
         self,
         stream: StreamPlan,
@@ -225,7 +234,7 @@ class StreamEngine:
         before: list[int],
         exceptions: list[tuple[int, int, int]],
         dead: list[DeadLetter],
-    ) -> _Admitted:
+    ) -> Admitted:
         block, partition = chunk.block, chunk.partition
         judged = states[partition].judge(stream, block, chunk.arrivals)
         clocks = judged.clocks
@@ -254,9 +263,9 @@ class StreamEngine:
         partitions = np.zeros(len(times), np.int64)
         if partition:
             partitions += partition
-        return _Admitted(columns, times, offsets, partitions, clocks, ids)
+        return Admitted(columns, times, offsets, partitions, clocks, ids)
 
-    def _group_deltas(self, stream: str, events: _Admitted, partitions: int, groups: dict[str, GroupDelta]) -> int:
+    def _group_deltas(self, stream: str, events: Admitted, partitions: int, groups: dict[str, GroupDelta]) -> int:
         pipeline = self._pipelines[stream]
         shared = _Shared(pipeline, events)
         null_keys = 0
@@ -272,10 +281,10 @@ class StreamEngine:
         return null_keys
 
 
-def _joined(parts: list[_Admitted]) -> _Admitted:
+def _joined(parts: list[Admitted]) -> Admitted:
     if len(parts) == 1:
         return parts[0]
-    return _Admitted(
+    return Admitted(
         {name: concat_columns([part.columns[name] for part in parts]) for name in parts[0].columns},
         np.concatenate([part.times for part in parts]),
         np.concatenate([part.offsets for part in parts]),
@@ -327,7 +336,7 @@ def _in_order(values: IntArray, order: IntArray | None) -> IntArray:
 
 
 def _greatest(
-    events: _Admitted, entities: int, codes: IntArray | None, rows: IntArray | None, partitions: int
+    events: Admitted, entities: int, codes: IntArray | None, rows: IntArray | None, partitions: int
 ) -> tuple[list[int], list[list[int]]]:
     """Per entity the greatest clock, and per partition one past its greatest offset (0 where it has no event)."""
     if codes is None:
