@@ -1,7 +1,7 @@
 """Backfill: the state of new and edited groups, prepared beside what is served and published as a whole.
 
 `prepare` is the long part: it needs no lock of a layer, reads are answered by the former versions while it runs, and
-killed it goes on where it was. `publish` is short: with compute and ingestion at rest it adds what came in the meantime,
+killed it goes on where it was. `publish` is short: with compute and ingestion at rest it adds what came meanwhile,
 makes sure that the new versions have come as far as what is served, and only then lets the definitions change.
 """
 
@@ -181,12 +181,12 @@ def _advance(parts: Parts, groups: Sequence[GroupPlan], since_us: int | None, pr
             if any(a < b for a, b in zip(at, ends[group.stream], strict=True)):
                 together.setdefault((group.stream, tuple(at), target), {})[group.version] = group
     read = 0
-    for (stream, at, _), chosen in together.items():
+    for (stream, begin, _), chosen in together.items():
         job = GroupBackfill(
             parts.plan, list(chosen.values()), parts.raw, parts.features, parts.offline, parts.online,
             horizon_us=parts.horizon_us, clock_us=clocks.get(stream), since_us=since_us,
         )  # fmt: skip
-        job.advance(at, ends[stream], progress)
+        job.advance(begin, ends[stream], progress)
         read += job.read
     return read
 

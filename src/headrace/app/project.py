@@ -121,10 +121,10 @@ class Project:
     ) -> ProjectChanges:
         """Make the definitions the ones that run; returns what changed.
 
-        A group that is new or changed is computed from archive and log first, see `backfill`, which can do most of that
-        beforehand; `progress` gets how many events are read and how many there are. Raises Busy, naming the holder, if a
-        layer runs with the former definitions, and PlanError if `changes` is no longer what would change or if older
-        events of a stream cannot be read under its new fields.
+        A group that is new or changed is computed from archive and log first; `backfill` can do most of that before.
+        `progress` gets how many events are read and how many there are. Raises Busy, naming the holder, if a layer runs
+        with the former definitions, and PlanError if `changes` is no longer what would change or if older events of a
+        stream cannot be read under its new fields.
         """
         from headrace.app.backfill import prepare, publish
 
@@ -137,7 +137,8 @@ class Project:
                 holder = holder_of(self.settings.state, role)
                 if holder is not None:
                     raise Busy(
-                        f"{self.settings.state} is in use by {holder}, which runs the former definitions; stop it first"
+                        f"{self.settings.state} is in use by {holder}, which runs the former definitions; stop it "
+                        "first (headrace backfill computes new groups while it runs)"
                     )
             prepare(self.parts, current.backfills, progress=progress)
 
@@ -177,9 +178,9 @@ class Project:
                 raise SchemaError("backfill one table at a time, and groups apart from tables")
             self.ensure_applied()
             began = time.monotonic()
-            report = self._batch.run(self.definition_plan.tables[tables[0]], since_us=since_us, backfill=True)
+            written = self._batch.run(self.definition_plan.tables[tables[0]], since_us=since_us, backfill=True)
             self.settle(wait=False)
-            return BackfillReport((tables[0],), report.appended, time.monotonic() - began)
+            return BackfillReport((tables[0],), written.appended, time.monotonic() - began)
         for name in names:
             if name not in self.definition_plan.groups:
                 raise self._unknown(

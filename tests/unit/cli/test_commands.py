@@ -98,6 +98,25 @@ def test_plan_shows_and_apply_asks(tmp_path: Path) -> None:
     assert CliRunner().invoke(main, ["plan", *at]).output == "nothing changes\n"
 
 
+def test_a_backfill_says_what_it_read_and_what_is_next(tmp_path: Path) -> None:
+    shop = write_shop(tmp_path)
+    at = ["--project", str(shop)]
+    (shop / "orders.ndjson").write_text("\n".join(json.dumps(row) for row in orders(20, now())))
+    assert CliRunner().invoke(main, ["publish", "order", str(shop / "orders.ndjson"), *at]).exit_code == 0
+    assert CliRunner().invoke(main, ["backfill", *at]).output == "no group has to be computed\n"
+    features = shop / "features.py"
+    features.write_text(
+        features.read_text().replace('window=["1h", "7d"]', 'window=["2h", "8d"]').replace("7d", "8d") + "\n"
+    )
+    found = answer(CliRunner().invoke(main, ["backfill", "spend", "--json", *at]))
+    assert (found["names"], found["events"], found["due"]) == (["spend"], 20, ["spend"])
+    assert found["positions"] == {"order": [20]}
+    assert "publish with: headrace apply" in CliRunner().invoke(main, ["backfill", *at]).output
+    refused = CliRunner().invoke(main, ["backfill", "spent", *at])
+    assert refused.exit_code == 1
+    assert "did you mean spend" in refused.stderr
+
+
 def test_publish_counts_what_came_and_what_did_not_fit(loaded: Path, run: Run) -> None:
     line = b'{"order_id":"p1","user":"u9","amount":1,"at":"2026-01-01T00:00:00Z"}\n'
     done = run("publish", "order", "-", input=line + b'{"order_id":"p2"}\n')
