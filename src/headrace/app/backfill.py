@@ -8,7 +8,7 @@ makes sure that the new versions have come as far as what is served, and only th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -80,8 +80,9 @@ def prepare(
     return BackfillReport(tuple(names), read, seconds, _positions(parts, names))
 
 
-def publish(parts: Parts, names: Sequence[str], dropped: Sequence[str], change: Callable[[], object]) -> None:
-    """Complete the groups, note where `dropped` versions stand, and `change` the definitions; all while nothing runs.
+def publish(parts: Parts, names: Sequence[str], dropped: Mapping[str, str], change: Callable[[], object]) -> None:
+    """Complete the groups, note where versions that are `dropped` stand (each with its stream), and `change` the
+    definitions; all while nothing runs. The plan of `parts` holds all that is computed afterwards.
 
     Raises Busy if compute or ingestion runs, StoreError if a group would be published behind what is served.
     """
@@ -91,11 +92,10 @@ def publish(parts: Parts, names: Sequence[str], dropped: Sequence[str], change: 
     state = parts.settings.state
     with FolderLock(state, "compute"), FolderLock(state, "ingest"):
         served = decode_position(parts.online.position()).streams
-        streams = {d.record.version: d.record.body["stream"] for d in parts.catalog.definitions("group")}
-        for version in dropped:
-            if streams.get(version) in served:
+        for version, stream in dropped.items():
+            if stream in served:
                 # What the store does not reflect yet is computed again if the version comes back.
-                write_state(parts.online, version, GroupState(served[streams[version]]))
+                write_state(parts.online, version, GroupState(served[stream]))
         groups = [parts.plan.groups[name] for name in names]
         if groups and committed_positions(parts.features):
             ingest = parts.ingest()

@@ -100,37 +100,57 @@ class Project:
 
     @cached_property
     def parts(self) -> Parts:
-        """The opened parts."""
-        return Parts(self.settings, self.definition_plan, self.clock)
+        """The opened parts, with what is kept computed for models."""
+        from headrace.app.kept import kept_plan
+
+        parts = Parts(self.settings, self.definition_plan, self.clock)
+        parts.plan = kept_plan(parts.plan, parts.catalog)
+        return parts
 
     def plan(self) -> ProjectChanges:
         """What `apply` would change.
 
         Raises PlanError, with reasons and cures, if older events of a stream cannot be read under its new fields.
         """
-        return project_changes(
-            self.definition_plan,
-            self.parts.catalog,
+        from headrace.app.backfill import events_to_read, measured_rate
+        from headrace.app.kept import kept_streams, needs_of, plan_keeping
+
+        parts = self.parts
+        needs = needs_of(self.definition_plan, parts.catalog, parts.registry)
+        found = project_changes(
+            plan_keeping(self.definition_plan, parts.catalog, needs),
+            parts.catalog,
             self.settings.owner,
-            has_events=self.parts.has_events,
-            largest=partial(largest_number, self.parts),
+            has_events=parts.has_events,
+            largest=partial(largest_number, parts),
+            computed=frozenset(kept_streams(parts.catalog)),
         )
+        events, rate = events_to_read(parts, found.backfills), measured_rate(parts)
+        return replace(found, needs=needs, events=events, seconds=None if rate is None else events / rate)
 
     def apply(
-        self, changes: ProjectChanges | None = None, *, progress: Callable[[int, int], None] | None = None
+        self,
+        changes: ProjectChanges | None = None,
+        *,
+        abandon: bool = False,
+        progress: Callable[[int, int], None] | None = None,
     ) -> ProjectChanges:
         """Make the definitions the ones that run; returns what changed.
 
         A group that is new or changed is computed from archive and log first; `backfill` can do most of that before.
         `progress` gets how many events are read and how many there are. Raises Busy, naming the holder, if a layer runs
-        with the former definitions, and PlanError if `changes` is no longer what would change or if older events of a
-        stream cannot be read under its new fields.
+        with the former definitions, and PlanError if `changes` is no longer what would change, if older events of a
+        stream cannot be read under its new fields, or if a live model could not answer any more (unless `abandon`).
         """
         from headrace.app.backfill import prepare, publish
+        from headrace.app.kept import keep, kept_streams, plan_keeping, remember_views
 
-        current = self.plan()
+        current, catalog = self.plan(), self.parts.catalog
         if changes is not None and changes.changes != current.changes:
             raise PlanError("the definitions changed after this plan was made; make it again")
+        lost = [str(need) for need in current.needs if need.live and need.lost]
+        if current and lost and not abandon:
+            raise PlanError("\n".join(lost))
         forget = partial(forget_empty_streams, current, self.parts.catalog, self.parts.has_events)
         if current:
             for role in LAYERS:
@@ -144,12 +164,23 @@ class Project:
 
             def change() -> None:
                 forget()
-                self.parts.catalog.apply(current.records)
+                remember_views(self.definition_plan, catalog)
+                keep(catalog, current.needs)
+                catalog.apply(current.records)
 
-            publish(self.parts, current.backfills, current.dropped, change)
+            streams = kept_streams(catalog) | {
+                d.record.version: d.record.body["stream"] for d in catalog.definitions("group")
+            }
+            try:
+                # What stays computed for a model is ingested to the end, like what is declared.
+                self.parts.plan = plan_keeping(self.definition_plan, catalog, current.needs)
+                publish(self.parts, current.backfills, {v: streams[v] for v in current.dropped}, change)
+            finally:
+                self._reopen()
         else:
             forget()
-            self.parts.catalog.apply(current.records)
+            catalog.apply(current.records)
+            remember_views(self.definition_plan, catalog)
         self._ready = True
         return current
 
@@ -348,6 +379,25 @@ class Project:
         view = self.definition_plan.views[model.view] if model is not None else self._view(what)
         return history.view_history(self.parts, view, spine, since_us, until_us, as_of_us)
 
+    def snapshot(self, what: Any, at: Time | None = None, *, since: Time | None = None) -> HistoryRows:
+        """The row of every entity at one time (now), as `history` would give it: what batch scoring starts from.
+
+        Of a group or table: of each key that occurs before `at`. Of a view or model: of each combination of keys among
+        the requests before `at`, other request fields being those of its newest request. `since` leaves out what occurs
+        only before it. Rows come in order of their keys.
+        """
+        from headrace.app import snapshots
+
+        given, since_us = given_us(at, "at"), given_us(since, "since")
+        at_us = self.clock.now_us() if given is None else given
+        if self._is_source(what):
+            name = self._name(what)
+            plan = self.parts.plan
+            if name in plan.groups:
+                return self.history([what], snapshots.group_entities(self.parts, plan.groups[name], at_us, since_us))
+            return self.history([what], snapshots.table_entities(self.parts, plan.tables[name], at_us, since_us))
+        return snapshots.view_snapshot(self.parts, self._view(what), at_us, since_us)
+
     def audit(self, prediction_id: str) -> PredictionAudit:
         """Recompute one prediction's features as they were served and compare every bit."""
         from headrace.app.audits import audit_prediction
@@ -419,6 +469,17 @@ class Project:
         return f"Project({str(self.settings.folder)!r}, env={self.settings.env!r})"
 
     # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _reopen(self) -> None:
+        """Go on with what is kept now; what was made of the former plan is made anew when it is asked for."""
+        from headrace.app.kept import kept_plan
+
+        self.parts.plan = kept_plan(self.definition_plan, self.parts.catalog)
+        self.parts.__dict__.pop("past", None)
+        self.__dict__.pop("_workers", None)
+        self.__dict__.pop("publisher", None)
+        self._readers.clear()
+        self._handles.clear()
 
     @cached_property
     def publisher(self) -> Publisher:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from headrace.app.settings import Settings
 from headrace.core.errors import StoreError
 from headrace.core.time import US_PER_SECOND, Clock
-from headrace.features.plan import ModelPlan, ProjectPlan
+from headrace.features.plan import ModelPlan, ProjectPlan, ViewPlan
 
 if TYPE_CHECKING:
     from headrace.catalog.catalog import Catalog
@@ -148,9 +148,13 @@ class Parts:
 
     def reader(self, view: str) -> OnlineReader:
         """An online reader of a view, for one thread."""
+        return self.view_reader(self.plan.views[view])
+
+    def view_reader(self, view: ViewPlan) -> OnlineReader:
+        """An online reader of a view that is declared or kept, for one thread."""
         from headrace.retrieval.online import OnlineReader
 
-        return OnlineReader(self.plan.views[view], self.plan, self.online, horizon_us=self.horizon_us)
+        return OnlineReader(view, self.plan, self.online, horizon_us=self.horizon_us)
 
     def model(self, name: str) -> ModelPlan:
         """A model's plan; raises NotFound naming the models that there are."""

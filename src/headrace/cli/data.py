@@ -147,6 +147,31 @@ def register(group: click.Group) -> None:
             lines.append(f"wrote {output}")
         session.say("\n".join(lines), **facts)
 
+    @command(
+        group,
+        "snapshot",
+        "headrace snapshot flight --at 2013-06-01 -o june.parquet\nheadrace snapshot spend --since 2026-05-01",
+    )
+    @click.argument("what")
+    @click.option("--at", metavar="TIME", help="As it was known at this time (now).")
+    @click.option("--since", metavar="TIME", help="Only what occurs from this time on.")
+    @click.option("-o", "--output", type=click.Path(dir_okay=False), help="Write to a .parquet or .csv file.")
+    def snapshot(session: Session, what: str, at: str | None, since: str | None, output: str | None) -> None:
+        """The row of every entity of a view, model, group or table at one time, for batch scoring.
+
+        Of a view: of each combination of keys that was asked about before that time.
+        """
+        project = session.open()
+        with working(f"reading a snapshot of {what}"):
+            rows = project.snapshot(what, at, since=since)
+        facts: dict[str, Any] = {"rows": len(rows), "columns": len(rows.columns), "snapshot": _snapshot(rows.as_of)}
+        lines = [f"{len(rows):,} rows x {len(rows.columns)} columns", f"data snapshot {facts['snapshot']}"]
+        if output is not None:
+            _write_table(rows.to_arrow(), Path(output))
+            facts["file"] = output
+            lines.append(f"wrote {output}")
+        session.say("\n".join(lines), **facts)
+
     @command(group, "replay", "headrace replay fraud --since 2026-01-01 --until 2026-06-30")
     @click.argument("model")
     @click.option("--since", metavar="TIME", help="Score requests from this time on; train on what lies before.")

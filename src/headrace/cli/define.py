@@ -59,6 +59,10 @@ def register(group: click.Group) -> None:
             models=changes.models,
             backfills=changes.backfills,
             evolutions=dict(changes.evolutions),
+            needs=changes.needs,
+            reuse=changes.reuse,
+            events=changes.events,
+            seconds=changes.seconds,
         )
 
     @command(group, "backfill", "headrace backfill\nheadrace backfill spend --since 2026-01-01")
@@ -84,7 +88,8 @@ def register(group: click.Group) -> None:
 
     @command(group, "apply", "headrace apply\nheadrace apply --yes")
     @click.option("--yes", is_flag=True, help="Do not ask.")
-    def apply(session: Session, yes: bool) -> None:
+    @click.option("--abandon", is_flag=True, help="Apply though a live model cannot answer any more.")
+    def apply(session: Session, yes: bool, abandon: bool) -> None:
         """Make the definitions the ones that run.
 
         Groups that are new or changed are computed from archive and log first, as by `backfill`.
@@ -97,7 +102,9 @@ def register(group: click.Group) -> None:
             click.echo(str(changes))
             click.confirm("Apply?", abort=True)
         with progress("computing groups") as shown:
-            done = project.apply(changes, progress=lambda read, of: shown.update(read, of, f"{read:,} events"))
+            done = project.apply(
+                changes, abandon=abandon, progress=lambda read, of: shown.update(read, of, f"{read:,} events")
+            )
         text = f"applied: {len(done.changes)} changes" if done else "nothing changes"
         session.say(
             text,

@@ -10,7 +10,7 @@ import click
 _TOPICS = ("define", "data", "models", "look", "operate", "demo")
 _ORDER = (
     ("Define", ("init", "check", "plan", "apply")),
-    ("Data", ("publish", "put", "get", "online", "history", "backfill", "replay")),
+    ("Data", ("publish", "put", "get", "online", "history", "snapshot", "backfill", "replay")),
     ("Models", ("train", "evaluate", "promote", "rollback", "score")),
     ("Look", ("search", "describe", "report", "audit")),
     ("Operate", ("up", "run", "status", "doctor", "demo")),

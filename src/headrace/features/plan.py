@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from headrace.core.schema import DType, Field, Schema
@@ -253,10 +253,26 @@ class ModelPlan:
 
 @dataclass(frozen=True, slots=True)
 class ProjectPlan:
-    """Everything a project declares, by name."""
+    """Everything a project declares, by name.
+
+    `kept_views` (by version) and `kept_groups` (by a name of their own) are no longer declared, but computed still,
+    since a model may answer with them.
+    """
 
     streams: Mapping[str, StreamPlan]
     groups: Mapping[str, GroupPlan]
     tables: Mapping[str, TablePlan]
     views: Mapping[str, ViewPlan]
     models: Mapping[str, ModelPlan]
+    kept_groups: Mapping[str, GroupPlan] = field(default_factory=dict)
+    kept_views: Mapping[str, ViewPlan] = field(default_factory=dict)
+
+    @property
+    def computed_groups(self) -> tuple[GroupPlan, ...]:
+        """All groups that are computed, each version once."""
+        found = {group.version: group for group in (*self.kept_groups.values(), *self.groups.values())}
+        return tuple(found.values())
+
+    def group(self, name: str) -> GroupPlan:
+        """A group that is declared or kept."""
+        return self.groups[name] if name in self.groups else self.kept_groups[name]

@@ -113,7 +113,7 @@ class GroupBackfill:
         self.stream = groups[0].stream
         self._stream = plan.streams[self.stream]
         self._layouts: dict[str, GroupLayout] = {group.version: layout_of(group) for group in groups}
-        self._engine = StreamEngine(replace(plan, groups={group.name: group for group in groups}))
+        self._engine = StreamEngine(replace(plan, groups={group.name: group for group in groups}, kept_groups={}))
         self._raw, self._features, self._offline, self._online = raw, features, offline, online
         self._horizon_us = horizon_us
         self._piece = piece

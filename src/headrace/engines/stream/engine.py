@@ -178,7 +178,7 @@ class StreamEngine:
         self.plan = plan
         self.states: dict[str, list[PartitionState]] = {}
         self._pipelines: dict[str, _StreamPipeline] = {
-            name: _StreamPipeline(stream, [group for group in plan.groups.values() if group.stream == name])
+            name: _StreamPipeline(stream, [group for group in plan.computed_groups if group.stream == name])
             for name, stream in plan.streams.items()
         }
 
