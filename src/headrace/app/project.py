@@ -7,22 +7,18 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from headrace.app.changes import ProjectChanges, forget_empty_streams, project_changes
 from headrace.app.clock import SystemClock
 from headrace.app.embedded import EmbeddedWorkers
-from headrace.app.heartbeats import LAYERS
-from headrace.app.locks import holder_of
 from headrace.app.rows import Row, as_mapping, is_record, python_values, request_columns
 from headrace.app.schedules import sources_of
 from headrace.app.settings import Settings, load_settings
 from headrace.app.times import Time, given_us
-from headrace.app.widening import largest_number
 from headrace.app.wiring import Parts
-from headrace.core.errors import Busy, NotFound, PlanError, SchemaError
+from headrace.core.errors import ConfigError, NotFound, PlanError, SchemaError
 from headrace.core.time import Clock
 from headrace.features.compile import compile_project
 from headrace.features.definition import definition_of, is_bound
@@ -37,6 +33,8 @@ from headrace.features.view import FeatureView
 if TYPE_CHECKING:
     from headrace.app.audits import PredictionAudit
     from headrace.app.backfill import BackfillReport
+    from headrace.app.changes import ProjectChanges
+    from headrace.app.datasets import Dataset, Datasets
     from headrace.app.describe import Description
     from headrace.app.history import HistoryRows
     from headrace.app.models import ModelHandle
@@ -112,21 +110,9 @@ class Project:
 
         Raises PlanError, with reasons and cures, if older events of a stream cannot be read under its new fields.
         """
-        from headrace.app.backfill import events_to_read, measured_rate
-        from headrace.app.kept import kept_streams, needs_of, plan_keeping
+        from headrace.app.applying import plan_changes
 
-        parts = self.parts
-        needs = needs_of(self.definition_plan, parts.catalog, parts.registry)
-        found = project_changes(
-            plan_keeping(self.definition_plan, parts.catalog, needs),
-            parts.catalog,
-            self.settings.owner,
-            has_events=parts.has_events,
-            largest=partial(largest_number, parts),
-            computed=frozenset(kept_streams(parts.catalog)),
-        )
-        events, rate = events_to_read(parts, found.backfills), measured_rate(parts)
-        return replace(found, needs=needs, events=events, seconds=None if rate is None else events / rate)
+        return plan_changes(self.parts, self.definition_plan)
 
     def apply(
         self,
@@ -142,45 +128,12 @@ class Project:
         with the former definitions, and PlanError if `changes` is no longer what would change, if older events of a
         stream cannot be read under its new fields, or if a live model could not answer any more (unless `abandon`).
         """
-        from headrace.app.backfill import prepare, publish
-        from headrace.app.kept import keep, kept_streams, plan_keeping, remember_views
+        from headrace.app.applying import apply_changes
 
-        current, catalog = self.plan(), self.parts.catalog
-        if changes is not None and changes.changes != current.changes:
-            raise PlanError("the definitions changed after this plan was made; make it again")
-        lost = [str(need) for need in current.needs if need.live and need.lost]
-        if current and lost and not abandon:
-            raise PlanError("\n".join(lost))
-        forget = partial(forget_empty_streams, current, self.parts.catalog, self.parts.has_events)
-        if current:
-            for role in LAYERS:
-                holder = holder_of(self.settings.state, role)
-                if holder is not None:
-                    raise Busy(
-                        f"{self.settings.state} is in use by {holder}, which runs the former definitions; stop it "
-                        "first (headrace backfill computes new groups while it runs)"
-                    )
-            prepare(self.parts, current.backfills, progress=progress)
-
-            def change() -> None:
-                forget()
-                remember_views(self.definition_plan, catalog)
-                keep(catalog, current.needs)
-                catalog.apply(current.records)
-
-            streams = kept_streams(catalog) | {
-                d.record.version: d.record.body["stream"] for d in catalog.definitions("group")
-            }
-            try:
-                # What stays computed for a model is ingested to the end, like what is declared.
-                self.parts.plan = plan_keeping(self.definition_plan, catalog, current.needs)
-                publish(self.parts, current.backfills, {v: streams[v] for v in current.dropped}, change)
-            finally:
-                self._reopen()
-        else:
-            forget()
-            catalog.apply(current.records)
-            remember_views(self.definition_plan, catalog)
+        try:
+            current = apply_changes(self.parts, self.definition_plan, changes, abandon=abandon, progress=progress)
+        finally:
+            self._reopen()
         self._ready = True
         return current
 
@@ -397,6 +350,45 @@ class Project:
                 return self.history([what], snapshots.group_entities(self.parts, plan.groups[name], at_us, since_us))
             return self.history([what], snapshots.table_entities(self.parts, plan.tables[name], at_us, since_us))
         return snapshots.view_snapshot(self.parts, self._view(what), at_us, since_us)
+
+    def dataset(
+        self,
+        name: str,
+        what: Model | FeatureView | str | None = None,
+        *,
+        since: Time | None = None,
+        until: Time | None = None,
+        negatives: float | None = None,
+        seed: int = 0,
+        version: int | None = None,
+        refresh: bool = False,
+    ) -> Dataset:
+        """A named data set: made of a model's labelled rows or of a view's, requests in [since, until), and kept.
+
+        The same call gives the same rows for good, whatever comes later; another query under the name, or `refresh`, is
+        a new version. `negatives` keeps so many rows with a false label per row with a true one, drawn by `seed`, with
+        the weight of each row in column `weight`. Without `what`, the newest version of that name, or `version`.
+        """
+        from headrace.app.datasets import Datasets
+
+        sets = Datasets(self.parts)
+        if what is None:
+            return sets.get(name, version)
+        until_us = given_us(until, "until")
+        if until_us is None:
+            raise ConfigError(f'data set {name}: until when? give until="2026-06-01", so that it can be made again')
+        source = self._model_or_none(what) or self._view(what)
+        return sets.make(
+            name, source, since_us=given_us(since, "since"), until_us=until_us, negatives=negatives, seed=seed,
+            refresh=refresh,
+        )  # fmt: skip
+
+    @property
+    def datasets(self) -> Datasets:
+        """All data sets: `all`, `get`, `delete`, `verify`."""
+        from headrace.app.datasets import Datasets
+
+        return Datasets(self.parts)
 
     def audit(self, prediction_id: str) -> PredictionAudit:
         """Recompute one prediction's features as they were served and compare every bit."""

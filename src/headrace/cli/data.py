@@ -142,7 +142,7 @@ def register(group: click.Group) -> None:
         facts["snapshot"] = _snapshot(rows.as_of)
         lines.append(f"data snapshot {facts['snapshot']}")
         if output is not None:
-            _write_table(rows.to_arrow(), Path(output))
+            write_table(rows.to_arrow(), Path(output))
             facts["file"] = output
             lines.append(f"wrote {output}")
         session.say("\n".join(lines), **facts)
@@ -167,7 +167,7 @@ def register(group: click.Group) -> None:
         facts: dict[str, Any] = {"rows": len(rows), "columns": len(rows.columns), "snapshot": _snapshot(rows.as_of)}
         lines = [f"{len(rows):,} rows x {len(rows.columns)} columns", f"data snapshot {facts['snapshot']}"]
         if output is not None:
-            _write_table(rows.to_arrow(), Path(output))
+            write_table(rows.to_arrow(), Path(output))
             facts["file"] = output
             lines.append(f"wrote {output}")
         session.say("\n".join(lines), **facts)
@@ -245,7 +245,8 @@ def _read_table(file: str) -> Any:
     raise click.UsageError(f"{file}: rows are read from .parquet and .csv files")
 
 
-def _write_table(table: Any, path: Path) -> None:
+def write_table(table: Any, path: Path) -> None:
+    """Write to a Parquet or CSV file; a usage error for any other."""
     if path.suffix == ".csv":
         from pyarrow import csv
 

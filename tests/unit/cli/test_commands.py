@@ -167,6 +167,29 @@ def test_history_writes_a_training_set(loaded: Path, run: Run) -> None:
     assert run("history", "risk", "-o", str(loaded / "train.xls")).exit_code == 2
 
 
+def test_a_data_set_is_made_shown_verified_and_deleted(loaded: Path, run: Run) -> None:
+    until = (now() - timedelta(hours=1)).isoformat()
+    made = answer(run("dataset", "june", "risk", "--until", until, "--negatives", "1", "--seed", "3", "--json"))
+    assert (made["version"], made["query"]["seed"], made["positives"] * 2) == (1, 3, made["rows"])
+    out = loaded / "june.csv"
+    shown = run("dataset", "june", "--verify", "-o", str(out))
+    assert "read again: every bit is equal" in shown.output
+    assert len(out.read_text().splitlines()) == made["rows"] + 1
+    assert [info["name"] for info in answer(run("datasets", "--json"))["datasets"]] == ["june"]
+    assert "june" in run("datasets").output
+    assert run("dataset", "june", "--delete").output == "deleted june version 1\n"
+    assert run("datasets").exit_code == 1
+    assert run("dataset", "june").exit_code == 1
+
+
+def test_a_snapshot_is_written(loaded: Path, run: Run) -> None:
+    out = loaded / "all.parquet"
+    facts = answer(run("snapshot", "order", "-o", str(out), "--json"))
+    assert pq.read_table(out)["user"].to_pylist()[:3] == ["u0", "u1", "u2"]
+    assert facts["rows"] >= 10
+    assert "rows x" in run("snapshot", "spend").output
+
+
 def test_a_model_is_trained_judged_promoted_scored_and_audited(loaded: Path, run: Run) -> None:
     trained = answer(run("train", "risk", "--json"))
     number = str(trained["version"])
