@@ -91,6 +91,24 @@ class PastAsOf(Past):
         return None if rows is None else rows.filter(pc.less(rows[ORDER], self.tables))
 
 
+class PastAt(Past):
+    """What is known below given positions: offsets per raw stream and partition, and of table rows."""
+
+    def __init__(self, parts: Parts, positions: Mapping[str, list[int]], tables: int) -> None:
+        super().__init__(parts.plan, parts.raw, parts.features, parts.offline)
+        self._positions = {name: list(offsets) for name, offsets in positions.items()}
+        self.tables = tables
+
+    def computed(self) -> dict[str, list[int]]:
+        """The given positions."""
+        return dict(self._positions)
+
+    def rows(self, table: TablePlan, since_us: int | None = None, until_us: int | None = None) -> pa.Table | None:
+        """Rows of a table below the given position."""
+        rows = super().rows(table, since_us, until_us)
+        return None if rows is None else rows.filter(pc.less(rows[ORDER], self.tables))
+
+
 def first_arrival(log: EventLog, topic: str, partition: int, at_us: int) -> int:
     """The first offset of a partition whose record arrived at `at_us` or later; its end if there is none."""
     low, high = log.begin(topic, partition), log.end(topic, partition)
@@ -109,7 +127,14 @@ def model_history(
     """The training set of a model: request fields, features, label."""
     past = parts.past if as_of_us is None else PastAsOf(parts.plan, parts, as_of_us)
     now = parts.clock.now_us() if as_of_us is None else as_of_us
-    data = training_set(parts.plan, model, past, until_us=until_us, since_us=since_us, now_us=now)
+    return model_rows(parts.plan, model, past, since_us, until_us, now)
+
+
+def model_rows(
+    plan: ProjectPlan, model: ModelPlan, past: Past, since_us: int | None, until_us: int, now_us: int
+) -> HistoryRows:
+    """The training set of a model, of what `past` knows, at `now_us`."""
+    data = training_set(plan, model, past, until_us=until_us, since_us=since_us, now_us=now_us)
     columns = _columns(data.request, data.block)
     columns[LABEL] = _label(model, data.labels, np.ones(len(data), np.bool_))
     return HistoryRows(columns, as_of=data.as_of, waiting=data.waiting, unlabelled=data.unlabelled)
@@ -151,6 +176,15 @@ def view_history(
     served = None if as_of_us is None else _limited(past, as_of, n)
     block = HistoryReader(view, plan, past).read(request, served)
     return HistoryRows(_columns(request | extra, block), as_of=as_of)
+
+
+def view_rows(plan: ProjectPlan, view: ViewPlan, past: Past, since_us: int | None, until_us: int | None) -> HistoryRows:
+    """A view at the requests of its stream, of what `past` knows."""
+    as_of = past.computed()
+    request = request_columns(view, requests(plan, view, past, since_us, until_us, as_of))
+    n = len(next(iter(request.values())))
+    block = HistoryReader(view, plan, past).read(request, everything_below(as_of, n))
+    return HistoryRows(_columns(request, block), as_of=as_of)
 
 
 def listed_history(

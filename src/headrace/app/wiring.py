@@ -8,8 +8,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from headrace.app.settings import Settings
+from headrace.core.errors import StoreError
 from headrace.core.time import US_PER_SECOND, Clock
-from headrace.features.plan import ModelPlan, ProjectPlan
+from headrace.features.plan import ModelPlan, ProjectPlan, ViewPlan
 
 if TYPE_CHECKING:
     from headrace.catalog.catalog import Catalog
@@ -138,9 +139,19 @@ class Parts:
         )
 
     def ingest(self) -> OnlineIngest:
-        """The worker that writes the online store; the caller holds the lock of that role."""
+        """The worker that writes the online store; the caller holds the lock of that role.
+
+        Raises StoreError if the store has lost what a backfill brought to it.
+        """
+        from headrace.app.backfill import lost_groups
         from headrace.ingestion.materialize import OnlineIngest
 
+        lost = lost_groups(self)
+        if lost:
+            raise StoreError(
+                f"the online store lacks what was computed for group {lost[0]} before it was applied; compute it again "
+                f"with: headrace backfill {' '.join(lost)}"
+            )
         return OnlineIngest(self.plan, self.features, self.online, horizon_us=self.horizon_us)
 
     def archive(self) -> ArchiveWorker:
@@ -161,9 +172,13 @@ class Parts:
 
     def reader(self, view: str) -> OnlineReader:
         """An online reader of a view, for one thread."""
+        return self.view_reader(self.plan.views[view])
+
+    def view_reader(self, view: ViewPlan) -> OnlineReader:
+        """An online reader of a view that is declared or kept, for one thread."""
         from headrace.retrieval.online import OnlineReader
 
-        return OnlineReader(self.plan.views[view], self.plan, self.online, horizon_us=self.horizon_us)
+        return OnlineReader(view, self.plan, self.online, horizon_us=self.horizon_us)
 
     def model(self, name: str) -> ModelPlan:
         """A model's plan; raises NotFound naming the models that there are."""
