@@ -37,9 +37,11 @@ def read_latest(
     t, n = asked.t, len(asked.t)
     rows = None
     if n:
-        # A row that the time to live hides at every t may be left out: those it replaced are hidden as well.
-        since = None if table.ttl_us is None else int(t.min()) - table.ttl_us
-        rows = past.rows(table, since, None if table.schema.time_field is None else int(t.max()))
+        # Rows without an event time are always true. Of others one that the time to live hides at every t may be left
+        # out: those it replaced are hidden as well.
+        timed = table.schema.time_field is not None
+        since = int(t.min()) - table.ttl_us if timed and table.ttl_us is not None else None
+        rows = past.rows(table, since, int(t.max()) if timed else None)
     if rows is None or not rows.num_rows:
         valid[:] = False
         words[:] = 0
