@@ -231,3 +231,15 @@ def test_history_derives_again_of_what_came_late(tmp_path: Path, clock: Simulate
         assert project.online("transfer", asked)[names.Disputes.n] == 0
         assert project.history("transfer", [asked])["disputes__n"] == [1]
         assert project.history("transfer", [asked], as_of=NOON + minutes(3 + late_by))["disputes__n"] == [0]
+
+
+def test_the_clock_of_a_derived_stream_is_that_of_its_source(tmp_path: Path, clock: SimulatedClock) -> None:
+    names = Names()
+    with opened(tmp_path, names, clock) as project:
+        clock.advance_to(to_us(NOON))
+        # An event ahead of its arrival moves no clock past the arrival, so what is now can still be read.
+        project.publish("transfer", [transfer("ahead", NOON + minutes(50)), transfer("a", NOON - minutes(1))])
+        row = project.online("transfer", transfer("x", NOON))
+        assert row[names.Spend.n] == 1
+        topics = list(project.parts.plan.derived)
+        assert row.position.clock_us[topics[0]] == row.position.clock_us["transfer"] == to_us(NOON)
