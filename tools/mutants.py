@@ -24,6 +24,8 @@ PARTS = ("src", "tests", "examples", "docs", "tools", "pyproject.toml", "README.
 WINDOWS = ("tests/unit/retrieval", "tests/properties")
 VERDICTS = ("tests/unit/engines", "tests/unit/ingestion", "tests/properties")
 TILES = ("tests/properties/test_tiles.py",)
+DERIVED = ("tests/unit/testing/test_given_derived.py", "tests/recovery/test_derive_kill.py")
+DERIVER = "derivation/deriver.py"
 KERNEL, EXACT = "aggregations/kernel.py", "aggregations/exact.py"
 
 
@@ -135,6 +137,28 @@ MUTANTS = (
         "if i8[times + row] < t and i8[available + row] < t", "if i8[times + row] < t",
     ),
     Mutant("tables: the edge of the ttl", "aggregations/reads.py", "time < t - ttl", "time <= t - ttl"),
+    Mutant(
+        "derive: an event does not wait for what arrived before it", DERIVER,
+        "limit_us = self._frontier_us()", "limit_us = MAX_US", DERIVED,
+    ),
+    Mutant(
+        "derive: what the condition leaves out counts", DERIVER, "codes[at[~belongs]] = OUTSIDE", "pass", DERIVED,
+    ),
+    Mutant(
+        "derive: a duplicate of the source counts", DERIVER,
+        "for offset, code in exceptions.items():", "for offset, code in ():", DERIVED,
+    ),
+    Mutant(
+        "derive: as served is derived again", "retrieval/history.py",
+        "return ServedAt(streams, np.full(n, -1, np.int64), None if logged else positions)",
+        "return ServedAt(streams, np.full(n, -1, np.int64), positions)",
+        (*DERIVED, "tests/unit/app/test_derived.py"),
+    ),
+    Mutant(
+        "derive: the clock of a derived stream is that of its events alone", "engines/stream/verdicts.py",
+        "np.where(codes == DEAD, NULL_US, np.minimum(times, arrivals))", "np.where(codes == DEAD, NULL_US, times)",
+        ("tests/unit/app/test_derived.py",),
+    ),
     Mutant(
         "labels: a row trains before its wait has passed", "training/dataset.py",
         "done = t + model.label.wait_us <= now_us", "done = t <= now_us", ("tests/unit/training", "tests/unit/app"),

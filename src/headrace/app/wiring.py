@@ -136,6 +136,7 @@ class Parts:
             state=lambda: self.derivation,
             past=lambda: self.past,
             horizon_us=self.horizon_us,
+            partitions=self.settings.partitions,
         )
 
     def ingest(self) -> OnlineIngest:

@@ -231,3 +231,42 @@ def test_history_derives_again_of_what_came_late(tmp_path: Path, clock: Simulate
         assert project.online("transfer", asked)[names.Disputes.n] == 0
         assert project.history("transfer", [asked])["disputes__n"] == [1]
         assert project.history("transfer", [asked], as_of=NOON + minutes(3 + late_by))["disputes__n"] == [0]
+
+
+def test_the_clock_of_a_derived_stream_is_that_of_its_source(tmp_path: Path, clock: SimulatedClock) -> None:
+    names = Names()
+    with opened(tmp_path, names, clock) as project:
+        clock.advance_to(to_us(NOON))
+        # An event ahead of its arrival moves no clock past the arrival, so what is now can still be read.
+        project.publish("transfer", [transfer("ahead", NOON + minutes(50)), transfer("a", NOON - minutes(1))])
+        row = project.online("transfer", transfer("x", NOON))
+        assert row[names.Spend.n] == 1
+        topics = list(project.parts.plan.derived)
+        assert row.position.clock_us[topics[0]] == row.position.clock_us["transfer"] == to_us(NOON)
+
+
+def test_streams_of_several_partitions(tmp_path: Path, clock: SimulatedClock) -> None:
+    names = Names()
+    with Project.open(tmp_path, clock=clock, definitions=names.all, partitions=3) as project:
+        project.put("fx", [rate(NOON - timedelta(days=51), 2.0)])
+        for number in range(12):
+            clock.advance_to(to_us(NOON + minutes(number)))
+            at = NOON + minutes(number - 1)
+            rows = [transfer(f"t{number}.{i}", at - minutes(i), float(i), shop=i % 2) for i in range(5)]
+            project.publish("transfer", [*rows, rows[1]])
+            if number:
+                disputed = [f"t{number - 1}.{i}" for i in range(1, 5)]
+                project.publish("chargeback", [{"transfer": t, "fraud": True, "at": at.isoformat()} for t in disputed])
+    clock.advance_to(to_us(NOON + minutes(30)))
+    with Project.open(tmp_path, clock=clock, definitions=names.all, partitions=3) as project:
+        topics = project.parts.raw.topics()
+        assert {topics[topic] for topic in project.parts.plan.derived} == {topics["transfer"]} == {3}
+        row = project.get(names.Spend, sender="ann", at=NOON + minutes(12))
+        assert (row.n, row.total) == (12 * 4, 12 * 2.0 * (1 + 2 + 3 + 4))
+        assert [project.get(names.Disputes, shop=shop, at=NOON + minutes(12)).n for shop in (0, 1)] == [22, 22]
+        asked = [{**transfer("x", NOON + minutes(12)), "shop": shop} for shop in (0, 1)]
+        for as_of in (None, NOON + minutes(20)):
+            rows = project.history("transfer", asked, as_of=as_of)
+            assert (rows["disputes__n"], rows["spend__n"]) == ([22, 22], [48, 48])
+        (stream,) = [stream for stream in project.status().streams if stream.name == "paid"]
+        assert (stream.events, stream.uncomputed) == (12 * 6, 0)
