@@ -64,6 +64,7 @@ class Parts:
     def derivation(self) -> OnlineStore:
         """The store of what derived streams look up, fed from the feature log; whoever opens it holds the lock of
         compute. Stores of former definitions are deleted."""
+        from headrace.app.backfill import fill_lookups
         from headrace.derivation.worker import state_name
         from headrace.stores.online.lmdb import LmdbOnlineStore
 
@@ -73,6 +74,7 @@ class Parts:
                 shutil.rmtree(other)
         store = LmdbOnlineStore(folder / name, sync=False)
         self._opened.append(store)
+        fill_lookups(self, store)
         return store
 
     @cached_property
