@@ -218,6 +218,7 @@ class ViewPlan:
     owner: str = ""
     doc: str = ""
     where: str | None = None
+    tags: tuple[str, ...] = ()
 
     @property
     def visible(self) -> tuple[ViewColumn, ...]:
@@ -315,6 +316,7 @@ class ModelPlan:
     promote: PromotionPlan | None
     owner: str = ""
     doc: str = ""
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
