@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
+
 from headrace.retrieval.past import WRITER
 from headrace.retrieval.predictions import TIME, read_predictions
 from headrace.retrieval.stored import beside_ints
@@ -34,13 +36,17 @@ class PredictionArchive:
         """Archive the next predictions of each model; returns how many there were."""
         done = 0
         for name, start in self._at.items():
-            view = self._parts.plan.views[self._parts.plan.models[name].view]
-            batch, end = read_predictions(self._parts.internal, name, view, start, _AT_ONCE)
-            if len(batch):
+            pieces, end = [], start
+            for view in self._parts.plan.views_of(name):
+                batch, end = read_predictions(self._parts.internal, name, view, start, _AT_ONCE)
+                if len(batch):
+                    pieces.append(batch.to_arrow())
+                    done += len(batch)
+            if pieces:
                 table, offline = predictions_table(name), self._parts.offline
-                rows = beside_ints(batch.to_arrow(), offline.columns(table))
+                held = offline.columns(table)
+                rows = pa.concat_tables([beside_ints(piece, held) for piece in pieces], promote_options="permissive")
                 offline.append(table, rows, time_column=TIME, writer=WRITER, number=end)
             self._at[name] = end
-            done += len(batch)
         self.archived += done
         return done

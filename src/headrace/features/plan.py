@@ -358,6 +358,11 @@ class ProjectPlan:
         found = {group.version: group for group in (*self.kept_groups.values(), *self.groups.values())}
         return tuple(found.values())
 
+    def views_of(self, model: str) -> tuple[ViewPlan, ...]:
+        """The view that a model is declared with, then the versions of it that are kept."""
+        view = self.views[self.models[model].view]
+        return (view, *(kept for kept in self.kept_views.values() if kept.name == view.name))
+
     def group(self, name: str) -> GroupPlan:
         """A group that is declared or kept."""
         return self.groups[name] if name in self.groups else self.kept_groups[name]

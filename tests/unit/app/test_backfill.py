@@ -12,7 +12,7 @@ import pytest
 from headrace.app import backfill
 from headrace.app.locks import FolderLock
 from headrace.app.project import Project
-from headrace.core.errors import Busy, NotFound, PlanError, StoreError
+from headrace.core.errors import Busy, NotFound, PlanError, SchemaError, StoreError
 from headrace.core.time import SimulatedClock
 from headrace.ingestion.backfill import read_state
 from headrace.stores.online.lmdb import LmdbOnlineStore
@@ -177,3 +177,61 @@ def test_two_models_on_one_group_compute_it_once(shop: Project, clock: Simulated
             patched.setattr(engine, "_delta", counted)
             new.publish("order", orders(5, NOON, start=30, users=3))
         assert computed == ["spend"]
+
+
+def test_the_plan_says_how_much_is_read_and_about_how_long_that_takes(shop: Project, edited: Edit) -> None:
+    with edited() as new:
+        plan = new.plan()
+        assert (plan.backfills, plan.events, plan.seconds) == (("spend",), 30, None)
+        assert "backfill: 30 events" in str(plan)
+        new.parts.catalog.set_setting("backfill.events_per_s", 0.25)
+        plan = new.plan()
+        assert plan.seconds == 120
+        assert str(plan).endswith("backfill: 30 events, about 2 min")
+        new.backfill()
+        assert new.plan().events == 0
+
+
+def test_a_feature_is_previewed_before_anything_is_applied(shop: Project, edited: Edit) -> None:
+    with edited() as new:
+        archive = shop.parts.archive()
+        while archive.step():
+            pass
+        shop.publish("order", orders(3, NOON - timedelta(seconds=1), start=30, users=3, step_s=0.1))
+        spine = [{"user": f"u{i}", "at": NOON} for i in range(3)]
+        before = new.history(["spend"], spine).to_arrow()
+        assert before["spend__top"].to_pylist() == [60.0, 60.0, 60.0]
+        assert new.plan()
+        new.apply()
+        assert new.history(["spend"], spine).to_arrow().equals(before)
+        assert [new.get("spend", user=f"u{i}", at=NOON).n["7d"] for i in range(3)] == before["spend__n_7d"].to_pylist()
+
+
+def test_a_table_with_a_query_is_filled_from_a_time_on(shop: Project) -> None:
+    folder = shop.settings.folder
+    features = folder / "features.py"
+    features.write_text(
+        features.read_text()
+        + '''
+
+class City(hr.Table, source=hr.SQL("select user, city, moved as at from cities"), delay="1h"):
+    """Where a user lives."""
+
+    user: hr.Field[str] = hr.key(User)
+    city: hr.Field[str]
+    at: hr.Field[datetime] = hr.event_time()
+'''
+    )
+    (folder / "cities.csv").write_text(
+        "user,city,moved\nu1,Ulm,2026-01-01T00:00:00Z\nu1,Bonn,2026-04-01T00:00:00Z\nu2,Kiel,2026-02-01T00:00:00Z\n"
+    )
+    (folder / "headrace.toml").write_text('sync = false\n[sources]\ncities = "cities.csv"\n')
+    with Project.open(folder, clock=shop.clock) as project:
+        report = project.backfill("city", since="2026-01-15")
+        assert (report.names, report.events) == (("city",), 2)
+        # Available from its own time and the delay on, not from when it was written.
+        times = ["2026-04-01T00:30:00Z", "2026-04-01T01:30:00Z"]
+        rows = project.history(["city"], [{"user": "u1", "at": t} for t in times])
+        assert rows["city__city"] == [None, "Bonn"]
+        with pytest.raises(SchemaError, match="one table at a time"):
+            project.backfill(["city", "spend"])

@@ -72,6 +72,14 @@ def test_the_champion_answers_with_the_features_it_was_trained_on(folder: Path, 
     assert answer.features["spend__n_1h"] == 10
     found = edited.audit(answer.id)
     assert (found.equal, found.audit.checked) == (True, len(answer.features))
+    assert model.audit().checked == len(answer.features)
+    from headrace.app.archives import PredictionArchive, predictions_table
+
+    archive = PredictionArchive(edited.parts)
+    while archive.step():
+        pass
+    archived = edited.parts.offline.scan(predictions_table("risk"))
+    assert archived["f.spend__n_7d"].to_pylist() == [answer.features["spend__n_7d"]]
     # The definitions of now are there beside it.
     assert edited.online("order", ASKED)["spend__n_2h"] == 10
     last = edited.parts.features.last(WINDOWS, 0)
