@@ -180,7 +180,11 @@ def models_of(parts: Parts, record: DefinitionRecord) -> list[str]:
         source, _, feature = name.partition(".")
         if here or _uses(view, source, feature) or any(_uses(view, group, "") for group in groups):
             champion = parts.registry.alias(model.name, CHAMPION)
-            found.append(model.name if champion is None else f"{model.name} (version {champion})")
+            told = ""
+            if champion is not None:
+                former = parts.registry.get(model.name, champion).info.view_version != view.version
+                told = f" (version {champion}{', on features of a former version' if former else ''})"
+            found.append(model.name + told)
     return found
 
 

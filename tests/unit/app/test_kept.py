@@ -80,6 +80,7 @@ def test_the_champion_answers_with_the_features_it_was_trained_on(folder: Path, 
         pass
     archived = edited.parts.offline.scan(predictions_table("risk"))
     assert archived["f.spend__n_7d"].to_pylist() == [answer.features["spend__n_7d"]]
+    assert edited.describe("spend.n_8d").models == ["risk (version 1, on features of a former version)"]
     # The definitions of now are there beside it.
     assert edited.online("order", ASKED)["spend__n_2h"] == 10
     last = edited.parts.features.last(WINDOWS, 0)
