@@ -1,4 +1,4 @@
-"""`headrace up` with streams that look something up: compute is killed while it derives, and every answer is audited."""
+"""`headrace up` with streams that look something up: compute is killed while it derives, every answer is audited."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.e2e.shop import FEATURES, now, orders, outcomes, write_shop
 from tests.e2e.test_up import LAYERS, Up, eventually
 
 pytestmark = pytest.mark.slow
-DERIVED = '''
+DERIVED = """
 class Discount(hr.Table):
     user: hr.Field[str] = hr.key(User)
     share: hr.Field[float]
@@ -47,7 +47,7 @@ class Lost(hr.FeatureGroup, key=Gone.order):
 
 
 view = hr.FeatureView("order", request=Order, features=[Spend, NetSpend, Now, Order.amount])
-'''
+"""
 
 
 @pytest.fixture

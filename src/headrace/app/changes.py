@@ -315,6 +315,7 @@ def _derived(derived: DerivedPlan, plan: ProjectPlan) -> DefinitionRecord:
 def _group(group: GroupPlan, stream: str) -> DefinitionRecord:
     body = {
         "stream": stream,
+        "topic": group.stream,
         "key": [part.name for part in group.key],
         "entities": [part.entity for part in group.key],
         "features": list(group.order),
