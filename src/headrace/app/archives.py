@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from headrace.retrieval.past import WRITER
-from headrace.retrieval.predictions import TIME, read_predictions
+from headrace.retrieval.predictions import TIME, read_predictions_of
 from headrace.retrieval.stored import beside_ints
 
 if TYPE_CHECKING:
@@ -36,12 +36,10 @@ class PredictionArchive:
         """Archive the next predictions of each model; returns how many there were."""
         done = 0
         for name, start in self._at.items():
-            pieces, end = [], start
-            for view in self._parts.plan.views_of(name):
-                batch, end = read_predictions(self._parts.internal, name, view, start, _AT_ONCE)
-                if len(batch):
-                    pieces.append(batch.to_arrow())
-                    done += len(batch)
+            views = self._parts.plan.views_of(name)
+            batches, end = read_predictions_of(self._parts.internal, name, views, start, _AT_ONCE)
+            pieces = [batch.to_arrow() for batch in batches if len(batch)]
+            done += sum(map(len, batches))
             if pieces:
                 table, offline = predictions_table(name), self._parts.offline
                 held = offline.columns(table)
