@@ -82,7 +82,7 @@ def prepare(
 
 
 def publish(parts: Parts, names: Sequence[str], dropped: Mapping[str, str], change: Callable[[], object]) -> None:
-    """Complete the groups, note where versions that are `dropped` stand (each with its stream), and `change` the
+    """Complete the groups, note where versions that are `dropped` stand (each with its topic), and `change` the
     definitions; all while nothing runs. The plan of `parts` holds all that is computed afterwards.
 
     Raises Busy if compute or ingestion runs, StoreError if a group would be published behind what is served.
