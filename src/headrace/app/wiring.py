@@ -108,12 +108,17 @@ class Parts:
         """Archive and log tail as one."""
         from headrace.retrieval.past import Past
 
-        return Past(self.plan, self.raw, self.features, self.offline)
+        return Past(self.plan, self.raw, self.features, self.offline, memory_bytes=self.memory_bytes)
 
     def has_events(self, stream: str) -> bool:
         """True if anything was ever published to the stream."""
         partitions = self.raw.topics().get(stream, 0)
         return any(self.raw.end(stream, partition) > 0 for partition in range(partitions))
+
+    @property
+    def memory_bytes(self) -> int:
+        """How much of one stream or table history holds in memory at a time."""
+        return self.settings.history_mb * 2**20
 
     @property
     def horizon_us(self) -> int:
