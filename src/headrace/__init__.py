@@ -28,6 +28,7 @@ from headrace.features.aggregate import (
     var,
 )
 from headrace.features.column import Family
+from headrace.features.decay import decayed_count, decayed_mean, decayed_sum, ratio
 from headrace.features.entity import Entity
 from headrace.features.event import Event
 from headrace.features.expr import Expr
@@ -83,6 +84,9 @@ __all__ = [
     "approx_n_unique",
     "connect",
     "count",
+    "decayed_count",
+    "decayed_mean",
+    "decayed_sum",
     "event_time",
     "field",
     "first",
@@ -94,6 +98,7 @@ __all__ = [
     "n_unique",
     "quantile",
     "rate",
+    "ratio",
     "share",
     "skewness",
     "std",

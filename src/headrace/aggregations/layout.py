@@ -9,10 +9,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from headrace.aggregations import decayed
 from headrace.aggregations import kernel as k
 from headrace.aggregations import lanes as ln
 from headrace.aggregations import window_rows as wr
 from headrace.aggregations.exact import WORK_WORDS
+from headrace.aggregations.limits import DISTINCT_CAP
 from headrace.core.columns import BoolArray, IntArray
 from headrace.core.schema import DType
 from headrace.core.time import NULL_US, US_PER_DAY
@@ -36,6 +38,10 @@ _CODES: dict[str, tuple[int, int]] = {
     "quantile": (wr.QUANTILE, 0),
     "skewness": (wr.SKEWNESS, 0),
     "n_unique": (wr.N_UNIQUE, 0),
+    "approx_n_unique": (wr.APPROX_N_UNIQUE, 0),
+    "decayed_sum": (decayed.DECAYED_SUM, 0),
+    "decayed_count": (decayed.DECAYED_COUNT, 0),
+    "decayed_mean": (decayed.DECAYED_MEAN, 0),
 }
 
 
@@ -194,13 +200,17 @@ def _window(spec: _Aggregate) -> tuple[int, int, int]:
 
 
 def _param(spec: _Aggregate) -> int:
-    """The feature's number for the kernel: degrees of freedom, a unit in µs, or a share in QUANTILE_STEPS."""
+    """The feature's number for the kernel: degrees of freedom, a cap, µs of a unit or half-life, or QUANTILE_STEPS."""
     params = dict(spec.params)
     if spec.kind == "rate":
         return int(params["unit_us"])
     if spec.kind == "quantile":
         # The decimal as it was written, not the float64 nearest to it.
         return int(Decimal(str(params["q"])) * wr.QUANTILE_STEPS)
+    if spec.kind == "n_unique":
+        return int(params.get("cap", DISTINCT_CAP))
+    if "halflife_us" in params:
+        return int(params["halflife_us"])
     return int(params.get("ddof", 1))
 
 

@@ -14,15 +14,16 @@ from headrace.features.event import event_definition, schema_of
 from headrace.features.expr import Expr
 from headrace.features.group import GroupDefinition
 from headrace.features.lower import NOT_YET, dtype_of, lower, lower_conditions, lower_event
-from headrace.features.nodes import ColumnRef, Node
+from headrace.features.nodes import Call, ColumnRef, Node
 from headrace.features.plan import AggregateSpec, DerivedSpec, GroupPlan, InputSpec, KeyPart
 from headrace.features.site import Problems
 from headrace.features.version import digest, node_content
 
-_NOT_COMPUTED = frozenset({"approx_n_unique", "most_frequent"})
-_ONLY_WINDOWS = frozenset({"quantile", "skewness", "n_unique"})
+_NOT_COMPUTED = frozenset({"most_frequent"})
+_ONLY_WINDOWS = frozenset({"quantile", "skewness", "n_unique", "approx_n_unique"})
 """What is computed from the rows of a window: it has no state that older events could be folded into."""
 _INPUTS = frozenset({DType.INT, DType.FLOAT, DType.BOOL, DType.TIMESTAMP, DType.DURATION})
+_HASHED = frozenset({DType.STRING})
 
 
 class _Inputs:
@@ -32,13 +33,16 @@ class _Inputs:
         self.specs: list[InputSpec] = []
         self._index: dict[Node, int] = {}
 
-    def add(self, expr: Expr[Any] | None) -> int | None:
+    def add(self, expr: Expr[Any] | None, *, hashed: bool = False) -> int | None:
+        """The input that holds the expression, or the hashes of its texts."""
         if expr is None:
             return None
-        node = lower_event(expr)
+        node, dtype = lower_event(expr), dtype_of(expr)
+        if hashed and dtype is DType.STRING:
+            node, dtype = Call("xxh64", (node,), DType.INT), DType.INT
         index = self._index.setdefault(node, len(self.specs))
         if index == len(self.specs):
-            self.specs.append(InputSpec(node, dtype_of(expr)))
+            self.specs.append(InputSpec(node, dtype))
         return index
 
 
@@ -105,12 +109,13 @@ def _aggregate(
 ) -> AggregateSpec:
     if expr.kind in _NOT_COMPUTED:
         raise PlanError(f"hr.{expr.kind} is {NOT_YET}")
-    if expr.input is not None and expr.input.dtype not in _INPUTS:
+    hashed = expr.kind == "approx_n_unique"
+    if expr.input is not None and expr.input.dtype not in _INPUTS and not (hashed and expr.input.dtype in _HASHED):
         raise PlanError(f"hr.{expr.kind} of {dtype_of(expr.input).value} columns is {NOT_YET}")
     window = definition.windows[name]
     if window.window_us is None and expr.kind in _ONLY_WINDOWS:
         raise PlanError(f'hr.{expr.kind} over the whole lifetime is {NOT_YET}; give it a window, such as window="30d"')
-    column, where = inputs.add(expr.input), inputs.add(expr.where)
+    column, where = inputs.add(expr.input, hashed=hashed), inputs.add(expr.where)
     nodes = [None if index is None else node_content(inputs.specs[index].node, names) for index in (column, where)]
     params = tuple(sorted(expr.params.items()))
     version = digest([*content, expr.kind, nodes, window.window_us, window.hop_us, window.delay_us, list(params)])

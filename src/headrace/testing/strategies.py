@@ -48,6 +48,10 @@ FIRST_KINDS = (
     "quantile",
     "skewness",
     "n_unique",
+    "approx_n_unique",
+    "decayed_sum",
+    "decayed_count",
+    "decayed_mean",
 )
 """Aggregations that `group_plans` draws unless told otherwise."""
 
@@ -265,6 +269,7 @@ _INPUTS: tuple[tuple[Node, DType], ...] = (
         DType.FLOAT,
     ),
     (Call("gt", (ColumnRef("amount", DType.FLOAT), Literal(0.5, DType.FLOAT)), DType.BOOL), DType.BOOL),
+    (Call("xxh64", (ColumnRef("user", DType.STRING),), DType.INT), DType.INT),
 )
 _CONDITIONS: tuple[Node, ...] = (
     ColumnRef("flag", DType.BOOL),
@@ -288,8 +293,12 @@ _KEYS = (
 )
 _TAKES: dict[str, frozenset[DType]] = {
     **dict.fromkeys(("sum", "mean", "var", "std", "rate", "quantile", "skewness"), frozenset({DType.INT, DType.FLOAT})),
+    **dict.fromkeys(("decayed_sum", "decayed_mean"), frozenset({DType.INT, DType.FLOAT})),
     **dict.fromkeys(("min", "max"), frozenset({DType.INT, DType.FLOAT, DType.TIMESTAMP})),
-    **dict.fromkeys(("first", "last", "n_unique"), frozenset({DType.INT, DType.FLOAT, DType.BOOL, DType.TIMESTAMP})),
+    **dict.fromkeys(
+        ("first", "last", "n_unique", "approx_n_unique"),
+        frozenset({DType.INT, DType.FLOAT, DType.BOOL, DType.TIMESTAMP}),
+    ),
     **dict.fromkeys(("share", "any", "all"), frozenset({DType.BOOL})),
 }
 _GIVES = {
@@ -306,14 +315,17 @@ _GIVES = {
     "quantile": DType.FLOAT,
     "skewness": DType.FLOAT,
     "n_unique": DType.INT,
+    "approx_n_unique": DType.INT,
+    **dict.fromkeys(("decayed_sum", "decayed_count", "decayed_mean"), DType.FLOAT),
 }
-_WITH_WINDOW = ("rate", "quantile", "skewness", "n_unique")
+_WITH_WINDOW = ("rate", "quantile", "skewness", "n_unique", "approx_n_unique")
 _PARAMS: dict[str, st.SearchStrategy[tuple[tuple[str, Any], ...]]] = {
     **dict.fromkeys(("var", "std"), st.sampled_from(((("ddof", 0),), (("ddof", 1),)))),
     # Powers of ten, a prime, and one that no sum times it fits an int64.
     "rate": st.sampled_from((1, US_PER_SECOND, US_PER_HOUR, 1_000_003, 36_525 * US_PER_DAY)).map(
         lambda unit_us: (("unit_us", unit_us),)
     ),
+    "n_unique": st.sampled_from(((), (("cap", 1),), (("cap", 2),))),
     "quantile": st.sampled_from((0.0, 0.1, 0.3, 0.5, 0.95, 1.0, 1e-9)).map(lambda q: (("q", q),)),
 }
 
@@ -353,7 +365,12 @@ def _aggregates(draw: st.DrawFn, name: str, kind: str, resolution_us: int) -> Ag
     condition = draw(st.sampled_from((None,) * 8 + tuple(range(len(_CONDITIONS)))))
     if kind == "rate" and draw(st.booleans()):
         source = None
+    params = draw(_PARAMS[kind]) if kind in _PARAMS else ()
     window, hop = draw(_windows(resolution_us, lifetime=kind not in _WITH_WINDOW))
+    if kind.startswith("decayed"):
+        # The hop is the half-life, and the window not more than 64 of them.
+        hop = draw(st.sampled_from([unit for unit in (1, *_UNITS_US, 3_000_000) if unit % resolution_us == 0]))
+        window, params = hop * draw(st.sampled_from((1, 2, 10, 64, 64))), (("halflife_us", hop),)
     dtype = _GIVES.get(kind) or (_INPUTS[source][1] if source is not None else DType.INT)
     return AggregateSpec(
         name=name,
@@ -364,7 +381,7 @@ def _aggregates(draw: st.DrawFn, name: str, kind: str, resolution_us: int) -> Ag
         hop_us=hop,
         delay_us=draw(st.sampled_from(_DELAYS_US)),
         dtype=dtype,
-        params=draw(_PARAMS[kind]) if kind in _PARAMS else (),
+        params=params,
     )
 
 

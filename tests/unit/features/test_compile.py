@@ -110,6 +110,51 @@ def test_units_and_shares_are_part_of_a_version() -> None:
     assert len({spec.version for spec in (hourly, daily, low, high)}) == 4
 
 
+def test_options_of_aggregations_are_part_of_a_version_unless_they_are_the_default() -> None:
+    plain, same = only("x = hr.var(Transfer.amount)"), only("x = hr.var(Transfer.amount, population=False)")
+    assert plain == same
+    assert plain.params == ()
+    assert only("x = hr.std(Transfer.amount, population=True)").params == (("ddof", 0),)
+    assert only('x = hr.n_unique(Transfer.count, window="1d", cap=1000)').params == ()
+    assert only('x = hr.n_unique(Transfer.count, window="1d", cap=5)').params == (("cap", 5),)
+
+
+def test_a_decayed_aggregation_looks_64_half_lives_back_in_steps_of_one() -> None:
+    plan = group(
+        'x = hr.decayed_sum(Transfer.amount, halflife=["90m", "1d"])\ny = hr.decayed_count(halflife="1h", window="2h")'
+    )
+    assert [(spec.name, spec.window_us, spec.hop_us, spec.params) for spec in plan.aggregates] == [
+        ("x_90m", 96 * US_PER_HOUR, 90 * US_PER_MINUTE, (("halflife_us", 90 * US_PER_MINUTE),)),
+        ("x_1d", 64 * US_PER_DAY, US_PER_DAY, (("halflife_us", US_PER_DAY),)),
+        ("y", 2 * US_PER_HOUR, US_PER_HOUR, (("halflife_us", US_PER_HOUR),)),
+    ]
+    assert {spec.dtype for spec in plan.aggregates} == {DType.FLOAT}
+
+
+def test_a_ratio_is_the_quotient_of_finished_values() -> None:
+    plan = group(
+        'n = hr.count(window=["1h", "1d"])\nbig = hr.count(window=["1h", "1d"], where=Transfer.amount > 100)\n'
+        "share = hr.ratio(big, n)\nlast = hr.ratio(n['1h'], big['1d'])"
+    )
+    int_ = DType.INT
+    assert {spec.name: spec.node for spec in plan.derived} == {
+        "share_1h": Call("div", (ColumnRef("big_1h", int_), ColumnRef("n_1h", int_)), DType.FLOAT),
+        "share_1d": Call("div", (ColumnRef("big_1d", int_), ColumnRef("n_1d", int_)), DType.FLOAT),
+        "last": Call("div", (ColumnRef("n_1h", int_), ColumnRef("big_1d", int_)), DType.FLOAT),
+    }
+
+
+def test_an_approximate_count_of_texts_reads_their_hashes() -> None:
+    plan = group(
+        'x = hr.approx_n_unique(Transfer.channel, window="1d")\ny = hr.approx_n_unique(Transfer.count, window="1d")'
+    )
+    channel = ColumnRef("channel", DType.STRING)
+    assert [(spec.node, spec.dtype) for spec in plan.inputs] == [
+        (Call("xxh64", (channel,), DType.INT), DType.INT),
+        (ColumnRef("count", DType.INT), DType.INT),
+    ]
+
+
 def test_inputs_are_shared_and_named_locally() -> None:
     plan = group(
         'n = hr.count(window=["1h", "1d"], where=Transfer.amount > 100)\n'

@@ -14,6 +14,7 @@ from typing import Any
 from headrace.core.schema import DType
 from headrace.features.plan import AggregateSpec
 from headrace.testing.oracle.rounding import least_first, to_float64, to_int64
+from headrace.testing.oracle.sketch import canonical, estimate
 
 _CAP = 1_000
 
@@ -193,6 +194,7 @@ _KINDS: dict[str, Callable[[_Window], Any]] = {
     "first_n": lambda window: window.values[: window.param("n")],
     "last_n": lambda window: window.values[-window.param("n") :],
     "n_unique": _n_unique,
+    "approx_n_unique": lambda window: estimate(canonical(value) for value in window.values),
     "histogram": _histogram,
     "top_k": _top_k,
     "most_frequent": _most_frequent,
