@@ -27,6 +27,7 @@ from headrace.features.aggregate import (
     time_since_last,
     var,
 )
+from headrace.features.collect import first_n, histogram, last_n, top_k
 from headrace.features.column import Family
 from headrace.features.decay import decayed_count, decayed_mean, decayed_sum, ratio
 from headrace.features.entity import Entity
@@ -90,9 +91,12 @@ __all__ = [
     "event_time",
     "field",
     "first",
+    "first_n",
     "function",
+    "histogram",
     "key",
     "last",
+    "last_n",
     "mean",
     "most_frequent",
     "n_unique",
@@ -104,6 +108,7 @@ __all__ = [
     "std",
     "time_since_first",
     "time_since_last",
+    "top_k",
     "var",
 ]
 

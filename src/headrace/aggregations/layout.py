@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from headrace.aggregations import decayed
+from headrace.aggregations import decayed, nested
 from headrace.aggregations import kernel as k
 from headrace.aggregations import lanes as ln
 from headrace.aggregations import window_rows as wr
@@ -39,9 +39,23 @@ _CODES: dict[str, tuple[int, int]] = {
     "skewness": (wr.SKEWNESS, 0),
     "n_unique": (wr.N_UNIQUE, 0),
     "approx_n_unique": (wr.APPROX_N_UNIQUE, 0),
+    "most_frequent": (wr.MOST_FREQUENT, 0),
     "decayed_sum": (decayed.DECAYED_SUM, 0),
     "decayed_count": (decayed.DECAYED_COUNT, 0),
     "decayed_mean": (decayed.DECAYED_MEAN, 0),
+}
+_NESTED = {
+    "first_n": nested.FIRST_N,
+    "last_n": nested.LAST_N,
+    "histogram": nested.HISTOGRAM,
+    "top_k": nested.TOP_K,
+}
+_BY = {
+    "count": nested.BY_COUNT,
+    "sum": nested.BY_SUM,
+    "mean": nested.BY_MEAN,
+    "min": nested.BY_MIN,
+    "max": nested.BY_MAX,
 }
 
 
@@ -71,6 +85,8 @@ class _Aggregate(Protocol):
     def dtype(self) -> DType: ...
     @property
     def params(self) -> tuple[tuple[str, Any], ...]: ...
+    @property
+    def by(self) -> int | None: ...
 
 
 class _Group(Protocol):
@@ -94,7 +110,8 @@ class GroupLayout:
         ordered: ties of event time decide values, so records keep ids and offsets.
         lifetime: some feature has no window.
         needed: per lane what lifetime features need of rows older than the cut.
-        rows: some feature is read by `window_rows.read_rows`.
+        rows: some feature is read from the rows of its window, one by one.
+        nested: the table of `nested.read_nested`, with `nested_names` and `nested_dtypes` beside it.
     """
 
     columns: tuple[tuple[int, bool], ...]
@@ -110,6 +127,9 @@ class GroupLayout:
     lifetime: bool
     needed: IntArray
     rows: bool
+    nested: IntArray
+    nested_names: tuple[str, ...]
+    nested_dtypes: tuple[DType, ...]
 
     @cached_property
     def cut_step_us(self) -> int:
@@ -126,6 +146,17 @@ class GroupLayout:
         """Number of physical columns."""
         return len(self.columns)
 
+    @cached_property
+    def objects(self) -> tuple[str, ...]:
+        """Names of features that are no 8-byte words: lists and maps, then texts (whose slots hold their numbers)."""
+        texts = [n for n, dtype in zip(self.names, self.dtypes, strict=True) if dtype is DType.STRING]
+        return (*self.nested_names, *texts)
+
+    @cached_property
+    def row_words(self) -> int:
+        """Words of a row: its time, its columns, its offset and partition."""
+        return 1 + self.width + 2 * self.ordered
+
 
 def layout_of(group: _Group) -> GroupLayout:
     """Lay out a group; equal plans give equal layouts."""
@@ -137,15 +168,17 @@ def layout_of(group: _Group) -> GroupLayout:
         if spec.dtype is DType.INT:
             columns.append((index, True))
     windows = sorted({_window(a) for a in group.aggregates})
+    listed = [a for a in group.aggregates if _is_nested(a)]
+    plain = [a for a in group.aggregates if not _is_nested(a)]
     lane_ids: dict[tuple[int, int], int] = {}
-    for a in group.aggregates:
+    for a in plain:
         lane_ids.setdefault((-1 if a.input is None else a.input, -1 if a.where is None else a.where), len(lane_ids))
     lanes = np.full((len(lane_ids), 6), -1, np.int64)
     needed = np.zeros(len(lane_ids), np.int64)
     base_of: dict[int, int] = {}
     lanes[:, k.LANE_OPS] = 0
     features = []
-    for a in group.aggregates:
+    for a in plain:
         lane = lane_ids[(-1 if a.input is None else a.input, -1 if a.where is None else a.where)]
         kind = ln.ROWS if a.input is None else _kind(group.inputs[a.input].dtype)
         code, ops = _CODES[a.kind]
@@ -178,20 +211,54 @@ def layout_of(group: _Group) -> GroupLayout:
         columns=tuple(columns),
         lanes=lanes,
         windows=np.array([(w, hop, delay, group.resolution_us) for w, hop, delay in windows], np.int64),
-        features=np.array([f[:5] for f in features], np.int64),
+        features=np.array([f[:5] for f in features], np.int64).reshape(-1, 5),
         pointers=pointers,
         names=tuple(f[5] for f in features),
         dtypes=tuple(f[6] for f in features),
         reach_us=reach + group.resolution_us,
         base_words=base_words,
-        ordered=any(f[2] in (k.FIRST, k.LAST) for f in features),
+        ordered=any(a.kind in _BY_ORDER for a in group.aggregates),
         lifetime=any(w < 0 for w, _, _ in windows),
         needed=needed,
-        rows=any(f[2] >= wr.RATE for f in features),
+        rows=bool(listed) or any(f[2] >= wr.RATE for f in features),
+        nested=_nested(group, listed, first_column, windows),
+        nested_names=tuple(a.name for a in listed),
+        nested_dtypes=tuple(a.dtype for a in listed),
     )
 
 
-_VALUES = (k.MIN, k.MAX, k.FIRST, k.LAST)
+def _is_nested(spec: _Aggregate) -> bool:
+    return spec.kind in _NESTED or spec.by is not None
+
+
+def _nested(
+    group: _Group, specs: list[_Aggregate], first_column: list[int], windows: list[tuple[int, int, int]]
+) -> IntArray:
+    """The table of lists and maps; its columns are those that `nested.py` names."""
+    table = []
+    for a in specs:
+        params = dict(a.params)
+        code = _NESTED[a.kind] if a.by is None else _BY[a.kind]
+        size = int(params.get("n", params.get("k", 0)))
+        row = [code, windows.index(_window(a)), size, int(params.get("cap", DISTINCT_CAP))]
+        row += _read(group, a.input, first_column)
+        row.append(-1 if a.where is None else first_column[a.where])
+        row += _read(group, a.by, first_column)
+        table.append(row)
+    return np.array(table, np.int64).reshape(-1, nested.NESTED_WORDS)
+
+
+def _read(group: _Group, source: int | None, first_column: list[int]) -> tuple[int, int, int]:
+    """How an input is read: its kind, its column, and the column of its validity (-1: none)."""
+    if source is None:
+        return ln.ROWS, 0, -1
+    kind, column = _kind(group.inputs[source].dtype), first_column[source]
+    return kind, column, column + 1 if kind == ln.NULLABLE_INT else -1
+
+
+_VALUES = (k.MIN, k.MAX, k.FIRST, k.LAST, wr.MOST_FREQUENT)
+_BY_ORDER = ("first", "last", "first_n", "last_n")
+"""Aggregations whose value is decided by ties of event time."""
 
 
 def _window(spec: _Aggregate) -> tuple[int, int, int]:
@@ -207,7 +274,7 @@ def _param(spec: _Aggregate) -> int:
     if spec.kind == "quantile":
         # The decimal as it was written, not the float64 nearest to it.
         return int(Decimal(str(params["q"])) * wr.QUANTILE_STEPS)
-    if spec.kind == "n_unique":
+    if spec.kind in ("n_unique", "most_frequent"):
         return int(params.get("cap", DISTINCT_CAP))
     if "halflife_us" in params:
         return int(params["halflife_us"])

@@ -15,7 +15,9 @@ from numba import njit
 from headrace.aggregations.counted import counts, parts
 from headrace.aggregations.decayed import DECAYED_SUM, decayed
 from headrace.aggregations.exact import DIGIT, GUARD, SUM_WORDS, normalise, round_digits, take_magnitude
+from headrace.aggregations.frequent import most_frequent
 from headrace.aggregations.kernel import (
+    FEATURE_BOOL,
     FEATURE_CODE,
     FEATURE_LANE,
     FEATURE_PARAM,
@@ -45,6 +47,7 @@ from headrace.aggregations.wide import combine, multiply, root_of_ratio, signed_
 
 # Their codes go on after the kernel's own.
 RATE, QUANTILE, SKEWNESS, N_UNIQUE, APPROX_N_UNIQUE = range(15, 20)
+MOST_FREQUENT = 23
 QUANTILE_STEPS = 1_000_000_000
 """A quantile is a whole number of these parts, so that its rank is exact."""
 _EXACT = 1 << 53
@@ -344,6 +347,17 @@ def read_rows(  # type: ignore[no-untyped-def]
             valid[target] = found >= 0
             out[target] = max(found, 0)
             tally[0] += found < 0
+            continue
+        if code == MOST_FREQUENT:
+            cap = features[f, FEATURE_PARAM]
+            word, state = most_frequent(
+                i8, f8, kind, column, validity, where, offsets, partitions, limits, start, stop, cap
+            )  # fmt: skip
+            valid[target] = state > 0
+            out[target] = word
+            if features[f, FEATURE_BOOL] and state > 0:
+                out[target] = np.int64(1 if out_f8[target] == 1.0 else 0)
+            tally[0] += state < 0
             continue
         if code == APPROX_N_UNIQUE:
             valid[target] = True

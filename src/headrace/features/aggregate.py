@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Any, TypedDict, TypeVar, Unpack, overload
 
 from headrace.aggregations.limits import DISTINCT_CAP, LOOKBACK
-from headrace.core.schema import DType
+from headrace.core.schema import SCALARS, DType, list_of, map_of
 from headrace.core.time import US_PER_DAY, format_duration, parse_duration
 from headrace.features.column import Family, suffix
 from headrace.features.expr import Expr, constant
@@ -20,20 +20,23 @@ from headrace.features.typing_rules import shown
 
 T = TypeVar("T")
 N = TypeVar("N", int, float)
+K = TypeVar("K")
 Windows = list[str] | tuple[str, ...]
 
 _NUMBERS = frozenset({DType.INT, DType.FLOAT})
 _ORDERED = frozenset({DType.INT, DType.FLOAT, DType.TIMESTAMP, DType.DURATION, DType.STRING})
-_KEYS = frozenset(DType) - {DType.LIST}
+_BUCKETS = SCALARS - {DType.FLOAT}
 TAKES: dict[str, frozenset[DType]] = {
     **dict.fromkeys(("sum", "mean", "var", "std", "skewness", "quantile", "rate"), _NUMBERS),
     **dict.fromkeys(("decayed_sum", "decayed_mean"), _NUMBERS),
     **dict.fromkeys(("min", "max"), _ORDERED),
-    **dict.fromkeys(("first", "last"), frozenset(DType)),
+    **dict.fromkeys(("first", "last"), SCALARS | {DType.LIST}),
     **dict.fromkeys(("share", "any", "all"), frozenset({DType.BOOL})),
-    **dict.fromkeys(("n_unique", "approx_n_unique", "most_frequent"), _KEYS),
+    **dict.fromkeys(("n_unique", "approx_n_unique", "most_frequent"), SCALARS),
+    **dict.fromkeys(("first_n", "last_n", "histogram", "top_k"), SCALARS),
 }
 """Column types that each aggregation of a column takes."""
+_MOST_ITEMS = 1_000
 _GIVES = {
     **dict.fromkeys(("count", "n_unique", "approx_n_unique"), DType.INT),
     **dict.fromkeys(("mean", "var", "std", "skewness", "quantile", "share", "rate"), DType.FLOAT),
@@ -57,18 +60,25 @@ class Options(TypedDict, total=False):
 
 
 class Aggregate(Expr[T]):
-    """An aggregation as it is declared; `args` are its column and its condition, as far as it has them."""
+    """An aggregation as it is declared; `args` are its column, condition and buckets, as far as it has them."""
 
-    __slots__ = ("delay", "doc", "hop", "input", "kind", "params", "where", "window")
+    __slots__ = ("by", "delay", "doc", "hop", "input", "kind", "params", "where", "window")
 
     def __init__(
-        self, kind: str, column: Expr[Any] | None, window: str | None, options: Options, params: dict[str, Any]
+        self,
+        kind: str,
+        column: Expr[Any] | None,
+        window: str | None,
+        options: Options,
+        params: dict[str, Any],
+        by: Expr[Any] | None = None,
     ) -> None:
         where = options.get("where")
         self.kind, self.input, self.window, self.params = kind, column, window, params
         self.where = None if where is None else constant(where)
         self.hop, self.delay, self.doc = options.get("hop"), options.get("delay"), options.get("doc", "")
-        args = tuple(part for part in (self.input, self.where) if part is not None)
+        self.by = by
+        args = tuple(part for part in (self.input, self.where, self.by) if part is not None)
         super().__init__(None, args)
         unknown = builtins.sorted(set(options) - set(Options.__annotations__))
         if unknown:
@@ -83,14 +93,26 @@ class Aggregate(Expr[T]):
                 self._take_type()
 
     def _take_type(self) -> None:
-        column = self.input
+        column, by = self.input, self.by
         if column is None:
             self.dtype = _GIVES[self.kind]
         elif column.dtype is not None:
             if column.dtype in TAKES[self.kind]:
-                self.dtype = _GIVES.get(self.kind, column.dtype)
+                self.dtype = _gives(self.kind, column.dtype)
             else:
                 self.problem = f"hr.{self.kind} does not take {shown(column.dtype)}{_cure(self.kind, column.dtype)}"
+        if by is None or self.dtype is None:
+            return
+        if by.dtype is not None and by.dtype not in _BUCKETS:
+            cure = ", it has no exact equality" if by.dtype is DType.FLOAT else ""
+            self.problem = f"hr.{self.kind}: by= does not take {shown(by.dtype)}{cure}"
+        self.dtype = None if by.dtype not in _BUCKETS else map_of(by.dtype, self.dtype)
+
+
+def _gives(kind: str, dtype: DType) -> DType:
+    if kind in ("first_n", "last_n", "top_k"):
+        return list_of(dtype)
+    return map_of(dtype, DType.INT) if kind == "histogram" else _GIVES.get(kind, dtype)
 
 
 def _cure(kind: str, dtype: DType) -> str:
@@ -138,9 +160,16 @@ def _param_problem(kind: str, window: str | None, params: dict[str, Any]) -> str
             return f"hr.quantile takes a share from 0 to 1, such as 0.95, not {q!r}"
         if Decimal(str(q)) != round(Decimal(str(q)), 9):
             return f"hr.quantile takes a share of at most 9 decimals; write {round(q, 9)} instead of {q}"
-    if "cap" in params and (isinstance(params["cap"], bool) or not isinstance(params["cap"], int) or params["cap"] < 1):
+    for size in ("n", "k"):
+        if size in params and not _is_count(params[size], _MOST_ITEMS):
+            return f"hr.{kind}: {size} is how many values, from 1 to {_MOST_ITEMS:,}, not {params[size]!r}"
+    if "cap" in params and not _is_count(params["cap"], 2**62):
         return f"hr.{kind}: cap= is a number of different values, at least 1, not {params['cap']!r}"
     return None
+
+
+def _is_count(value: Any, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
 
 
 def duration_param(name: str, text: Any) -> int | str:
@@ -160,45 +189,76 @@ def capped(cap: Any) -> dict[str, Any]:
     return {} if cap == DISTINCT_CAP and not isinstance(cap, bool) else {"cap": cap}
 
 
-def make(kind: str, column: Any, window: Any, options: Any, **params: Any) -> Any:
+def make(kind: str, column: Any, window: Any, options: Any, *, by: Any = None, **params: Any) -> Any:
+    """An aggregation, or a family of them where there are several windows."""
+    buckets = None if by is None else constant(by)
     read = None if column is None else constant(column)
     if isinstance(window, list | tuple):
         members: dict[str, Expr[Any]] = {}
         for text in window or ("",):
-            made: Aggregate[Any] = Aggregate(kind, read, text, options, params)
+            made: Aggregate[Any] = Aggregate(kind, read, text, options, params, buckets)
             name = suffix(text) if isinstance(text, str) else repr(text)
             if name in members:
                 made.problem = f'the window "{name}" stands there twice'
             members[name] = made
         return Family(members)
-    return Aggregate(kind, read, window, options, params)
+    return Aggregate(kind, read, window, options, params, buckets)
 
 
 @overload
-def count(*, window: str | None = None, **options: Unpack[Options]) -> Expr[int]: ...
+def count(*, window: str | None = None, by: None = None, **options: Unpack[Options]) -> Expr[int]: ...
 @overload
-def count(*, window: Windows, **options: Unpack[Options]) -> Family[int]: ...
-def count(*, window: Any = None, **options: Unpack[Options]) -> Any:
-    """Number of events; 0 if there is none."""
-    return make("count", None, window, options)
+def count(*, window: Windows, by: None = None, **options: Unpack[Options]) -> Family[int]: ...
+@overload
+def count(*, window: str | None = None, by: Expr[K], **options: Unpack[Options]) -> Expr[dict[K, int]]: ...
+@overload
+def count(*, window: Windows, by: Expr[K], **options: Unpack[Options]) -> Family[dict[K, int]]: ...
+def count(*, window: Any = None, by: Any = None, **options: Unpack[Options]) -> Any:
+    """Number of events; 0 if there is none.
+
+    by: a second key; the value is a map of its values to this of their events, and those without one are left out.
+    """
+    return make("count", None, window, options, by=by)
 
 
 @overload
-def sum(column: Expr[N], *, window: str | None = None, **options: Unpack[Options]) -> Expr[N]: ...
+def sum(column: Expr[N], *, window: str | None = None, by: None = None, **options: Unpack[Options]) -> Expr[N]: ...
 @overload
-def sum(column: Expr[N], *, window: Windows, **options: Unpack[Options]) -> Family[N]: ...
-def sum(column: Any, *, window: Any = None, **options: Unpack[Options]) -> Any:
-    """Sum of a number; exact for int (overflow is null), correctly rounded for float; null if there is none."""
-    return make("sum", column, window, options)
+def sum(column: Expr[N], *, window: Windows, by: None = None, **options: Unpack[Options]) -> Family[N]: ...
+@overload
+def sum(
+    column: Expr[N], *, window: str | None = None, by: Expr[K], **options: Unpack[Options]
+) -> Expr[dict[K, N | None]]: ...
+@overload
+def sum(column: Expr[N], *, window: Windows, by: Expr[K], **options: Unpack[Options]) -> Family[dict[K, N | None]]: ...
+def sum(column: Any, *, window: Any = None, by: Any = None, **options: Unpack[Options]) -> Any:
+    """Sum of a number; exact for int (overflow is null), correctly rounded for float; null if there is none.
+
+    by: a second key; the value is a map of its values to this of their events, and those without one are left out.
+    """
+    return make("sum", column, window, options, by=by)
 
 
 @overload
-def mean(column: Expr[float], *, window: str | None = None, **options: Unpack[Options]) -> Expr[float]: ...
+def mean(
+    column: Expr[float], *, window: str | None = None, by: None = None, **options: Unpack[Options]
+) -> Expr[float]: ...
 @overload
-def mean(column: Expr[float], *, window: Windows, **options: Unpack[Options]) -> Family[float]: ...
-def mean(column: Any, *, window: Any = None, **options: Unpack[Options]) -> Any:
-    """Mean of a number, correctly rounded; null if there is none."""
-    return make("mean", column, window, options)
+def mean(column: Expr[float], *, window: Windows, by: None = None, **options: Unpack[Options]) -> Family[float]: ...
+@overload
+def mean(
+    column: Expr[float], *, window: str | None = None, by: Expr[K], **options: Unpack[Options]
+) -> Expr[dict[K, float | None]]: ...
+@overload
+def mean(
+    column: Expr[float], *, window: Windows, by: Expr[K], **options: Unpack[Options]
+) -> Family[dict[K, float | None]]: ...
+def mean(column: Any, *, window: Any = None, by: Any = None, **options: Unpack[Options]) -> Any:
+    """Mean of a number, correctly rounded; null if there is none.
+
+    by: a second key; the value is a map of its values to this of their events, and those without one are left out.
+    """
+    return make("mean", column, window, options, by=by)
 
 
 @overload
@@ -219,21 +279,39 @@ def rate(column: Any = None, *, per: Any = "1h", window: Any = None, **options: 
 
 
 @overload
-def min(column: Expr[T], *, window: str | None = None, **options: Unpack[Options]) -> Expr[T]: ...
+def min(column: Expr[T], *, window: str | None = None, by: None = None, **options: Unpack[Options]) -> Expr[T]: ...
 @overload
-def min(column: Expr[T], *, window: Windows, **options: Unpack[Options]) -> Family[T]: ...
-def min(column: Any, *, window: Any = None, **options: Unpack[Options]) -> Any:
-    """Least value; null if there is none."""
-    return make("min", column, window, options)
+def min(column: Expr[T], *, window: Windows, by: None = None, **options: Unpack[Options]) -> Family[T]: ...
+@overload
+def min(
+    column: Expr[T], *, window: str | None = None, by: Expr[K], **options: Unpack[Options]
+) -> Expr[dict[K, T | None]]: ...
+@overload
+def min(column: Expr[T], *, window: Windows, by: Expr[K], **options: Unpack[Options]) -> Family[dict[K, T | None]]: ...
+def min(column: Any, *, window: Any = None, by: Any = None, **options: Unpack[Options]) -> Any:
+    """Least value; null if there is none.
+
+    by: a second key; the value is a map of its values to this of their events, and those without one are left out.
+    """
+    return make("min", column, window, options, by=by)
 
 
 @overload
-def max(column: Expr[T], *, window: str | None = None, **options: Unpack[Options]) -> Expr[T]: ...
+def max(column: Expr[T], *, window: str | None = None, by: None = None, **options: Unpack[Options]) -> Expr[T]: ...
 @overload
-def max(column: Expr[T], *, window: Windows, **options: Unpack[Options]) -> Family[T]: ...
-def max(column: Any, *, window: Any = None, **options: Unpack[Options]) -> Any:
-    """Greatest value; null if there is none."""
-    return make("max", column, window, options)
+def max(column: Expr[T], *, window: Windows, by: None = None, **options: Unpack[Options]) -> Family[T]: ...
+@overload
+def max(
+    column: Expr[T], *, window: str | None = None, by: Expr[K], **options: Unpack[Options]
+) -> Expr[dict[K, T | None]]: ...
+@overload
+def max(column: Expr[T], *, window: Windows, by: Expr[K], **options: Unpack[Options]) -> Family[dict[K, T | None]]: ...
+def max(column: Any, *, window: Any = None, by: Any = None, **options: Unpack[Options]) -> Any:
+    """Greatest value; null if there is none.
+
+    by: a second key; the value is a map of its values to this of their events, and those without one are left out.
+    """
+    return make("max", column, window, options, by=by)
 
 
 @overload
@@ -324,12 +402,19 @@ def approx_n_unique(column: Any, *, window: Any = None, **options: Unpack[Option
 
 
 @overload
-def most_frequent(column: Expr[T], *, window: str | None = None, **options: Unpack[Options]) -> Expr[T]: ...
+def most_frequent(
+    column: Expr[T], *, window: str | None = None, cap: int = DISTINCT_CAP, **options: Unpack[Options]
+) -> Expr[T]: ...
 @overload
-def most_frequent(column: Expr[T], *, window: Windows, **options: Unpack[Options]) -> Family[T]: ...
-def most_frequent(column: Any, *, window: Any = None, **options: Unpack[Options]) -> Any:
-    """The value that occurs most often; ties go to the least."""
-    return make("most_frequent", column, window, options)
+def most_frequent(
+    column: Expr[T], *, window: Windows, cap: int = DISTINCT_CAP, **options: Unpack[Options]
+) -> Family[T]: ...
+def most_frequent(column: Any, *, window: Any = None, cap: Any = DISTINCT_CAP, **options: Unpack[Options]) -> Any:
+    """The value that occurs most often; ties go to the least. Null if there is none, and beyond `cap` different ones.
+
+    Needs a window.
+    """
+    return make("most_frequent", column, window, options, **capped(cap))
 
 
 @overload

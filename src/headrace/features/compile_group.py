@@ -19,8 +19,12 @@ from headrace.features.plan import AggregateSpec, DerivedSpec, GroupPlan, InputS
 from headrace.features.site import Problems
 from headrace.features.version import digest, node_content
 
-_NOT_COMPUTED = frozenset({"most_frequent"})
-_ONLY_WINDOWS = frozenset({"quantile", "skewness", "n_unique", "approx_n_unique"})
+_ONLY_WINDOWS = frozenset(
+    {
+        "quantile", "skewness", "n_unique", "approx_n_unique", "most_frequent", "first_n", "last_n", "histogram",
+        "top_k",
+    }
+)  # fmt: skip
 """What is computed from the rows of a window: it has no state that older events could be folded into."""
 _INPUTS = frozenset({DType.INT, DType.FLOAT, DType.BOOL, DType.TIMESTAMP, DType.DURATION})
 _HASHED = frozenset({DType.STRING})
@@ -71,7 +75,10 @@ def compile_group(definition: GroupDefinition, problems: Problems) -> GroupPlan 
     derived = _derived(definition, {spec.name: spec.version for spec in aggregates}, problems)
     if len(problems.found) > before:
         return None
-    state = [[s.kind, s.input, s.where, s.window_us, s.hop_us, s.delay_us, list(s.params)] for s in aggregates]
+    state = [
+        [s.kind, s.input, s.where, s.window_us, s.hop_us, s.delay_us, list(s.params), *([] if s.by is None else [s.by])]
+        for s in aggregates
+    ]
     version = digest([*content, [node_content(spec.node, names) for spec in inputs.specs], state])
     return GroupPlan(
         definition.name, version, stream, where, key, tuple(inputs.specs), tuple(aggregates), derived,
@@ -107,21 +114,22 @@ def _aggregate(
     content: list[Any],
     names: Mapping[str, str],
 ) -> AggregateSpec:
-    if expr.kind in _NOT_COMPUTED:
-        raise PlanError(f"hr.{expr.kind} is {NOT_YET}")
     hashed = expr.kind == "approx_n_unique"
-    if expr.input is not None and expr.input.dtype not in _INPUTS and not (hashed and expr.input.dtype in _HASHED):
-        raise PlanError(f"hr.{expr.kind} of {dtype_of(expr.input).value} columns is {NOT_YET}")
+    for part in (expr.input, expr.by):
+        if part is not None and part.dtype not in _INPUTS and not (hashed and part.dtype in _HASHED):
+            raise PlanError(f"hr.{expr.kind} of {dtype_of(part).value} columns is {NOT_YET}")
     window = definition.windows[name]
-    if window.window_us is None and expr.kind in _ONLY_WINDOWS:
-        raise PlanError(f'hr.{expr.kind} over the whole lifetime is {NOT_YET}; give it a window, such as window="30d"')
-    column, where = inputs.add(expr.input, hashed=hashed), inputs.add(expr.where)
-    nodes = [None if index is None else node_content(inputs.specs[index].node, names) for index in (column, where)]
+    if window.window_us is None and (expr.kind in _ONLY_WINDOWS or expr.by is not None):
+        what = expr.kind if expr.by is None else f"{expr.kind} with by="
+        raise PlanError(f'hr.{what} over the whole lifetime is {NOT_YET}; give it a window, such as window="30d"')
+    column, where, by = inputs.add(expr.input, hashed=hashed), inputs.add(expr.where), inputs.add(expr.by)
+    read = (column, where) if by is None else (column, where, by)
+    nodes = [None if index is None else node_content(inputs.specs[index].node, names) for index in read]
     params = tuple(sorted(expr.params.items()))
     version = digest([*content, expr.kind, nodes, window.window_us, window.hop_us, window.delay_us, list(params)])
     return AggregateSpec(
         name, expr.kind, column, where, window.window_us, window.hop_us, window.delay_us, dtype_of(expr), params,
-        version, expr.doc,
+        version, expr.doc, by,
     )  # fmt: skip
 
 

@@ -27,8 +27,14 @@ from headrace.features.evaluate import evaluate
 from headrace.features.nodes import references
 from headrace.features.plan import GroupPlan, ProjectPlan, TablePlan, ViewPlan
 from headrace.retrieval.binding import BoundSource, BoundView
+from headrace.retrieval.group_objects import GroupObjects, WindowRows
 from headrace.retrieval.past import AVAILABLE, DELETED, EVENT_TIME, ORDER, Known
 from headrace.retrieval.rows import FeatureBlock
+
+
+def _no_texts(row: int) -> Sequence[str]:
+    return ()
+
 
 _NEVER_PLAIN = np.int64(2**62)
 
@@ -62,14 +68,17 @@ class HistoryReader:
         words = np.zeros((n, bound.slots), np.int64)
         valid = np.zeros((n, bound.slots), np.bool_)
         taken: dict[int, tuple[pa.Table, IntArray]] = {}
+        listed: dict[int, GroupObjects] = {}
         events = _Events(self._past, self._project, bound.sources, t)
         for index, source in enumerate(bound.sources):
             if source.group is not None:
-                self._read_group(source, source.group, events, request, t, served, words, valid)
+                listed[index] = self._read_group(source, source.group, events, request, t, served, words, valid)
             elif source.table is not None:
                 taken[index] = self._read_table(source, source.table, request, t, served, words, valid)
 
         def objects(binding: int, index: int, dtype: DType) -> Column:
+            if binding in listed:
+                return listed[binding].column(index, dtype)
             rows, chosen = taken[binding]
             name = bound.sources[binding].objects[index]
             indices = pa.array(np.maximum(chosen, 0), mask=chosen < 0)
@@ -89,7 +98,7 @@ class HistoryReader:
         served: ServedAt | None,
         words: IntArray,
         valid: BoolArray,
-    ) -> None:
+    ) -> GroupObjects:
         layout = source.layout
         assert layout is not None
         sorted_ = events.sorted_by(source, group, request, t, served is not None)
@@ -108,6 +117,15 @@ class HistoryReader:
             at_offsets + 2 * total, limits, words, words.view(np.float64), valid, source.slot, s.lane, s.work, s.other,
             s.bounds, s.tally,
         )  # fmt: skip
+
+        def rows() -> WindowRows:
+            found = sorted_.of_requests(layout)
+            if served is not None:
+                found.offsets = at_offsets + found.times
+                found.partitions, found.limits = found.offsets + total, limits
+            return found
+
+        return GroupObjects(source, t, rows, _no_texts, words, valid, s)
 
     def _read_table(
         self,
@@ -161,6 +179,14 @@ class _Sorted:
     asked: IntArray
     asked_edges: IntArray
     partitions: int
+
+    def of_requests(self, layout: GroupLayout) -> WindowRows:
+        """The events of each request's key."""
+        times: IntArray = np.empty(len(self.asked), np.int64)
+        counted: IntArray = np.empty(len(self.asked), np.int64)
+        times[self.asked] = np.repeat(self.edges[:-1], np.diff(self.asked_edges))
+        counted[self.asked] = np.repeat(np.diff(self.edges), np.diff(self.asked_edges))
+        return WindowRows(self.words, times, counted, self.n + times, np.full(len(times), self.n))
 
 
 class _Events:

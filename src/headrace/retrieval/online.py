@@ -6,10 +6,12 @@ window of every group. The answer carries the position that it reflects.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
+from headrace.aggregations.layout import GroupLayout
 from headrace.aggregations.reads import TOO_OLD, read_view
 from headrace.aggregations.table_records import objects_of
 from headrace.core.columns import BoolArray, Column, IntArray, column_of
@@ -20,11 +22,18 @@ from headrace.core.schema import DType
 from headrace.core.time import format_duration, to_iso
 from headrace.features.plan import ProjectPlan, ViewPlan
 from headrace.retrieval.binding import BoundView
+from headrace.retrieval.group_objects import GroupObjects, WindowRows, record_rows
 from headrace.retrieval.rows import FeatureBlock
 from headrace.stores.online.base import OnlineStore
 
 _NO_LIMITS = np.zeros(1, np.int64)
 _NO_RECORD = bytes(8)
+
+
+def _no_texts(row: int) -> Sequence[str]:
+    return ()
+
+
 _MOST_KEYS = 50_000
 """Encoded keys that are remembered per binding; beyond that it starts anew."""
 
@@ -83,11 +92,22 @@ class OnlineReader:
         starts = np.array([begins[place] for place in places], np.int64).reshape(n, len(bound.sources))
         found = b"".join([record for record in records if record is not None])
         # A copy of t: the kernel is compiled for arrays that can be written to, and t may be a view of a log's bytes.
-        words, valid, rows = self._evaluate(found or _NO_RECORD, starts, np.array(t, np.int64))
+        t_own = np.array(t, np.int64)
+        words, valid, rows = self._evaluate(found or _NO_RECORD, starts, t_own)
         if len(rows) and rows.min() == TOO_OLD:
             self._refuse(rows, t)
 
+        groups: dict[int, GroupObjects] = {}
+
         def objects(binding: int, index: int, dtype: DType) -> Column:
+            source = bound.sources[binding]
+            if source.layout is not None:
+                if binding not in groups:
+                    chosen = [places[r * len(bound.sources) + binding] for r in range(n)]
+                    rows_of = partial(self._rows_of, source.layout, records, chosen, found, starts[:, binding])
+                    texts = _no_texts
+                    groups[binding] = GroupObjects(source, t_own, rows_of, texts, words, valid, self._scratch)
+                return groups[binding].column(index, dtype)
             width, sources = bound.sources[binding].width, len(bound.sources)
             by_row: list[object] = [None] * n
             for r in range(n):
@@ -114,6 +134,19 @@ class OnlineReader:
             _NO_LIMITS,
         )  # fmt: skip
         return words, valid, rows
+
+    def _rows_of(
+        self,
+        layout: GroupLayout,
+        records: Sequence[bytes | None],
+        chosen: Sequence[int],
+        found: bytes,
+        starts: IntArray,
+    ) -> WindowRows:
+        """The events in the records that each row reads; -1 chooses none."""
+        sizes = [0 if record is None else len(record) >> 3 for record in records]
+        of_rows = np.array([sizes[place] if place >= 0 else 0 for place in chosen], np.int64)
+        return record_rows(layout, np.frombuffer(found or _NO_RECORD, np.int64), starts, of_rows)
 
     def _keys(self, request: Mapping[str, Column], n: int) -> tuple[list[bytes], list[int]]:
         """Keys of the records to read, each once, and which of them each binding of each row reads (-1: none)."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from headrace.core.schema import DType, Field, Schema
+from headrace.core.schema import DType, Field, Schema, list_of, map_of
 from headrace.core.time import US_PER_DAY, US_PER_HOUR, US_PER_MINUTE, US_PER_SECOND
 from headrace.features.nodes import Call, ColumnRef, Literal, Node
 from headrace.features.plan import (
@@ -52,6 +52,11 @@ FIRST_KINDS = (
     "decayed_sum",
     "decayed_count",
     "decayed_mean",
+    "most_frequent",
+    "first_n",
+    "last_n",
+    "histogram",
+    "top_k",
 )
 """Aggregations that `group_plans` draws unless told otherwise."""
 
@@ -291,16 +296,18 @@ _KEYS = (
     (KeyPart("user", DType.STRING, "user"), KeyPart("shop", DType.INT, "shop")),
     (),
 )
+_LISTED = ("most_frequent", "first_n", "last_n", "histogram", "top_k")
 _TAKES: dict[str, frozenset[DType]] = {
     **dict.fromkeys(("sum", "mean", "var", "std", "rate", "quantile", "skewness"), frozenset({DType.INT, DType.FLOAT})),
     **dict.fromkeys(("decayed_sum", "decayed_mean"), frozenset({DType.INT, DType.FLOAT})),
     **dict.fromkeys(("min", "max"), frozenset({DType.INT, DType.FLOAT, DType.TIMESTAMP})),
     **dict.fromkeys(
-        ("first", "last", "n_unique", "approx_n_unique"),
+        ("first", "last", "n_unique", "approx_n_unique", *_LISTED),
         frozenset({DType.INT, DType.FLOAT, DType.BOOL, DType.TIMESTAMP}),
     ),
     **dict.fromkeys(("share", "any", "all"), frozenset({DType.BOOL})),
 }
+_BUCKETS = frozenset({DType.INT, DType.BOOL, DType.TIMESTAMP})
 _GIVES = {
     "count": DType.INT,
     "mean": DType.FLOAT,
@@ -318,14 +325,20 @@ _GIVES = {
     "approx_n_unique": DType.INT,
     **dict.fromkeys(("decayed_sum", "decayed_count", "decayed_mean"), DType.FLOAT),
 }
-_WITH_WINDOW = ("rate", "quantile", "skewness", "n_unique", "approx_n_unique")
+_WITH_WINDOW = ("rate", "quantile", "skewness", "n_unique", "approx_n_unique", *_LISTED)
+_BY = ("count", "sum", "mean", "min", "max")
 _PARAMS: dict[str, st.SearchStrategy[tuple[tuple[str, Any], ...]]] = {
     **dict.fromkeys(("var", "std"), st.sampled_from(((("ddof", 0),), (("ddof", 1),)))),
     # Powers of ten, a prime, and one that no sum times it fits an int64.
     "rate": st.sampled_from((1, US_PER_SECOND, US_PER_HOUR, 1_000_003, 36_525 * US_PER_DAY)).map(
         lambda unit_us: (("unit_us", unit_us),)
     ),
-    "n_unique": st.sampled_from(((), (("cap", 1),), (("cap", 2),))),
+    **dict.fromkeys(
+        ("n_unique", "most_frequent", "histogram"),
+        st.sampled_from(((), (), (("cap", 1),), (("cap", 2),), (("cap", 5),))),
+    ),
+    **dict.fromkeys(("first_n", "last_n"), st.sampled_from((1, 2, 3, 1_000)).map(lambda n: (("n", n),))),
+    "top_k": st.sampled_from((1, 2, 3, 1_000)).map(lambda k: (("k", k),)),
     "quantile": st.sampled_from((0.0, 0.1, 0.3, 0.5, 0.95, 1.0, 1e-9)).map(lambda q: (("q", q),)),
 }
 
@@ -366,12 +379,20 @@ def _aggregates(draw: st.DrawFn, name: str, kind: str, resolution_us: int) -> Ag
     if kind == "rate" and draw(st.booleans()):
         source = None
     params = draw(_PARAMS[kind]) if kind in _PARAMS else ()
-    window, hop = draw(_windows(resolution_us, lifetime=kind not in _WITH_WINDOW))
+    buckets = [index for index, (_, dtype) in enumerate(_INPUTS) if dtype in _BUCKETS]
+    by = draw(st.sampled_from(buckets)) if kind in _BY and draw(st.integers(0, 3)) == 0 else None
+    window, hop = draw(_windows(resolution_us, lifetime=kind not in _WITH_WINDOW and by is None))
     if kind.startswith("decayed"):
         # The hop is the half-life, and the window not more than 64 of them.
         hop = draw(st.sampled_from([unit for unit in (1, *_UNITS_US, 3_000_000) if unit % resolution_us == 0]))
         window, params = hop * draw(st.sampled_from((1, 2, 10, 64, 64))), (("halflife_us", hop),)
     dtype = _GIVES.get(kind) or (_INPUTS[source][1] if source is not None else DType.INT)
+    if kind in ("first_n", "last_n", "top_k"):
+        dtype = list_of(dtype)
+    elif kind == "histogram":
+        dtype = map_of(dtype, DType.INT)
+    elif by is not None:
+        dtype = map_of(_INPUTS[by][1], dtype)
     return AggregateSpec(
         name=name,
         kind=kind,
@@ -382,6 +403,7 @@ def _aggregates(draw: st.DrawFn, name: str, kind: str, resolution_us: int) -> Ag
         delay_us=draw(st.sampled_from(_DELAYS_US)),
         dtype=dtype,
         params=params,
+        by=by,
     )
 
 

@@ -131,6 +131,25 @@ def test_a_decayed_aggregation_looks_64_half_lives_back_in_steps_of_one() -> Non
     assert {spec.dtype for spec in plan.aggregates} == {DType.FLOAT}
 
 
+def test_lists_and_maps() -> None:
+    plan = group(
+        'a = hr.first_n(Transfer.count, 3, window="1d")\nb = hr.top_k(Transfer.member, 2, window="1d", cap=50)\n'
+        'c = hr.histogram(Transfer.amount, window="1d")\nd = hr.most_frequent(Transfer.at, window="1d")\n'
+        'e = hr.mean(Transfer.count, by=Transfer.member, window=["1h", "1d"])\n'
+        "f = hr.mean(Transfer.count, window='1h')\ng = c.is_null()"
+    )
+    assert [(spec.name, spec.dtype, spec.params, spec.by) for spec in plan.aggregates] == [
+        ("a", DType.LIST_INT, (("n", 3),), None),
+        ("b", DType.LIST_BOOL, (("cap", 50), ("k", 2)), None),
+        ("c", DType.MAP_FLOAT_INT, (), None),
+        ("d", DType.TIMESTAMP, (), None),
+        ("e_1h", DType.MAP_BOOL_FLOAT, (), 1),
+        ("e_1d", DType.MAP_BOOL_FLOAT, (), 1),
+        ("f", DType.FLOAT, (), None),
+    ]
+    assert plan.aggregates[4].version != plan.aggregates[6].version
+
+
 def test_a_ratio_is_the_quotient_of_finished_values() -> None:
     plan = group(
         'n = hr.count(window=["1h", "1d"])\nbig = hr.count(window=["1h", "1d"], where=Transfer.amount > 100)\n'
@@ -370,6 +389,7 @@ NOT_YET = {
             who = hr.n_unique(Transfer.receiver, window="1d")
             shop = hr.last(Transfer.merchant)
             often = hr.most_frequent(Transfer.count)
+            shops = hr.count(by=Transfer.count)
             middle = hr.quantile(Transfer.amount, 0.5)
             lean = hr.skewness(Transfer.amount)
             sizes = hr.n_unique(Transfer.count)
@@ -377,11 +397,13 @@ NOT_YET = {
         [
             "features.py:23 G.who: hr.n_unique of string columns is not computed by this version yet",
             "features.py:24 G.shop: hr.last of string columns is not computed by this version yet",
-            "features.py:25 G.often: hr.most_frequent is not computed by this version yet",
             *(
                 f"features.py:{place} over the whole lifetime is not computed by this version yet; "
                 'give it a window, such as window="30d"'
-                for place in ("26 G.middle: hr.quantile", "27 G.lean: hr.skewness", "28 G.sizes: hr.n_unique")
+                for place in (
+                    "25 G.often: hr.most_frequent", "26 G.shops: hr.count with by=", "27 G.middle: hr.quantile",
+                    "28 G.lean: hr.skewness", "29 G.sizes: hr.n_unique",
+                )
             ),
         ],
     ),
