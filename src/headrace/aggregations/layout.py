@@ -111,6 +111,7 @@ class GroupLayout:
         lifetime: some feature has no window.
         needed: per lane what lifetime features need of rows older than the cut.
         rows: some feature is read from the rows of its window, one by one.
+        texts: physical columns that hold numbers of texts (`texts.py`).
         nested: the table of `nested.read_nested`, with `nested_names` and `nested_dtypes` beside it.
     """
 
@@ -127,6 +128,7 @@ class GroupLayout:
     lifetime: bool
     needed: IntArray
     rows: bool
+    texts: tuple[int, ...]
     nested: IntArray
     nested_names: tuple[str, ...]
     nested_dtypes: tuple[DType, ...]
@@ -170,16 +172,16 @@ def layout_of(group: _Group) -> GroupLayout:
     windows = sorted({_window(a) for a in group.aggregates})
     listed = [a for a in group.aggregates if _is_nested(a)]
     plain = [a for a in group.aggregates if not _is_nested(a)]
-    lane_ids: dict[tuple[int, int], int] = {}
+    lane_ids: dict[tuple[int, int, bool], int] = {}
     for a in plain:
-        lane_ids.setdefault((-1 if a.input is None else a.input, -1 if a.where is None else a.where), len(lane_ids))
+        lane_ids.setdefault(_lane_of(group, a), len(lane_ids))
     lanes = np.full((len(lane_ids), 6), -1, np.int64)
     needed = np.zeros(len(lane_ids), np.int64)
     base_of: dict[int, int] = {}
     lanes[:, k.LANE_OPS] = 0
     features = []
     for a in plain:
-        lane = lane_ids[(-1 if a.input is None else a.input, -1 if a.where is None else a.where)]
+        lane = lane_ids[_lane_of(group, a)]
         kind = ln.ROWS if a.input is None else _kind(group.inputs[a.input].dtype)
         code, ops = _CODES[a.kind]
         if a.kind == "count" and a.input is not None:
@@ -221,10 +223,21 @@ def layout_of(group: _Group) -> GroupLayout:
         lifetime=any(w < 0 for w, _, _ in windows),
         needed=needed,
         rows=bool(listed) or any(f[2] >= wr.RATE for f in features),
+        texts=tuple(c for c, (index, _) in enumerate(columns) if group.inputs[index].dtype is DType.STRING),
         nested=_nested(group, listed, first_column, windows),
         nested_names=tuple(a.name for a in listed),
         nested_dtypes=tuple(a.dtype for a in listed),
     )
+
+
+def _lane_of(group: _Group, spec: _Aggregate) -> tuple[int, int, bool]:
+    """What shares a lane: an input under a condition; of texts, the lifetime has its own.
+
+    Numbers of texts change with the rows that a record holds, so no state of older rows may have any.
+    """
+    source = -1 if spec.input is None else spec.input
+    texts = source >= 0 and group.inputs[source].dtype is DType.STRING
+    return source, -1 if spec.where is None else spec.where, texts and spec.window_us is None
 
 
 def _is_nested(spec: _Aggregate) -> bool:

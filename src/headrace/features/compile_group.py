@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from headrace.core.errors import PlanError
-from headrace.core.schema import DType
+from headrace.core.schema import SCALARS, DType
 from headrace.features.aggregate import Aggregate
 from headrace.features.column import ColumnOf
 from headrace.features.definition import definition_of
@@ -26,8 +26,6 @@ _ONLY_WINDOWS = frozenset(
     }
 )  # fmt: skip
 """What is computed from the rows of a window: it has no state that older events could be folded into."""
-_INPUTS = frozenset({DType.INT, DType.FLOAT, DType.BOOL, DType.TIMESTAMP, DType.DURATION})
-_HASHED = frozenset({DType.STRING})
 
 
 class _Inputs:
@@ -116,12 +114,16 @@ def _aggregate(
 ) -> AggregateSpec:
     hashed = expr.kind == "approx_n_unique"
     for part in (expr.input, expr.by):
-        if part is not None and part.dtype not in _INPUTS and not (hashed and part.dtype in _HASHED):
+        if part is not None and part.dtype not in SCALARS:
             raise PlanError(f"hr.{expr.kind} of {dtype_of(part).value} columns is {NOT_YET}")
     window = definition.windows[name]
     if window.window_us is None and (expr.kind in _ONLY_WINDOWS or expr.by is not None):
         what = expr.kind if expr.by is None else f"{expr.kind} with by="
         raise PlanError(f'hr.{what} over the whole lifetime is {NOT_YET}; give it a window, such as window="30d"')
+    if window.window_us is None and expr.kind in ("min", "max") and dtype_of(expr) is DType.STRING:
+        raise PlanError(
+            f'hr.{expr.kind} of texts over the whole lifetime is {NOT_YET}; give it a window, such as window="30d"'
+        )
     column, where, by = inputs.add(expr.input, hashed=hashed), inputs.add(expr.where), inputs.add(expr.by)
     read = (column, where) if by is None else (column, where, by)
     nodes = [None if index is None else node_content(inputs.specs[index].node, names) for index in read]

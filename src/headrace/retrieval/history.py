@@ -19,6 +19,7 @@ from headrace.aggregations.layout import GroupLayout, physical_columns
 from headrace.aggregations.reads import read_history, read_table_history
 from headrace.aggregations.runs import sort_runs
 from headrace.aggregations.table_records import words_of
+from headrace.aggregations.texts import numbered
 from headrace.core.arrow import from_arrow, to_arrow
 from headrace.core.columns import BoolArray, Column, IntArray
 from headrace.core.schema import DType
@@ -30,11 +31,6 @@ from headrace.retrieval.binding import BoundSource, BoundView
 from headrace.retrieval.group_objects import GroupObjects, WindowRows
 from headrace.retrieval.past import AVAILABLE, DELETED, EVENT_TIME, ORDER, Known
 from headrace.retrieval.rows import FeatureBlock
-
-
-def _no_texts(row: int) -> Sequence[str]:
-    return ()
-
 
 _NEVER_PLAIN = np.int64(2**62)
 
@@ -125,7 +121,7 @@ class HistoryReader:
                 found.partitions, found.limits = found.offsets + total, limits
             return found
 
-        return GroupObjects(source, t, rows, _no_texts, words, valid, s)
+        return GroupObjects(source, t, rows, lambda row: sorted_.texts, words, valid, s)
 
     def _read_table(
         self,
@@ -171,6 +167,7 @@ class _Sorted:
 
     Words are times, columns and, for reads as served, offsets, partitions, running maxima of offsets. `edges` and
     `asked_edges` say where the rows and requests of each key begin; the last key is that of requests that match none.
+    `texts` are those that words of texts stand for.
     """
 
     words: IntArray
@@ -179,6 +176,7 @@ class _Sorted:
     asked: IntArray
     asked_edges: IntArray
     partitions: int
+    texts: list[str]
 
     def of_requests(self, layout: GroupLayout) -> WindowRows:
         """The events of each request's key."""
@@ -238,11 +236,16 @@ class _Events:
         names = set().union(*[references(s.node) for s in group.inputs], references(group.where) if group.where else ())
         scope = {name: from_arrow(rows[name], schema[name].dtype, name) for name in names}
         n = rows.num_rows
-        inputs = []
-        for spec in group.inputs:
-            column = evaluate(spec.node, scope, n)
-            inputs.append((spec.dtype, column.values, column.valid))
-        columns = physical_columns(layout, inputs)
+        inputs = [evaluate(spec.node, scope, n) for spec in group.inputs]
+        words_of_texts, texts = numbered([(c.values, c.valid) for c in inputs if c.dtype is DType.STRING])
+        numbers = iter(words_of_texts)
+        columns = physical_columns(
+            layout,
+            [
+                (c.dtype, next(numbers), None) if c.dtype is DType.STRING else (c.dtype, c.values, c.valid)
+                for c in inputs
+            ],
+        )
         codes, asked = _common_codes(
             [rows[part.name] for part in group.key],
             [request[name] for name in source.binding.request_keys],
@@ -278,7 +281,7 @@ class _Events:
             )
         asked_order, _, asked_edges = sort_runs(asked, t, size)
         parts = int(partitions.max()) + 1 if len(partitions) else 1
-        return _Sorted(words, n, edges, asked_order, asked_edges, parts)
+        return _Sorted(words, n, edges, asked_order, asked_edges, parts, texts)
 
 
 def _in_log_order(partitions: IntArray, offsets: IntArray) -> bool:

@@ -7,13 +7,14 @@ window of every group. The answer carries the position that it reflects.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 
 from headrace.aggregations.layout import GroupLayout
 from headrace.aggregations.reads import TOO_OLD, read_view
 from headrace.aggregations.table_records import objects_of
+from headrace.aggregations.texts import texts_of
 from headrace.core.columns import BoolArray, Column, IntArray, column_of
 from headrace.core.errors import HorizonError
 from headrace.core.keys import record_key
@@ -28,11 +29,6 @@ from headrace.stores.online.base import OnlineStore
 
 _NO_LIMITS = np.zeros(1, np.int64)
 _NO_RECORD = bytes(8)
-
-
-def _no_texts(row: int) -> Sequence[str]:
-    return ()
-
 
 _MOST_KEYS = 50_000
 """Encoded keys that are remembered per binding; beyond that it starts anew."""
@@ -105,7 +101,7 @@ class OnlineReader:
                 if binding not in groups:
                     chosen = [places[r * len(bound.sources) + binding] for r in range(n)]
                     rows_of = partial(self._rows_of, source.layout, records, chosen, found, starts[:, binding])
-                    texts = _no_texts
+                    texts = cache(partial(_texts, records, chosen))
                     groups[binding] = GroupObjects(source, t_own, rows_of, texts, words, valid, self._scratch)
                 return groups[binding].column(index, dtype)
             width, sources = bound.sources[binding].width, len(bound.sources)
@@ -191,3 +187,9 @@ class OnlineReader:
             f"{format_duration(self._horizon_us)}. "
             "Use history() for earlier times"
         )
+
+
+def _texts(records: Sequence[bytes | None], chosen: Sequence[int], row: int) -> Sequence[str]:
+    """The texts of the record that a row reads."""
+    record = records[chosen[row]] if chosen[row] >= 0 else None
+    return () if record is None else texts_of(record)

@@ -275,6 +275,8 @@ _INPUTS: tuple[tuple[Node, DType], ...] = (
     ),
     (Call("gt", (ColumnRef("amount", DType.FLOAT), Literal(0.5, DType.FLOAT)), DType.BOOL), DType.BOOL),
     (Call("xxh64", (ColumnRef("user", DType.STRING),), DType.INT), DType.INT),
+    (ColumnRef("user", DType.STRING), DType.STRING),
+    (ColumnRef("channel", DType.STRING), DType.STRING),
 )
 _CONDITIONS: tuple[Node, ...] = (
     ColumnRef("flag", DType.BOOL),
@@ -300,14 +302,15 @@ _LISTED = ("most_frequent", "first_n", "last_n", "histogram", "top_k")
 _TAKES: dict[str, frozenset[DType]] = {
     **dict.fromkeys(("sum", "mean", "var", "std", "rate", "quantile", "skewness"), frozenset({DType.INT, DType.FLOAT})),
     **dict.fromkeys(("decayed_sum", "decayed_mean"), frozenset({DType.INT, DType.FLOAT})),
-    **dict.fromkeys(("min", "max"), frozenset({DType.INT, DType.FLOAT, DType.TIMESTAMP})),
+    **dict.fromkeys(("min", "max"), frozenset({DType.INT, DType.FLOAT, DType.TIMESTAMP, DType.STRING})),
     **dict.fromkeys(
-        ("first", "last", "n_unique", "approx_n_unique", *_LISTED),
-        frozenset({DType.INT, DType.FLOAT, DType.BOOL, DType.TIMESTAMP}),
+        ("first", "last", "n_unique", *_LISTED),
+        frozenset({DType.INT, DType.FLOAT, DType.BOOL, DType.TIMESTAMP, DType.STRING}),
     ),
+    "approx_n_unique": frozenset({DType.INT, DType.FLOAT, DType.BOOL, DType.TIMESTAMP}),
     **dict.fromkeys(("share", "any", "all"), frozenset({DType.BOOL})),
 }
-_BUCKETS = frozenset({DType.INT, DType.BOOL, DType.TIMESTAMP})
+_BUCKETS = frozenset({DType.INT, DType.BOOL, DType.TIMESTAMP, DType.STRING})
 _GIVES = {
     "count": DType.INT,
     "mean": DType.FLOAT,
@@ -381,7 +384,8 @@ def _aggregates(draw: st.DrawFn, name: str, kind: str, resolution_us: int) -> Ag
     params = draw(_PARAMS[kind]) if kind in _PARAMS else ()
     buckets = [index for index, (_, dtype) in enumerate(_INPUTS) if dtype in _BUCKETS]
     by = draw(st.sampled_from(buckets)) if kind in _BY and draw(st.integers(0, 3)) == 0 else None
-    window, hop = draw(_windows(resolution_us, lifetime=kind not in _WITH_WINDOW and by is None))
+    texts = kind in ("min", "max") and source is not None and _INPUTS[source][1] is DType.STRING
+    window, hop = draw(_windows(resolution_us, lifetime=kind not in _WITH_WINDOW and by is None and not texts))
     if kind.startswith("decayed"):
         # The hop is the half-life, and the window not more than 64 of them.
         hop = draw(st.sampled_from([unit for unit in (1, *_UNITS_US, 3_000_000) if unit % resolution_us == 0]))

@@ -241,7 +241,7 @@ def test_what_does_not_fit_is_refused_with_its_place() -> None:
 
 def test_what_this_version_does_not_compute_is_refused() -> None:
     class Payees(hr.FeatureGroup, key=Transfer.sender):
-        n = hr.n_unique(Transfer.receiver, window="7d")
+        n = hr.n_unique(Transfer.receiver)
 
     with pytest.raises(PlanError, match="n_unique"):
         given(transfer("a", "11:00")).get(Payees, sender="ann", at=t("12:00"))
