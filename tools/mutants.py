@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("src", "tests", "examples", "docs", "tools", "pyproject.toml", "README.md", "CHANGELOG.md", "Makefile")
 WINDOWS = ("tests/unit/retrieval", "tests/properties")
 VERDICTS = ("tests/unit/engines", "tests/unit/ingestion", "tests/properties")
+TILES = ("tests/properties/test_tiles.py",)
 KERNEL, EXACT = "aggregations/kernel.py", "aggregations/exact.py"
 
 
@@ -81,6 +82,22 @@ MUTANTS = (
     ),
     Mutant(
         "cut in the compiled way", "aggregations/splice.py", "cut = clock - about[_REACH]", "cut = clock",
+    ),
+    Mutant(
+        "tiles: an edge falls into a tile", "aggregations/tiles.py",
+        "cut = clock - levels[level, LEVEL_AGE]", "cut = clock - levels[level, LEVEL_AGE] + 20", TILES,
+    ),
+    Mutant(
+        "tiles: a counted row is counted again", KERNEL,
+        "folded = flags >= 0 and i8[flags + i] != 0", "folded = False", TILES,
+    ),
+    Mutant(
+        "tiles: a value that does not fit is folded", "aggregations/tiles.py",
+        "or sums[index, 0] + value >= _MOST_SUM", "", TILES,
+    ),
+    Mutant(
+        "tiles: the last row of a tile is dropped", "aggregations/tiles.py",
+        "        if last >= 0:\n            keep[last] = True\n", "", TILES,
     ),
     Mutant(
         "dedupe horizon: its last microsecond", "engines/stream/verdicts.py",

@@ -17,6 +17,7 @@ from headrace.aggregations import exact
 from headrace.aggregations import kernel as k
 from headrace.aggregations import lanes as ln
 from headrace.aggregations.layout import GroupLayout, Scratch, layout_of, physical_columns
+from headrace.aggregations.tiles import fold_rows
 from headrace.core.columns import IntArray, column_of
 from headrace.core.schema import DType
 from headrace.features.nodes import ColumnRef
@@ -82,12 +83,13 @@ def read(layout: GroupLayout, values: Sequence[Any], dtype: DType, folded: int =
     base = np.zeros(layout.base_words, np.int64)
     rows = words_of(layout, values, dtype)
     if layout.base_words:
-        k.fold_rows(rows, rows.view(np.float64), 0, n, n, 0, folded, layout.lanes, base)
+        fold_rows(rows, rows.view(np.float64), n, n, 0, folded, layout.lanes, base)
+    rows = np.ascontiguousarray(rows.reshape(-1, n)[:, folded:]).reshape(-1)
     i8 = np.concatenate([base, rows])
-    start = len(base)
+    start, left = len(base), n - folded
     out, valid, s = np.zeros(slots, np.int64), np.zeros(slots, np.bool_), Scratch(len(layout.windows))
     k.read_group(
-        i8, i8.view(np.float64), start, start + n, n, n, folded, 0 if layout.base_words else -1, layout.lanes,
+        i8, i8.view(np.float64), start, start + left, left, left, -1, 0, 0, -1 if not start else 0, layout.lanes,
         layout.windows, layout.features, layout.pointers, n, -1, -1, -1, np.zeros(1, np.int64), out,
         out.view(np.float64), valid, 0, s.lane, s.work, s.other, s.bounds, s.tally,
     )  # fmt: skip
@@ -143,7 +145,7 @@ def test_any_order_and_split_gives_the_same_words(case: tuple[DType, list[Any]],
     assert folded_words(layout, shuffled, dtype, cuts) == whole
     parts = [np.array(folded_words(layout, part, dtype, []), np.int64) for part in split(shuffled, cuts)]
     merged = np.sum(parts, axis=0)
-    ln.settle(merged, 0, ln.SUMS | ln.SQUARES)
+    ln.settle(merged, 0, ln.FLOAT if dtype is DType.FLOAT else ln.NULLABLE_INT, ln.SUMS | ln.SQUARES)
     assert merged.tolist() == whole
 
 
@@ -157,7 +159,7 @@ def folded_words(layout: GroupLayout, values: Sequence[Any], dtype: DType, cuts:
     base = np.zeros(layout.base_words, np.int64)
     for part in split(values, cuts):
         rows, n = words_of(layout, part, dtype), len(part)
-        k.fold_rows(rows, rows.view(np.float64), 0, n, n, 0, n, layout.lanes, base)
+        fold_rows(rows, rows.view(np.float64), n, n, 0, n, layout.lanes, base)
     return [int(word) for word in base]
 
 

@@ -79,9 +79,9 @@ def read(layout: GroupLayout, values: Sequence[Any], dtype: DType, t_us: int) ->
     i8 = np.concatenate([np.arange(n), *columns])
     out, valid, s = np.zeros(slots, np.int64), np.zeros(slots, np.bool_), Scratch(len(layout.windows))
     k.read_group(
-        i8, i8.view(np.float64), 0, n, n, n, 0, -1, layout.lanes, layout.windows, layout.features, layout.pointers,
-        t_us, -1, -1, -1, np.zeros(1, np.int64), out, out.view(np.float64), valid, 0, s.lane, s.work, s.other,
-        s.bounds, s.tally,
+        i8, i8.view(np.float64), 0, n, n, n, -1, 0, 0, -1, layout.lanes, layout.windows, layout.features,
+        layout.pointers, t_us, -1, -1, -1, np.zeros(1, np.int64), out, out.view(np.float64), valid, 0, s.lane, s.work,
+        s.other, s.bounds, s.tally,
     )  # fmt: skip
     read_rows(
         i8, i8.view(np.float64), 0, n, n, n, layout.lanes, layout.windows, layout.features, t_us, -1, -1,

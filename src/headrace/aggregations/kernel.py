@@ -6,8 +6,10 @@ group's input columns. A read at t:
 1. For each window take its edges (`window_edges`), and find the first event at or past the upper one.
 2. Per lane (one input under one condition) walk from there towards older events, adding each event once; whenever the
    walk crosses the `lo` of a window, finish that window's features from what has been added so far.
-3. The lifetime window comes last: the additive part of events older than the cut is in the lane's base words, which
-   are simply added; the old rows that first, last, min and max still need are kept as rows.
+3. Tiles (`tiles.py`) stand for events that no edge can come between any more; each is added like an event at its start.
+   Of the rows in a tile, those that first and last need are still there, marked as counted already.
+4. The lifetime window comes last: the state of events older than the cut is in the lane's base words, which are
+   simply added.
 
 A lane's additive words are exact (`exact.py`), so every order and split gives the same bits.
 """
@@ -33,10 +35,10 @@ from headrace.aggregations.lanes import (
     AT_TRUES,
     AT_VALID,
     AT_WIDE,
-    EDGES,
     EXTREMES,
     FLOAT,
-    LANE_WORDS,
+    LEAST,
+    MOST,
     NULLABLE_INT,
     ROWS,
     SMALL,
@@ -44,10 +46,11 @@ from headrace.aggregations.lanes import (
     SUMS,
     TRUES,
     add_row,
+    add_tile_sum,
     clear,
+    lane_size,
     present,
     quotient,
-    settle,
     variance,
 )
 from headrace.core.time import NULL_US
@@ -55,7 +58,7 @@ from headrace.core.time import NULL_US
 # Features; the codes go on in `window_rows.py`, which reads those after these have been read.
 (COUNT, COUNT_VALID, SUM, MEAN, MIN, MAX, FIRST, LAST, SHARE, ANY, ALL, VAR, STD, SINCE_LAST, SINCE_FIRST) = range(15)
 # Columns of the plan's tables.
-LANE_COLUMN, LANE_KIND, LANE_WHERE, LANE_OPS, LANE_BASE, LANE_VALIDITY = range(6)
+LANE_COLUMN, LANE_KIND, LANE_WHERE, LANE_OPS, LANE_BASE, LANE_VALIDITY, LANE_TILE = range(7)
 WINDOW_LENGTH, WINDOW_HOP, WINDOW_DELAY, WINDOW_RESOLUTION = range(4)
 FEATURE_LANE, FEATURE_WINDOW, FEATURE_CODE, FEATURE_PARAM, FEATURE_BOOL = range(5)
 
@@ -176,7 +179,9 @@ def read_group(  # type: ignore[no-untyped-def]
     columns,
     stride,
     n,
-    cut,
+    flags,
+    tiles,
+    tile_count,
     base,
     lanes,
     windows,
@@ -201,29 +206,36 @@ def read_group(  # type: ignore[no-untyped-def]
 
     `times`, `columns`, `base` are word indices into `i8`/`f8` (two views of the same words): where the entity's n
     event times start, where its column 0 starts (column c: `columns + c * stride`), where its base words start (-1:
-    none). `offsets`/`partitions`: word indices of each event's log offset and partition, -1 to count every event; else
+    none). `flags` is where the words start that say of each row whether tiles or base count it already (-1: no row is).
+    `tiles` is where the starts of `tile_count` tiles begin; their columns follow. `offsets`/`partitions`: word indices
+    of each event's log offset and partition, -1 to count every event; else
     only events below `limits[partition]` count (`highest`: no offset of these events is greater, when there is one
     partition). `pointers[l, w]` is the first feature of lane l and window w;
     features are sorted by (lane, window). `tally[0]` counts overflows.
     """
     window_count = windows.shape[0]
-    # Bounds of each window: bounds[w] = (first index, last index + 1), bounds[2] order of windows by their lower edge.
+    # Of each window its rows (first, last + 1), its place in the order of lower edges, its tiles, and its lower edge.
     for w in range(window_count):
         lo, hi = window_edges(windows, w, t)
         stop = first_at_or_after(i8, times, 0, n, hi)
         start = np.int64(0)
-        if windows[w, WINDOW_LENGTH] != LIFETIME:
+        if windows[w, WINDOW_LENGTH] == LIFETIME:
+            lo = _NULL
+        else:
             start = first_at_or_after(i8, times, 0, stop, lo)
         bounds[0, w] = start
         bounds[1, w] = stop
-        # Insertion by (delay, start descending); the lifetime comes last of its delay.
-        key = start if windows[w, WINDOW_LENGTH] != LIFETIME else -1
+        bounds[5, w] = lo
+        if tile_count:
+            stop = first_at_or_after(i8, tiles, 0, tile_count, hi)
+            bounds[3, w] = first_at_or_after(i8, tiles, 0, stop, lo)
+            bounds[4, w] = stop
+        # Insertion by (delay, lower edge descending); the lifetime comes last of its delay.
         place = w
         while place > 0:
             before = bounds[2, place - 1]
-            before_key = bounds[0, before] if windows[before, WINDOW_LENGTH] != LIFETIME else -1
             if windows[before, WINDOW_DELAY] < windows[w, WINDOW_DELAY] or (
-                windows[before, WINDOW_DELAY] == windows[w, WINDOW_DELAY] and before_key >= key
+                windows[before, WINDOW_DELAY] == windows[w, WINDOW_DELAY] and bounds[5, before] >= lo
             ):
                 break
             bounds[2, place] = before
@@ -235,13 +247,14 @@ def read_group(  # type: ignore[no-untyped-def]
         where = columns + lanes[index, LANE_WHERE] * stride if lanes[index, LANE_WHERE] >= 0 else -1
         validity = columns + lanes[index, LANE_VALIDITY] * stride if kind == NULLABLE_INT else -1
         delay = np.int64(-1)
-        i = 0
+        i = tile = 0
+        held = False
         first = last = first_row = last_row = np.int64(-1)
         low_f = high_f = 0.0
         low_i = high_i = np.int64(0)
         rows = present_rows = trues = int_low = np.int64(0)
         # Without conditions on single rows the walk is a tight loop.
-        plain = where < 0 and base < 0 and (offsets < 0 or highest < limits[0])
+        plain = where < 0 and flags < 0 and (offsets < 0 or highest < limits[0])
         wanted = 0
         for order in range(window_count):
             if pointers[index, bounds[2, order]] != pointers[index, bounds[2, order] + 1]:
@@ -251,7 +264,9 @@ def read_group(  # type: ignore[no-untyped-def]
             if windows[w, WINDOW_DELAY] != delay:
                 delay = windows[w, WINDOW_DELAY]
                 i = bounds[1, w] - 1
+                tile = bounds[4, w] - 1
                 clear(lane, ops)
+                held = False
                 first = last = first_row = last_row = -1
             lifetime = windows[w, WINDOW_LENGTH] == LIFETIME
             stop = bounds[0, w]
@@ -271,6 +286,8 @@ def read_group(  # type: ignore[no-untyped-def]
                     if value == value:
                         if last < 0:
                             last = i
+                        if not held:
+                            held = True
                             low_f = high_f = value
                         first = i
                         present_rows += 1
@@ -296,8 +313,8 @@ def read_group(  # type: ignore[no-untyped-def]
                 if where >= 0 and f8[where + i] != 1.0:
                     i -= 1
                     continue
-                # Rows before the cut are in the base already; they are kept for first, last, min and max only.
-                folded = base >= 0 and i8[times + i] < cut
+                # A row that a tile or the base counts already is here for first and last only.
+                folded = flags >= 0 and i8[flags + i] != 0
                 if not folded:
                     rows += 1
                 first_row = i
@@ -308,15 +325,48 @@ def read_group(  # type: ignore[no-untyped-def]
                         add_row(i8, f8, kind, ops, column + i, lane, 0)
                     if ops & EXTREMES:
                         if kind == FLOAT:
-                            low_f = f8[column + i] if last < 0 else min(low_f, f8[column + i])
-                            high_f = f8[column + i] if last < 0 else max(high_f, f8[column + i])
+                            low_f = min(low_f, f8[column + i]) if held else f8[column + i]
+                            high_f = max(high_f, f8[column + i]) if held else f8[column + i]
                         else:
-                            low_i = i8[column + i] if last < 0 else min(low_i, i8[column + i])
-                            high_i = i8[column + i] if last < 0 else max(high_i, i8[column + i])
+                            low_i = min(low_i, i8[column + i]) if held else i8[column + i]
+                            high_i = max(high_i, i8[column + i]) if held else i8[column + i]
+                    held = True
                     first = i
                     if last < 0:
                         last = i
                 i -= 1
+            if tile_count and tile >= bounds[3, w]:
+                oldest = bounds[3, w]
+                at = tiles + (1 + lanes[index, LANE_TILE]) * tile_count
+                if kind == ROWS:
+                    for k in range(oldest, tile + 1):
+                        rows += i8[at + k]
+                else:
+                    valid_at = at
+                    for k in range(oldest, tile + 1):
+                        present_rows += i8[at + k]
+                    at += tile_count
+                    if ops & TRUES:
+                        for k in range(oldest, tile + 1):
+                            trues += i8[at + k]
+                        at += tile_count
+                    if ops & SUMS:
+                        add_tile_sum(i8, at, tile_count, oldest, tile + 1, kind, ops, lane)
+                        at += (6 if ops & SQUARES else 2) * tile_count
+                    if ops & EXTREMES:
+                        low_at = at
+                        high_at = at + tile_count if ops & LEAST and ops & MOST else at
+                        for k in range(oldest, tile + 1):
+                            if i8[valid_at + k] == 0:
+                                continue
+                            if kind == FLOAT:
+                                low_f = min(low_f, f8[low_at + k]) if held else f8[low_at + k]
+                                high_f = max(high_f, f8[high_at + k]) if held else f8[high_at + k]
+                            else:
+                                low_i = min(low_i, i8[low_at + k]) if held else i8[low_at + k]
+                                high_i = max(high_i, i8[high_at + k]) if held else i8[high_at + k]
+                            held = True
+                tile = oldest - 1
             lane[AT_ROWS] += rows
             lane[AT_VALID] += present_rows
             lane[AT_TRUES] += trues
@@ -324,9 +374,18 @@ def read_group(  # type: ignore[no-untyped-def]
             rows = present_rows = trues = int_low = np.int64(0)
             if lifetime and base >= 0 and lanes[index, LANE_BASE] >= 0:
                 at = base + lanes[index, LANE_BASE]
-                size = LANE_WORDS if ops & SQUARES else AT_SQUARE if ops & SUMS else AT_SUM
+                size = lane_size(ops)
                 for k in range(size):
                     lane[k] += i8[at + k]
+                if ops & EXTREMES and i8[at + AT_VALID] > 0:
+                    at += size
+                    if kind == FLOAT:
+                        low_f = min(low_f, f8[at]) if held else f8[at]
+                        high_f = max(high_f, f8[at + 1]) if held else f8[at + 1]
+                    else:
+                        low_i = min(low_i, i8[at]) if held else i8[at]
+                        high_i = max(high_i, i8[at + 1]) if held else i8[at + 1]
+                    held = True
             if kind != FLOAT or lane[AT_INT_HIGH] != 0:
                 lane[AT_INT_HIGH] += lane[AT_INT_LOW] >> 32
                 lane[AT_INT_LOW] &= DIGIT
@@ -343,8 +402,8 @@ def read_group(  # type: ignore[no-untyped-def]
                 if code != SUM and code != MEAN and code != VAR and code != STD:
                     write_plain(
                         i8, f8, times, column, kind, code, features[f, FEATURE_BOOL], t, lane[AT_ROWS], count,
-                        lane[AT_TRUES], first, last, first_row, last_row, low_f, high_f, low_i, high_i, last >= 0,
-                        out, out_f8, valid, target,
+                        lane[AT_TRUES], first, last, first_row, last_row, low_f, high_f, low_i, high_i,
+                        held or last >= 0, out, out_f8, valid, target,
                     )  # fmt: skip
                     continue
                 if code == SUM and kind != FLOAT:
@@ -377,69 +436,3 @@ def read_group(  # type: ignore[no-untyped-def]
                             result = float_bits(value, out_f8, out, target)
                 out[target] = result if ok else 0
                 valid[target] = ok
-
-
-@njit(cache=True)
-def fold_rows(i8, f8, times, columns, stride, start, stop, lanes, base):  # type: ignore[no-untyped-def]
-    """Add the rows `start` to `stop` to the base words of every lane that has some, and settle them."""
-    for index in range(lanes.shape[0]):
-        at = lanes[index, LANE_BASE]
-        if at < 0:
-            continue
-        kind, ops = lanes[index, LANE_KIND], lanes[index, LANE_OPS]
-        column = columns + lanes[index, LANE_COLUMN] * stride
-        for i in range(start, stop):
-            if lanes[index, LANE_WHERE] >= 0 and f8[columns + lanes[index, LANE_WHERE] * stride + i] != 1.0:
-                continue
-            base[at + AT_ROWS] += 1
-            if kind != ROWS and present(i8, f8, kind, column + i, columns + lanes[index, LANE_VALIDITY] * stride + i):
-                add_row(i8, f8, kind, ops, column + i, base, at)
-        settle(base, at, ops)
-
-
-@njit(cache=True)
-def keep_rows(i8, f8, columns, stride, start, stop, lanes, needed, keep):  # type: ignore[no-untyped-def]
-    """Mark in `keep` which of the rows `start` to `stop` first, last, min and max of the lifetime still need.
-
-    `needed[l]` holds SUMS-style bits of what lifetime features of lane l ask for: EXTREMES, EDGES.
-    """
-    for index in range(lanes.shape[0]):
-        if needed[index] == 0:
-            continue
-        kind = lanes[index, LANE_KIND]
-        column = columns + lanes[index, LANE_COLUMN] * stride
-        first = last = low = high = -1
-        first_row = last_row = -1
-        for i in range(start, stop):
-            if lanes[index, LANE_WHERE] >= 0 and f8[columns + lanes[index, LANE_WHERE] * stride + i] != 1.0:
-                continue
-            if first_row < 0:
-                first_row = i
-            last_row = i
-            if kind == ROWS or not present(
-                i8, f8, kind, column + i, columns + lanes[index, LANE_VALIDITY] * stride + i
-            ):
-                continue
-            if first < 0:
-                first = low = high = i
-            last = i
-            if kind == FLOAT:
-                if f8[column + i] < f8[column + low]:
-                    low = i
-                if f8[column + i] > f8[column + high]:
-                    high = i
-            else:
-                if i8[column + i] < i8[column + low]:
-                    low = i
-                if i8[column + i] > i8[column + high]:
-                    high = i
-        if needed[index] & EDGES:
-            if first >= 0:
-                keep[first] = True
-                keep[last] = True
-            if first_row >= 0:
-                keep[first_row] = True
-                keep[last_row] = True
-        if needed[index] & EXTREMES and first >= 0:
-            keep[low] = True
-            keep[high] = True

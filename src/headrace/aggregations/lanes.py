@@ -1,7 +1,8 @@
 """Lanes: the additive state of one input under one condition.
 
 A lane is a vector of int64 words: rows, valid values, true values, the sum of small integers, and the digits of the
-exact sums of everything else (`exact.py`). Lanes of two sets of events are added word by word.
+exact sums of everything else (`exact.py`). Lanes of two sets of events are added word by word. In a tile a lane is a
+few words only: of its sums those digits that numbers of a usual size touch, packed.
 """
 
 from __future__ import annotations
@@ -27,12 +28,16 @@ from headrace.core.time import NULL_US
 # How a lane reads its input.
 ROWS, FLOAT, STAMP, INT, NULLABLE_INT = 0, 1, 2, 3, 4
 # What a lane has to keep track of.
-SUMS, EXTREMES, EDGES, SQUARES, TRUES = 1, 2, 4, 8, 16
+SUMS, LEAST, EDGES, SQUARES, TRUES, MOST = 1, 2, 4, 8, 16, 32
+EXTREMES = LEAST | MOST
 # Additive words of a lane.
 AT_ROWS, AT_VALID, AT_TRUES, AT_INT_LOW, AT_INT_HIGH, AT_WIDE, AT_SUM = 0, 1, 2, 3, 4, 5, 6
 AT_SQUARE = AT_SUM + SUM_WORDS
 LANE_WORDS = AT_SQUARE + SQUARE_WORDS
 _NULL = np.int64(NULL_US)
+# Of a lane's sums of floats a tile holds the digits from these on: 2^-82 to 2^45, and 2^-164 to 2^91 of squares.
+TILE_SUM, TILE_SUM_DIGITS = 31, 4
+TILE_SQUARE, TILE_SQUARE_DIGITS = 62, 8
 SMALL = float(1 << 31)
 """Whole numbers below this are summed as integers; 2^31 of them fit one word."""
 
@@ -114,14 +119,83 @@ def present(i8, f8, kind, value_at, validity_at):  # type: ignore[no-untyped-def
 
 
 @njit(cache=True)
-def settle(words, at, ops):  # type: ignore[no-untyped-def]
-    """Bring a lane's additive words to their canonical form."""
+def settle(words, at, kind, ops):  # type: ignore[no-untyped-def]
+    """Bring a lane's additive words to their canonical form: equal sums have equal words, however they came about.
+
+    A sum of floats that is a whole number below 2^45 is in the words of small integers alone, any other in the digits.
+    """
     words[at + AT_INT_HIGH] += words[at + AT_INT_LOW] >> 32
     words[at + AT_INT_LOW] &= DIGIT
-    if ops & SUMS and words[at + AT_WIDE]:
-        normalise(words, at + AT_SUM, SUM_WORDS)
     if ops & SQUARES:
         normalise(words, at + AT_SQUARE, SQUARE_WORDS)
+    if kind != FLOAT or not ops & SUMS:
+        return
+    low, high = words[at + AT_INT_LOW], words[at + AT_INT_HIGH]
+    if words[at + AT_WIDE] == 0 and -(1 << 13) <= high < 1 << 13:
+        return
+    # 1.0 weighs bit 18 of this digit.
+    one = at + AT_SUM + 33
+    words[one] += (low & 0x3FFF) << 18
+    words[one + 1] += (low >> 14) + ((high & 0x3FFF) << 18)
+    words[one + 2] += (high >> 14) & DIGIT
+    words[one + 3] += (high >> 14) >> 32
+    normalise(words, at + AT_SUM, SUM_WORDS)
+    last = words[at + AT_SUM + SUM_WORDS - 1]
+    above = last & DIGIT
+    whole = (last == 0 or last == -1) and words[one] & 0x3FFFF == 0 and (words[one + 1] >> 31) == above & 1
+    for k in range(at + AT_SUM, one):
+        whole = whole and words[k] == 0
+    for k in range(one + 2, at + AT_SUM + SUM_WORDS - 1):
+        whole = whole and words[k] == above
+    low = high = np.int64(0)
+    if whole:
+        value = (words[one] >> 18) + (words[one + 1] << 14) + (last << 46)
+        low, high = value & DIGIT, value >> 32
+        for k in range(at + AT_SUM, at + AT_SUM + SUM_WORDS):
+            words[k] = 0
+    words[at + AT_INT_LOW], words[at + AT_INT_HIGH], words[at + AT_WIDE] = low, high, 0 if whole else 1
+
+
+@njit(cache=True, inline="always")
+def lane_size(ops):  # type: ignore[no-untyped-def]
+    """Additive words that a lane of these `ops` uses."""
+    return LANE_WORDS if ops & SQUARES else AT_SQUARE if ops & SUMS else AT_SUM
+
+
+@njit(cache=True)
+def add_tile_sum(i8, at, stride, start, stop, kind, ops, lane):  # type: ignore[no-untyped-def]
+    """Add the sums (and squares) of the tiles `start` to `stop` to a lane; `at` is their first column of these."""
+    if kind != FLOAT:
+        low = high = np.int64(0)
+        for k in range(start, stop):
+            low += i8[at + k]
+            high += i8[at + stride + k]
+        lane[AT_INT_LOW] += low
+        lane[AT_INT_HIGH] += high
+    else:
+        d0 = d1 = d2 = d3 = np.int64(0)
+        for k in range(start, stop):
+            d0 += i8[at + k] & DIGIT
+            d1 += (i8[at + k] >> 32) & DIGIT
+            d2 += i8[at + stride + k] & DIGIT
+            d3 += i8[at + stride + k] >> 32
+        # 1.0 weighs bit 18 of the third of these digits: whole numbers go where the quick quotient finds them.
+        if d0 | d1 == 0 and d2 & 0x3FFFF == 0 and -(1 << 38) < d3 < 1 << 38:
+            lane[AT_INT_LOW] += (d2 >> 18) + (d3 << 14)
+        else:
+            lane[AT_WIDE] += 1
+            lane[AT_SUM + TILE_SUM] += d0
+            lane[AT_SUM + TILE_SUM + 1] += d1
+            lane[AT_SUM + TILE_SUM + 2] += d2
+            lane[AT_SUM + TILE_SUM + 3] += d3
+    if ops & SQUARES:
+        at += 2 * stride
+        for word in range(TILE_SQUARE_DIGITS // 2):
+            to = AT_SQUARE + TILE_SQUARE + 2 * word
+            for k in range(start, stop):
+                lane[to] += i8[at + k] & DIGIT
+                lane[to + 1] += (i8[at + k] >> 32) & DIGIT
+            at += stride
 
 
 @njit(cache=True)

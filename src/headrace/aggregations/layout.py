@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property
+from math import gcd
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,6 +16,7 @@ from headrace.aggregations import lanes as ln
 from headrace.aggregations import window_rows as wr
 from headrace.aggregations.exact import WORK_WORDS
 from headrace.aggregations.limits import DISTINCT_CAP
+from headrace.aggregations.tiles import ALWAYS, LEVEL_AGE
 from headrace.core.columns import BoolArray, IntArray
 from headrace.core.schema import DType
 from headrace.core.time import NULL_US, US_PER_DAY
@@ -23,8 +25,8 @@ _CODES: dict[str, tuple[int, int]] = {
     "count": (k.COUNT, 0),
     "sum": (k.SUM, ln.SUMS),
     "mean": (k.MEAN, ln.SUMS),
-    "min": (k.MIN, ln.EXTREMES),
-    "max": (k.MAX, ln.EXTREMES),
+    "min": (k.MIN, ln.LEAST),
+    "max": (k.MAX, ln.MOST),
     "first": (k.FIRST, ln.EDGES),
     "last": (k.LAST, ln.EDGES),
     "share": (k.SHARE, ln.TRUES),
@@ -109,10 +111,15 @@ class GroupLayout:
         base_words: additive words of the lifetime in each record (0: none).
         ordered: ties of event time decide values, so records keep ids and offsets.
         lifetime: some feature has no window.
-        needed: per lane what lifetime features need of rows older than the cut.
         rows: some feature is read from the rows of its window, one by one.
         texts: physical columns that hold numbers of texts (`texts.py`).
         nested: the table of `nested.read_nested`, with `nested_names` and `nested_dtypes` beside it.
+        edges: per lane 1 if some feature needs its first and last rows, with `lifetime_edges` of the lifetime.
+        flagged: rows may stay in a record though a tile or the base counts them, so each has a flag.
+        tile_words: words of a tile, its start apart.
+        levels: int64 [levels, 3]: from which age on (µs behind the clock, the as-of horizon apart) events may be in
+            tiles of which length, and in which steps that border moves; see `tiles.py`.
+        fewest: events that make a tile.
     """
 
     columns: tuple[tuple[int, bool], ...]
@@ -126,12 +133,17 @@ class GroupLayout:
     base_words: int
     ordered: bool
     lifetime: bool
-    needed: IntArray
+    edges: IntArray
+    lifetime_edges: IntArray
+    flagged: bool
     rows: bool
     texts: tuple[int, ...]
     nested: IntArray
     nested_names: tuple[str, ...]
     nested_dtypes: tuple[DType, ...]
+    tile_words: int
+    levels: IntArray
+    fewest: int
 
     @cached_property
     def cut_step_us(self) -> int:
@@ -141,7 +153,10 @@ class GroupLayout:
         events its windows can hold.
         """
         reach = self.reach_us
-        return max(reach * 2 + min(reach * 6, 7 * US_PER_DAY) if self.lifetime else reach // 8, 1)
+        step = max(reach * 2 + min(reach * 6, 7 * US_PER_DAY) if self.lifetime else reach // 8, 1)
+        # A tile lies before the cut or behind it.
+        granule = int(self.levels[-1, 0]) if len(self.levels) else 1
+        return -(-step // granule) * granule
 
     @cached_property
     def width(self) -> int:
@@ -156,8 +171,14 @@ class GroupLayout:
 
     @cached_property
     def row_words(self) -> int:
-        """Words of a row: its time, its columns, its offset and partition."""
-        return 1 + self.width + 2 * self.ordered
+        """Words of a row: its time, its columns, its flag, its offset and partition."""
+        return 1 + self.width + self.flagged + 2 * self.ordered
+
+    def levels_at(self, horizon_us: int) -> IntArray:
+        """The levels with the as-of horizon added to their ages."""
+        levels = self.levels.copy()
+        levels[levels[:, LEVEL_AGE] != ALWAYS, LEVEL_AGE] += horizon_us
+        return levels
 
 
 def layout_of(group: _Group) -> GroupLayout:
@@ -175,8 +196,8 @@ def layout_of(group: _Group) -> GroupLayout:
     lane_ids: dict[tuple[int, int, bool], int] = {}
     for a in plain:
         lane_ids.setdefault(_lane_of(group, a), len(lane_ids))
-    lanes = np.full((len(lane_ids), 6), -1, np.int64)
-    needed = np.zeros(len(lane_ids), np.int64)
+    lanes = np.full((len(lane_ids), 7), -1, np.int64)
+    lifetime_edges = np.zeros(len(lane_ids), np.int64)
     base_of: dict[int, int] = {}
     lanes[:, k.LANE_OPS] = 0
     features = []
@@ -192,7 +213,7 @@ def layout_of(group: _Group) -> GroupLayout:
         lanes[lane, k.LANE_WHERE] = -1 if a.where is None else first_column[a.where]
         lanes[lane, k.LANE_VALIDITY] = -1 if kind != ln.NULLABLE_INT else lanes[lane, k.LANE_COLUMN] + 1
         if a.window_us is None:
-            needed[lane] |= ops & (ln.EXTREMES | ln.EDGES)
+            lifetime_edges[lane] |= ops & ln.EDGES != 0
             base_of.setdefault(lane, 0)
         window = windows.index(_window(a))
         features.append(
@@ -201,14 +222,27 @@ def layout_of(group: _Group) -> GroupLayout:
     base_words = 0
     for lane in sorted(base_of):
         lanes[lane, k.LANE_BASE] = base_words
-        ops = lanes[lane, k.LANE_OPS]
-        base_words += ln.LANE_WORDS if ops & ln.SQUARES else ln.AT_SQUARE if ops & ln.SUMS else ln.AT_SUM
+        ops = int(lanes[lane, k.LANE_OPS])
+        base_words += ln.lane_size(ops) + (2 if ops & ln.EXTREMES else 0)
+    tile_words = 0
+    for lane in range(len(lane_ids)):
+        lanes[lane, k.LANE_TILE] = tile_words
+        tile_words += _tile_words(int(lanes[lane, k.LANE_KIND]), int(lanes[lane, k.LANE_OPS]))
+    edges = (lanes[:, k.LANE_OPS] & ln.EDGES != 0).astype(np.int64)
     features.sort(key=lambda f: (f[0], f[1]))
     pointers = np.zeros((len(lane_ids), len(windows) + 1), np.int64)
     for lane in range(len(lane_ids)):
         for window in range(len(windows) + 1):
             pointers[lane, window] = sum((f[0], f[1]) < (lane, window) for f in features)
     reach = max((w + hop for w, hop, _ in windows if w >= 0), default=0) + max(d for _, _, d in windows)
+    whole = {_window(a) for a in group.aggregates if _is_nested(a) or _CODES[a.kind][0] >= wr.RATE}
+    texts = tuple(c for c, (index, _) in enumerate(columns) if group.inputs[index].dtype is DType.STRING)
+    # Numbers of texts change with the rows that a record holds, so no tile may have any.
+    levels = _levels([(*window, window in whole or bool(texts)) for window in windows], group.resolution_us)
+    lifetime = any(w < 0 for w, _, _ in windows)
+    flagged = bool(edges.any()) and (lifetime or len(levels) > 0)
+    ordered = any(a.kind in _BY_ORDER for a in group.aggregates)
+    row_words = 1 + len(columns) + flagged + 2 * ordered
     return GroupLayout(
         columns=tuple(columns),
         lanes=lanes,
@@ -219,14 +253,19 @@ def layout_of(group: _Group) -> GroupLayout:
         dtypes=tuple(f[6] for f in features),
         reach_us=reach + group.resolution_us,
         base_words=base_words,
-        ordered=any(a.kind in _BY_ORDER for a in group.aggregates),
-        lifetime=any(w < 0 for w, _, _ in windows),
-        needed=needed,
+        ordered=ordered,
+        lifetime=lifetime,
+        edges=edges,
+        lifetime_edges=lifetime_edges,
+        flagged=flagged,
         rows=bool(listed) or any(f[2] >= wr.RATE for f in features),
-        texts=tuple(c for c, (index, _) in enumerate(columns) if group.inputs[index].dtype is DType.STRING),
+        texts=texts,
         nested=_nested(group, listed, first_column, windows),
         nested_names=tuple(a.name for a in listed),
         nested_dtypes=tuple(a.dtype for a in listed),
+        tile_words=tile_words,
+        levels=levels,
+        fewest=_fewest(row_words, 1 + tile_words, int(edges.sum())),
     )
 
 
@@ -269,6 +308,41 @@ def _read(group: _Group, source: int | None, first_column: list[int]) -> tuple[i
     return kind, column, column + 1 if kind == ln.NULLABLE_INT else -1
 
 
+def _fewest(row_words: int, tile_words: int, edge_lanes: int) -> int:
+    """From how many rows on a tile, and the four rows of each lane that may have to stay, surely take fewer words."""
+    return (tile_words + 4 * edge_lanes * row_words) // row_words + 2
+
+
+def _tile_words(kind: int, ops: int) -> int:
+    """Words of a lane in a tile: rows, or valid values, true ones, the sum, squares, least and greatest value."""
+    if kind == ln.ROWS:
+        return 1
+    squares = ln.TILE_SQUARE_DIGITS // 2 if ops & ln.SQUARES else 0
+    sums = 2 if ops & ln.SUMS else 0
+    return 1 + bool(ops & ln.TRUES) + sums + squares + bool(ops & ln.LEAST) + bool(ops & ln.MOST)
+
+
+def _levels(windows: list[tuple[int, int, int, bool]], resolution_us: int) -> IntArray:
+    """Levels of tiles for windows (length, hop, delay, and whether it needs its events one by one)."""
+    finite = sorted(
+        (length + hop + delay + resolution_us, 1 if whole else hop)
+        for length, hop, delay, whole in windows
+        if length >= 0
+    )
+    newest = max(delay for _, _, delay, _ in windows) + resolution_us
+    hops = [hop for _, hop in finite]
+    # Near the newest event both edges of windows fall, further back those lower edges that reach there.
+    found = [(ALWAYS, gcd(resolution_us, *hops))]
+    if finite:
+        found.append((newest, gcd(*hops)))
+        found += [(reach, gcd(*hops[at + 1 :])) for at, (reach, _) in enumerate(finite[:-1])]
+    levels: list[tuple[int, int, int]] = []
+    for age, granule in found:
+        if granule > (levels[-1][0] if levels else 1):
+            levels.append((granule, age, max(age // 16 // granule, 1) * granule))
+    return np.array(levels, np.int64).reshape(-1, 3)
+
+
 _VALUES = (k.MIN, k.MAX, k.FIRST, k.LAST, wr.MOST_FREQUENT)
 _BY_ORDER = ("first", "last", "first_n", "last_n")
 """Aggregations whose value is decided by ties of event time."""
@@ -307,7 +381,7 @@ class Scratch:
         self.lane: IntArray = np.zeros(ln.LANE_WORDS, np.int64)
         self.work: IntArray = np.zeros(2 * WORK_WORDS, np.int64)
         self.other: IntArray = np.zeros(2 * WORK_WORDS, np.int64)
-        self.bounds: IntArray = np.zeros((3, max(windows, 1)), np.int64)
+        self.bounds: IntArray = np.zeros((6, max(windows, 1)), np.int64)
         self.tally: IntArray = np.zeros(1, np.int64)
 
 

@@ -59,9 +59,11 @@ def read_table(  # type: ignore[no-untyped-def]
     B_SLOT,
     B_TTL,
     B_ROWS,
-) = range(12)
+    B_TILE,
+    B_FLAG,
+) = range(14)
 # Words at the head of a window record and of a table record (`records.py`).
-W_FORMAT, W_COUNT, W_CUT, W_CLOCK, W_KEPT, W_TAIL, W_PARTITIONS, W_HEAD = range(8)
+W_FORMAT, W_COUNT, W_CUT, W_CLOCK, W_TILES, W_TAIL, W_PARTITIONS, W_HEAD = range(8)
 T_FORMAT, T_COUNT, T_CLOCK, T_TAIL, T_FLOOR, T_HEAD = range(6)
 TOO_OLD = -2
 """Instead of a row: the record no longer holds what a read at this time needs."""
@@ -121,13 +123,16 @@ def read_view(  # type: ignore[no-untyped-def]
                 if at >= 0 and i8[at + T_FLOOR] != _NULL and t[r] <= i8[at + T_FLOOR]:
                     rows[r, b] = TOO_OLD
                 continue
-            n, cut, base, times = 0, 0, -1, 0
+            n, base, times, flags, tiles, tile_count = 0, -1, 0, -1, 0, 0
             if at >= 0:
-                n, cut = i8[at + W_COUNT], i8[at + W_CUT]
+                n, tile_count = i8[at + W_COUNT], i8[at + W_TILES]
                 base = at + W_HEAD + i8[at + W_PARTITIONS]
-                times = base + bindings[b, B_BASE_WORDS]
+                tiles = base + bindings[b, B_BASE_WORDS]
+                times = tiles + tile_count * bindings[b, B_TILE]
                 if bindings[b, B_BASE_WORDS] == 0:
                     base = -1
+                if bindings[b, B_FLAG] >= 0 and (base >= 0 or tile_count):
+                    flags = times + bindings[b, B_FLAG] * n
             read_group(
                 i8,
                 f8,
@@ -135,7 +140,9 @@ def read_view(  # type: ignore[no-untyped-def]
                 times + n,
                 n,
                 n,
-                cut,
+                flags,
+                tiles,
+                tile_count,
                 base,
                 lanes[bindings[b, B_LANE] : bindings[b, B_LANE_END]],
                 windows[bindings[b, B_WINDOW] : bindings[b, B_WINDOW_END]],
@@ -329,6 +336,8 @@ def read_history(  # type: ignore[no-untyped-def]
                     columns + first,
                     stride,
                     n,
+                    -1,
+                    0,
                     0,
                     -1,
                     lanes[index : index + 1],
@@ -374,30 +383,3 @@ def read_history(  # type: ignore[no-untyped-def]
                 work,
                 tally,
             )
-
-
-@njit(cache=True, nogil=True)
-def read_table_history(  # type: ignore[no-untyped-def]
-    i8, times, available, orders, bits, columns, stride, starts, counts, width, t, ttl, limits, out, valid, rows, slot
-):
-    """Read one table for each request over history sorted by (key, event time, write order)."""
-    for r in range(starts.shape[0]):
-        first = starts[r]
-        row = read_table(
-            i8,
-            times + first,
-            available + first,
-            orders + first,
-            bits + first,
-            columns + first,
-            stride,
-            counts[r],
-            width,
-            t[r],
-            ttl,
-            limits[r],
-            out[r],
-            valid[r],
-            slot,
-        )
-        rows[r] = row + first if row >= 0 else -1

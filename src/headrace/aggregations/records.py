@@ -1,13 +1,14 @@
 """Window records: what the online store holds per group and entity.
 
-A record is int64 words: format · rows n · cut · clock · kept rows · tail bytes · partitions P · P positions · base
-words (the lifetime's additive state of events before the cut) · n event times · the group's columns, n words each · for
-groups that depend on ties: n offsets, n partitions and a MessagePack list of ids as the tail.
+A record is int64 words: format · rows n · cut · clock · tiles m · tail bytes · partitions P · P positions · base words
+(the lifetime's state of events before the cut) · m starts of tiles · the words of tiles, m each · n event times · the
+group's columns, n words each · where rows may stay that are counted elsewhere, n flags that say so · for groups that
+depend on ties: n offsets, n partitions and a MessagePack list of ids as the tail.
 
-Rows lie in order of (event time, id, partition, offset). Events before the cut can no longer be read (the as-of
-horizon has passed them): they are folded into the base, and only the `kept` rows that first, last, min and max of the
-lifetime need stay. The cut follows the stream's clock at the entity's last event, so that a record is a function of
-the events below its position alone, however they were batched.
+Rows lie in order of (event time, id, partition, offset). Events between which no edge of a window can fall any more
+are tiles (`tiles.py`), and events before the cut, which no finite window reaches, are in the base; the rows that first
+and last still need stay beside them. The cut and the levels of tiles follow the stream's clock at the entity's last
+event, so that what a record says is a function of the events below its position alone, however they were batched.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from headrace.aggregations import kernel
+from headrace.aggregations.lanes import LANE_WORDS
 from headrace.aggregations.layout import GroupLayout
-from headrace.core.columns import IntArray
+from headrace.aggregations.tiles import cut_of, fold_rows, fold_tiles, keep_edges, tile_rows
+from headrace.core.columns import BoolArray, IntArray
 from headrace.core.time import floor_to
 
-FORMAT = 1
+FORMAT = 2
 _HEAD = struct.Struct("<7q")
 _TAIL_AT = 40
 _WORD = struct.Struct("<q")
@@ -56,13 +58,13 @@ def merge(layout: GroupLayout, record: bytes | None, delta: EntityDelta, horizon
     """Return the record after the events of `delta`; a delta that the record already reflects changes nothing."""
     cut = floor_to(delta.clock_us - horizon_us - layout.reach_us, layout.cut_step_us)
     if record is None:
-        return _rebuild(layout, None, delta, cut, delta.clock_us, delta.positions)
+        return _rebuild(layout, None, delta, cut, delta.clock_us, delta.positions, horizon_us)
     _, _, old_cut, clock, _, _, partitions = _HEAD.unpack_from(record)
     positions = struct.unpack_from(f"<{partitions}q", record, 56)
     if all(have >= new for have, new in zip(positions, delta.positions, strict=True)):
         return record
     positions = tuple(max(pair) for pair in zip(positions, delta.positions, strict=True))
-    return _rebuild(layout, record, delta, max(cut, old_cut), max(clock, delta.clock_us), positions)
+    return _rebuild(layout, record, delta, max(cut, old_cut), max(clock, delta.clock_us), positions, horizon_us)
 
 
 def append_ids(record: bytes, old: bytes | None, ids: list[Any], dropped: int) -> bytes:
@@ -82,50 +84,79 @@ def _rebuild(
     cut: int,
     clock: int,
     positions: Sequence[int],
+    horizon_us: int,
 ) -> bytes:
-    """The general way: sort old and new rows, fold what fell behind the cut, keep what the lifetime still needs."""
-    extra = 2 if layout.ordered else 0
-    fresh = [delta.times, *delta.columns, *((delta.offsets, delta.partitions) if extra else ())]
-    new = np.frombuffer(b"".join(fresh), np.int64).reshape(len(fresh), delta.n)
+    """The general way: sort old and new rows, make tiles, fold what fell behind the cut, keep what is still needed."""
+    flags = [bytes(8 * delta.n)] if layout.flagged else []
+    fresh = [delta.times, *delta.columns, *flags, *((delta.offsets, delta.partitions) if layout.ordered else ())]
+    rows = np.frombuffer(b"".join(fresh), np.int64).reshape(len(fresh), delta.n)
     base = np.zeros(layout.base_words, np.int64)
-    old_ids: list[Any] = []
-    kept = 0
-    if record is None:
-        rows = new
-    else:
-        _, n, _, _, kept, tail, partitions = _HEAD.unpack_from(record)
+    tiles = np.zeros((1 + layout.tile_words, 0), np.int64)
+    ids: list[Any] = []
+    if record is not None:
+        _, n, _, _, count, tail, partitions = _HEAD.unpack_from(record)
         at = 7 + partitions
-        words = np.frombuffer(record, np.int64, count=at + layout.base_words + len(fresh) * n)
-        base = words[at : at + layout.base_words].copy()
-        old = words[at + layout.base_words :].reshape(len(fresh), n)
-        rows = np.concatenate([old, new], axis=1)
+        sizes = (layout.base_words, len(tiles) * count, len(fresh) * n)
+        words = np.frombuffer(record, np.int64, count=at + sum(sizes))
+        base = words[at : at + sizes[0]].copy()
+        tiles = words[at + sizes[0] : at + sizes[0] + sizes[1]].reshape(len(tiles), count)
+        rows = np.concatenate([words[at + sizes[0] + sizes[1] :].reshape(len(fresh), n), rows], axis=1)
         if tail:
-            start = 8 * len(words)
-            old_ids = _decode_ids(record[start : start + tail])
-    ids = old_ids + delta.ids if delta.ids is not None and layout.ordered else None
-    folded = np.zeros(rows.shape[1], np.bool_)
-    folded[:kept] = True
-    order = _order(rows, ids, extra)
+            ids = _decode_ids(record[8 * len(words) : 8 * len(words) + tail])
+    with_ids = delta.ids is not None and layout.ordered
+    ids = ids + (delta.ids or []) if with_ids else []
+    order = _order(rows, ids if with_ids else None, 2 if layout.ordered else 0)
     if order is not None:
-        rows, folded = rows[:, order], folded[order]
-        ids = None if ids is None else [ids[i] for i in order.tolist()]
+        rows = rows[:, order]
+        ids = [ids[i] for i in order.tolist()] if with_ids else []
+    counted = rows[1 + layout.width] != 0 if layout.flagged else np.zeros(rows.shape[1], np.bool_)
+    keep = np.zeros(rows.shape[1], np.bool_)
     behind = int(np.searchsorted(rows[0], cut, "left"))
-    if behind:
-        rows, kept_rows = _fold(layout, rows, folded, behind, base)
-        kept = len(kept_rows)
-        ids = None if ids is None else [ids[i] for i in kept_rows.tolist()] + ids[behind:]
-    else:
-        kept = 0
-    tail_bytes = b"" if ids is None else _encode_ids(ids)
-    head = [FORMAT, rows.shape[1], cut, clock, kept, len(tail_bytes), len(positions), *positions]
+    behind_tiles = int(np.searchsorted(tiles[0], cut, "left"))
+    if layout.lifetime:
+        _fold(layout, rows[:, :behind], counted[:behind], tiles, behind_tiles, base, keep)
+    tiles = _tile(layout, rows, behind, counted, keep, tiles[:, behind_tiles:], clock, horizon_us)
+    if layout.flagged:
+        rows = rows.copy()
+        rows[1 + layout.width] = counted
+    rows = rows[:, keep]
+    tail_bytes = _encode_ids([ids[i] for i in np.flatnonzero(keep).tolist()]) if with_ids else b""
+    head = [FORMAT, rows.shape[1], cut, clock, tiles.shape[1], len(tail_bytes), len(positions), *positions]
     return b"".join(
         [
             struct.pack(f"<{len(head)}q", *head),
             base.tobytes(),
+            np.ascontiguousarray(tiles).tobytes(),
             np.ascontiguousarray(rows).tobytes(),
             _padded(tail_bytes),
         ]
     )
+
+
+def _tile(
+    layout: GroupLayout,
+    rows: IntArray,
+    behind: int,
+    counted: BoolArray,
+    keep: BoolArray,
+    tiles: IntArray,
+    clock: int,
+    horizon_us: int,
+) -> IntArray:
+    """Make and merge tiles of the rows from `behind` on; sets `counted` and `keep` of these rows."""
+    levels = layout.levels_at(horizon_us)
+    if not len(levels):
+        keep[behind:] = True
+        return tiles
+    n, count = rows.shape[1] - behind, tiles.shape[1]
+    words = np.concatenate([rows[:, behind:].reshape(-1), tiles.reshape(-1)])
+    cuts = np.array([cut_of(levels, level, clock) for level in range(len(levels))])
+    out = np.zeros((1 + layout.tile_words, count + n // layout.fewest + 1), np.int64)
+    made = tile_rows(
+        words, words.view(np.float64), n, len(rows) * n, count, layout.lanes, levels, cuts, layout.fewest, layout.edges,
+        counted[behind:], keep[behind:], out, np.zeros((len(layout.lanes), LANE_WORDS + 2), np.int64),
+    )  # fmt: skip
+    return out[:, :made]
 
 
 def _order(rows: IntArray, ids: list[Any] | None, extra: int) -> IntArray | None:
@@ -146,22 +177,27 @@ def _order(rows: IntArray, ids: list[Any] | None, extra: int) -> IntArray | None
 
 
 def _fold(
-    layout: GroupLayout, rows: IntArray, folded: np.ndarray[Any, Any], behind: int, base: IntArray
-) -> tuple[IntArray, IntArray]:
-    """Fold the first `behind` rows into `base` (those already folded excepted) and keep what is still needed."""
-    if not layout.lifetime:
-        return rows[:, behind:], np.zeros(0, np.int64)
-    fresh = np.ascontiguousarray(rows[:, :behind][:, ~folded[:behind]])
-    n = fresh.shape[1]
-    if layout.base_words and n:
+    layout: GroupLayout,
+    rows: IntArray,
+    counted: BoolArray,
+    tiles: IntArray,
+    behind_tiles: int,
+    base: IntArray,
+    keep: BoolArray,
+) -> None:
+    """Fold the rows that are not counted yet and the first tiles into `base`; mark the rows that are still needed."""
+    if layout.base_words:
+        fresh = np.ascontiguousarray(rows[:, ~counted])
+        n = fresh.shape[1]
         words = fresh.reshape(-1)
-        kernel.fold_rows(words, words.view(np.float64), 0, n, n, 0, n, layout.lanes, base)
-    keep = np.zeros(behind, np.bool_)
-    if layout.needed.any():
-        old = np.ascontiguousarray(rows[:, :behind]).reshape(-1)
-        kernel.keep_rows(old, old.view(np.float64), behind, behind, 0, behind, layout.lanes, layout.needed, keep)
-    kept = np.flatnonzero(keep)
-    return np.concatenate([rows[:, kept], rows[:, behind:]], axis=1), kept
+        fold_rows(words, words.view(np.float64), n, n, 0, n, layout.lanes, base)
+        words = np.concatenate([tiles.reshape(-1), np.zeros(1, np.int64)])
+        fold_tiles(words, words.view(np.float64), 0, tiles.shape[1], behind_tiles, layout.lanes, base)
+    counted[:] = True
+    if layout.lifetime_edges.any():
+        n = rows.shape[1]
+        words = np.ascontiguousarray(rows).reshape(-1)
+        keep_edges(words, words.view(np.float64), n, n, 0, n, layout.lanes, layout.lifetime_edges, keep)
 
 
 def _padded(tail: bytes) -> bytes:

@@ -57,16 +57,17 @@ def _width(value):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def sort_runs(codes, times, size):  # type: ignore[no-untyped-def]
-    """Sort rows by (code, time); equal ones keep their order.
+def sort_runs(codes, times, low_code, high_code):  # type: ignore[no-untyped-def]
+    """Sort the rows whose code is in `low_code` to `high_code - 1` by (code, time); equal ones keep their order.
 
-    `codes` int64 [n] below `size`; rows with a negative code are left out. Times lie less than 2^63 apart. Returns the
-    rows' indices, their times, and int64 [size + 1] where each code's run begins.
+    Times lie less than 2^63 apart. Returns the rows' indices, their times, and int64 [codes + 1] where each code's run
+    begins.
     """
+    size = high_code - low_code
     edges = np.zeros(size + 1, np.int64)
     for code in codes:
-        if code >= 0:
-            edges[code + 1] += 1
+        if low_code <= code < high_code:
+            edges[code - low_code + 1] += 1
     largest = 0
     for code in range(size):
         largest = max(largest, edges[code + 1])
@@ -75,9 +76,9 @@ def sort_runs(codes, times, size):  # type: ignore[no-untyped-def]
     at = edges[:-1].copy()
     for row in range(len(codes)):
         code = codes[row]
-        if code >= 0:
-            place = at[code]
-            at[code] = place + 1
+        if low_code <= code < high_code:
+            place = at[code - low_code]
+            at[code - low_code] = place + 1
             pairs[place, 0], pairs[place, 1] = times[row], row
     other = np.empty((largest, 2), np.int64)
     places = np.zeros(2050, np.int64)

@@ -2,8 +2,8 @@
 
 Nearly always an entity's new events go behind its old ones, or between some of them, and what fell behind the cut is
 dropped. That takes no more than copying words: the old records and the new events are joined to one buffer, and the
-kernel writes the new records into another. What it cannot do (fold events into the lifetime's base, order ties by id)
-it leaves to `records.merge`, and the bytes are the same whichever way a record went.
+kernel writes the new records into another. What it cannot do (make tiles, fold events into the lifetime's base, order
+ties by id) it leaves to `records.merge`, and the bytes are the same whichever way a record went.
 """
 
 from __future__ import annotations
@@ -18,12 +18,18 @@ from numba import njit
 from headrace.aggregations.layout import GroupLayout
 from headrace.aggregations.records import FORMAT, EntityDelta, append_ids, merge
 from headrace.aggregations.texts import merge_texts
+from headrace.aggregations.tiles import to_tile
+from headrace.core.time import NULL_US
 
 _GENERAL, _SAME = -1, -2
 # What the kernel is told of an entity, before its positions. _OLD: the word at which its record begins (-1: none yet),
-# _ROW: that of the time of its first new event, _STRIDE: how many new events its group has.
-_OLD, _ROW, _COUNT, _CLOCK, _STRIDE, _COLUMNS, _BASE, _LIFETIME, _ORDERED, _REACH, _STEP, _PARTITIONS = range(12)
-_FIXED = 12
+# _ROW: that of the time of its first new event, _STRIDE: how many new events its group has. _TILE: the words of a tile
+# with its start, _FLAG: which of the rows' columns is the flag (-1: none), _LEVELS_AT: the word where the levels begin.
+(
+    _OLD, _ROW, _COUNT, _CLOCK, _STRIDE, _COLUMNS, _BASE, _LIFETIME, _ORDERED, _REACH, _STEP, _TILE, _FLAG, _FEWEST,
+    _LEVELS_AT, _LEVELS, _PARTITIONS,
+) = range(17)  # fmt: skip
+_FIXED = 17
 
 
 class Events(Protocol):
@@ -65,11 +71,18 @@ def merge_groups(
     at = room = entities = 0
     for layout, events, keys in groups:
         rows = len(events.times) >> 3
-        columns = (events.times, *events.columns, *((events.offsets, events.partitions) if layout.ordered else ()))
-        parts += columns
-        row, at = at, at + rows * len(columns)
-        reach_us = layout.reach_us + horizon_us
-        shape = (rows, len(columns), layout.base_words, layout.lifetime, layout.ordered, reach_us, layout.cut_step_us)
+        flags = (bytes(8 * rows),) if layout.flagged else ()
+        ties = (events.offsets, events.partitions) if layout.ordered else ()
+        columns = (events.times, *events.columns, *flags, *ties)
+        levels = layout.levels_at(horizon_us)
+        parts += (*columns, levels.tobytes())
+        row, levels_at = at, at + rows * len(columns)
+        at = levels_at + levels.size
+        shape = (
+            rows, len(columns), layout.base_words, layout.lifetime, layout.ordered, layout.reach_us + horizon_us,
+            layout.cut_step_us, 1 + layout.tile_words, 1 + layout.width if layout.flagged else -1, layout.fewest,
+            levels_at, len(levels),
+        )  # fmt: skip
         for key, count, clock, offsets in zip(keys, events.counts, events.clocks, events.positions, strict=True):
             record = records[key]
             if record is None:
@@ -155,8 +168,9 @@ def _splice_one(words, about, positions, partitions, out, span):  # type: ignore
     old, row, count, clock, base = about[_OLD], about[_ROW], about[_COUNT], about[_CLOCK], about[_BASE]
     cut = clock - about[_REACH]
     cut -= cut % about[_STEP]
-    rows = old + 7 + partitions + base
-    n = kept = 0
+    tiles = old + 7 + partitions + base
+    rows, n, m = tiles, np.int64(0), np.int64(0)
+    old_clock = old_cut = np.int64(NULL_US)
     for p in range(partitions):
         out[7 + p] = positions[p]
     if old >= 0:
@@ -167,17 +181,29 @@ def _splice_one(words, about, positions, partitions, out, span):  # type: ignore
             out[7 + p] = max(have, positions[p])
         if not fresh:
             return _SAME
-        n, kept = words[old + 1], words[old + 4]
-        cut, clock = max(cut, words[old + 2]), max(clock, words[old + 3])
+        n, m = words[old + 1], words[old + 4]
+        rows = tiles + m * about[_TILE]
+        old_cut, old_clock = words[old + 2], words[old + 3]
+        cut, clock = max(cut, old_cut), max(clock, old_clock)
     first = words[row]
     if about[_ORDERED] and n and first <= words[rows + n - 1]:
         return _GENERAL
-    drop = skip = 0
+    drop = skip = gone = 0
     if about[_LIFETIME]:
-        if first < cut or (kept < n and words[rows + kept] < cut):
+        if first < cut:
             return _GENERAL
+        if cut > old_cut and old >= 0:
+            # What lies behind the new cut and is not counted in the base yet, has to go there.
+            if m and words[tiles] < cut:
+                return _GENERAL
+            for i in range(n):
+                if words[rows + i] >= cut:
+                    break
+                if words[rows + i] >= old_cut or about[_FLAG] < 0:
+                    return _GENERAL
     else:
-        kept = 0
+        while gone < m and words[tiles + gone] < cut:
+            gone += 1
         while drop < n and words[rows + drop] < cut:
             drop += 1
         while skip < count and words[row + skip] < cut:
@@ -187,11 +213,17 @@ def _splice_one(words, about, positions, partitions, out, span):  # type: ignore
     while behind > drop and words[rows + behind - 1] > first:
         behind -= 1
     total = n - drop + count - skip
-    out[0], out[1], out[2], out[3], out[4], out[5], out[6] = FORMAT, total, cut, clock, kept, 0, partitions
+    out[0], out[1], out[2], out[3], out[4], out[5], out[6] = FORMAT, total, cut, clock, m - gone, 0, partitions
     to = 7 + partitions
     for b in range(base):
-        out[to + b] = words[rows - base + b] if old >= 0 else 0
+        out[to + b] = words[tiles - base + b] if old >= 0 else 0
     to += base
+    new_tiles = to
+    for column in range(about[_TILE]):
+        for k in range(gone, m):
+            out[to] = words[tiles + column * m + k]
+            to += 1
+    new_rows = to
     for column in range(about[_COLUMNS]):
         a, b = rows + column * n, row + column * about[_STRIDE]
         for i in range(drop, behind):
@@ -209,4 +241,10 @@ def _splice_one(words, about, positions, partitions, out, span):  # type: ignore
             out[to] = words[b + rest]
             to += 1
     span[1], span[2] = to, drop + skip
+    if about[_LEVELS] and skip < count:
+        levels = words[about[_LEVELS_AT] : about[_LEVELS_AT] + 3 * about[_LEVELS]].reshape(-1, 3)
+        flags = new_rows + about[_FLAG] * total if about[_FLAG] >= 0 else -1
+        first = max(first, cut)
+        if to_tile(out, new_rows, total, flags, new_tiles, m - gone, levels, old_clock, clock, first, about[_FEWEST]):
+            return _GENERAL
     return 0

@@ -80,9 +80,9 @@ class PastAsOf(Past):
             for name, ends in super().computed().items()
         }
 
-    def rows(self, table: TablePlan) -> pa.Table | None:
+    def rows(self, table: TablePlan, since_us: int | None = None, until_us: int | None = None) -> pa.Table | None:
         """Rows of a table that had been written."""
-        rows = super().rows(table)
+        rows = super().rows(table, since_us, until_us)
         return None if rows is None else rows.filter(pc.less(rows[ORDER], self.tables))
 
 

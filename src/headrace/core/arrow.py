@@ -33,16 +33,24 @@ STORED_TYPES: dict[DType, pa.DataType] = {**ARROW_TYPES, DType.TIMESTAMP: pa.int
 
 
 def to_arrow(column: Column) -> pa.Array:
-    """An Arrow array with the same values and nulls."""
-    mask = None if column.valid is None else ~column.valid
+    """An Arrow array with the same values and nulls; it may share the column's memory."""
+    if column.arrow is not None:
+        return column.arrow
     if column.dtype is DType.LIST or column.dtype.is_nested:
         items = column.to_pylist()
-        if len(column.dtype.parts if column.dtype.is_nested else ()) == 2:
+        if column.dtype.is_nested and len(column.dtype.parts) == 2:
             items = [None if item is None else list(item.items()) for item in items]
         return pa.array(items, ARROW_TYPES[column.dtype])
-    if column.dtype in (DType.TIMESTAMP, DType.DURATION):
-        return pa.array(column.values, pa.int64(), mask=mask).cast(ARROW_TYPES[column.dtype])
-    return pa.array(column.values, ARROW_TYPES[column.dtype], mask=mask)
+    if column.dtype is DType.STRING:
+        return pa.array(column.values, pa.string(), mask=None if column.valid is None else ~column.valid)
+    present = None if column.valid is None or column.valid.all() else _bitmap(column.valid)
+    values = np.ascontiguousarray(column.values, NUMPY_DTYPES[column.dtype])
+    data = _bitmap(values) if column.dtype is DType.BOOL else pa.py_buffer(values)
+    return pa.Array.from_buffers(ARROW_TYPES[column.dtype], len(values), [present, data])
+
+
+def _bitmap(flags: Any) -> pa.Buffer:
+    return pa.py_buffer(np.packbits(flags, bitorder="little"))
 
 
 def from_arrow(array: pa.Array | pa.ChunkedArray, dtype: DType, name: str = "column") -> Column:
@@ -65,7 +73,7 @@ def from_arrow(array: pa.Array | pa.ChunkedArray, dtype: DType, name: str = "col
         return Column(dtype, items, valid)
     if dtype is DType.STRING:
         values: Any = np.asarray(array.fill_null("") if valid is not None else array, dtype=np.object_)
-        return Column(dtype, values, valid)
+        return Column(dtype, values, valid, array)
     filler = False if dtype is DType.BOOL else 0
     filled = pc.fill_null(array, filler) if valid is not None else array
     return normalised(Column(dtype, np.asarray(filled).astype(NUMPY_DTYPES[dtype], copy=False), valid))

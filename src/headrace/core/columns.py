@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -39,12 +39,14 @@ class Column:
     """Values of one type, and a mask: `valid[i]` is False where row i is null; None means that none is.
 
     Where a row is null its value is a filler without meaning. Float columns are normalised: NaN and infinity never
-    are valid values, and −0.0 is stored as 0.0.
+    are valid values, and −0.0 is stored as 0.0. `arrow` is the Arrow array that texts were read from, if it is kept:
+    then they need not be made into Arrow again.
     """
 
     dtype: DType
     values: npt.NDArray[Any]
     valid: BoolArray | None = None
+    arrow: Any = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.values)

@@ -23,6 +23,9 @@ class ArchiveWorker:
     """Brings the offline store up to the feature log; one per store."""
 
     def __init__(self, plan: ProjectPlan, raw: EventLog, features: EventLog, offline: OfflineStore) -> None:
+        # It may be the first of the layers to start.
+        features.create(WINDOWS)
+        features.create(TABLES)
         self._plan = plan
         self._raw = raw
         self._features = features

@@ -70,11 +70,12 @@ class BoundView:
                 table = source.table
                 assert table is not None
                 ttl = -1 if table.ttl_us is None else table.ttl_us
-                rows.append([1, 0, 0, 0, 0, 0, 0, 0, source.width, source.slot, ttl, 0])
+                rows.append([1, 0, 0, 0, 0, 0, 0, 0, source.width, source.slot, ttl, 0, 0, -1])
                 continue
             sizes = (len(layout.lanes), len(layout.windows), len(layout.features))
             spans = [edge for start, size in zip(at, sizes, strict=True) for edge in (start, start + size)]
             rows.append([0, *spans, layout.base_words, layout.width, source.slot, -1, layout.rows])
+            rows[-1] += [1 + layout.tile_words, 1 + layout.width if layout.flagged else -1]
             lanes.append(layout.lanes)
             windows.append(layout.windows)
             features.append(layout.features)
@@ -83,8 +84,8 @@ class BoundView:
             wide[:, sizes[1] + 1 :] = layout.pointers[:, -1:]
             pointers.append(wide)
             at = [start + size for start, size in zip(at, sizes, strict=True)]
-        self.bindings: IntArray = np.array(rows, np.int64).reshape(-1, 12)
-        self.lanes = _stacked(lanes, 6)
+        self.bindings: IntArray = np.array(rows, np.int64).reshape(-1, 14)
+        self.lanes = _stacked(lanes, 7)
         self.windows = _stacked(windows, 4)
         self.features = _stacked(features, 5)
         self.pointers = _stacked(pointers, self.max_windows + 1)
@@ -103,8 +104,13 @@ class BoundView:
             for index, (column, slot) in enumerate(zip(visible, slots, strict=True))
             if slot is None
         ]
+        self._whole = not self._others and slots == list(range(self.slots))
         self._loaded = np.array(list(self._names.slots), np.int64)
         self._loads = [(register, dtype) for register, dtype in self._names.slots.values()]
+
+    def asks_for_objects(self, source: BoundSource) -> bool:
+        """True if some column is made of a feature of this source that is no word."""
+        return any(self.sources[binding] is source for binding, _ in self._names.objects)
 
     def scratch(self) -> Scratch:
         """Working memory for one thread."""
@@ -126,7 +132,11 @@ class BoundView:
         objects: Callable[[int, int, DType], Column],
     ) -> FeatureBlock:
         """Build the visible columns; `objects(binding, index, dtype)` fetches values that are no words."""
-        if self.slots:
+        if self._whole:
+            return FeatureBlock(self.names, self.dtypes, words, valid)
+        if self.slots and not words.flags.c_contiguous:
+            out, out_valid = words.T.take(self._copied, axis=0).T, valid.T.take(self._copied, axis=0).T
+        elif self.slots:
             out, out_valid = words.take(self._copied, axis=1), valid.take(self._copied, axis=1)
         else:
             out = np.zeros((len(words), len(self.names)), np.int64)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -12,7 +14,9 @@ from headrace.core.columns import BoolArray, Column, IntArray, column_of
 from headrace.core.schema import DType
 from headrace.retrieval.binding import BoundSource
 
-Texts = Callable[[int], Sequence[str]]
+Piece: TypeAlias = tuple[IntArray, IntArray, IntArray]
+"""Some rows of a read, and the buffer and begins that `nested.read_nested` gave for them."""
+Texts: TypeAlias = Callable[[int], Sequence[str]]
 """The texts that the words of a row stand for."""
 
 
@@ -35,39 +39,49 @@ class GroupObjects:
     def __init__(
         self,
         source: BoundSource,
-        t: IntArray,
-        rows: Callable[[], WindowRows],
+        pieces: Callable[[], list[Piece]],
         texts: Texts,
         words: IntArray,
         valid: BoolArray,
-        scratch: Scratch,
     ) -> None:
         assert source.layout is not None
         self._layout: GroupLayout = source.layout
-        self._source, self._t, self._rows, self._texts = source, t, rows, texts
-        self._words, self._valid, self._scratch = words, valid, scratch
-        self._read: tuple[IntArray, IntArray] | None = None
+        self._source, self._pieces, self._texts = source, pieces, texts
+        self._words, self._valid = words, valid
+        self._read: list[Piece] | None = None
 
     def column(self, index: int, dtype: DType) -> Column:
         """The column of `source.objects[index]`."""
         layout, name = self._layout, self._source.objects[index]
         if index < len(layout.nested_names):
             if self._read is None:
-                self._read = self._nested()
-            heap, begins = self._read
-            return column_of(dtype, decoded(heap, begins[:, index].tolist(), dtype, self._texts))
+                self._read = self._pieces()
+            items: list[Any] = []
+            places: list[int] = []
+            for rows, heap, begins in self._read:
+                of: list[int] = rows.tolist()
+                items += decoded(heap, begins[:, index].tolist(), dtype, partial(self._texts_at, of))
+                places += of
+            values = column_of(dtype, items)
+            back = np.empty(len(places), np.int64)
+            back[places] = np.arange(len(places))
+            return values.take(back)
         slot = self._source.slot + layout.names.index(name)
         found = zip(self._words[:, slot].tolist(), self._valid[:, slot].tolist(), strict=True)
         return column_of(dtype, [self._texts(r)[word] if ok else None for r, (word, ok) in enumerate(found)])
 
-    def _nested(self) -> tuple[IntArray, IntArray]:
-        rows, s = self._rows(), self._scratch
-        found: tuple[IntArray, IntArray] = read_nested(
-            rows.words, rows.words.view(np.float64), rows.times, rows.columns, rows.strides, rows.counted,
-            self._layout.nested, self._layout.windows, self._t, rows.offsets, rows.partitions, rows.limits, s.lane,
-            s.work, s.tally,
-        )  # fmt: skip
-        return found
+    def _texts_at(self, rows: Sequence[int], index: int) -> Sequence[str]:
+        return self._texts(rows[index])
+
+
+def read_piece(layout: GroupLayout, rows: IntArray, events: WindowRows, t: IntArray, scratch: Scratch) -> Piece:
+    """Read the lists and maps of a group for some rows; `events` and `t` are those of these rows."""
+    heap, begins = read_nested(
+        events.words, events.words.view(np.float64), events.times, events.columns, events.strides, events.counted,
+        layout.nested, layout.windows, t, events.offsets, events.partitions, events.limits, scratch.lane, scratch.work,
+        scratch.tally,
+    )  # fmt: skip
+    return rows, heap, begins
 
 
 def record_rows(layout: GroupLayout, words: IntArray, starts: IntArray, sizes: IntArray) -> WindowRows:

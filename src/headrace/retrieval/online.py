@@ -23,7 +23,7 @@ from headrace.core.schema import DType
 from headrace.core.time import format_duration, to_iso
 from headrace.features.plan import ProjectPlan, ViewPlan
 from headrace.retrieval.binding import BoundView
-from headrace.retrieval.group_objects import GroupObjects, WindowRows, record_rows
+from headrace.retrieval.group_objects import GroupObjects, Piece, read_piece, record_rows
 from headrace.retrieval.rows import FeatureBlock
 from headrace.stores.online.base import OnlineStore
 
@@ -100,9 +100,9 @@ class OnlineReader:
             if source.layout is not None:
                 if binding not in groups:
                     chosen = [places[r * len(bound.sources) + binding] for r in range(n)]
-                    rows_of = partial(self._rows_of, source.layout, records, chosen, found, starts[:, binding])
+                    read = partial(self._nested, source.layout, records, chosen, found, starts[:, binding], t_own)
                     texts = cache(partial(_texts, records, chosen))
-                    groups[binding] = GroupObjects(source, t_own, rows_of, texts, words, valid, self._scratch)
+                    groups[binding] = GroupObjects(source, read, texts, words, valid)
                 return groups[binding].column(index, dtype)
             width, sources = bound.sources[binding].width, len(bound.sources)
             by_row: list[object] = [None] * n
@@ -131,18 +131,20 @@ class OnlineReader:
         )  # fmt: skip
         return words, valid, rows
 
-    def _rows_of(
+    def _nested(
         self,
         layout: GroupLayout,
         records: Sequence[bytes | None],
         chosen: Sequence[int],
         found: bytes,
         starts: IntArray,
-    ) -> WindowRows:
-        """The events in the records that each row reads; -1 chooses none."""
+        t: IntArray,
+    ) -> list[Piece]:
+        """Lists and maps from the record that each row reads; -1 chooses none."""
         sizes = [0 if record is None else len(record) >> 3 for record in records]
         of_rows = np.array([sizes[place] if place >= 0 else 0 for place in chosen], np.int64)
-        return record_rows(layout, np.frombuffer(found or _NO_RECORD, np.int64), starts, of_rows)
+        events = record_rows(layout, np.frombuffer(found or _NO_RECORD, np.int64), starts, of_rows)
+        return [read_piece(layout, np.arange(len(t)), events, t, self._scratch)]
 
     def _keys(self, request: Mapping[str, Column], n: int) -> tuple[list[bytes], list[int]]:
         """Keys of the records to read, each once, and which of them each binding of each row reads (-1: none)."""

@@ -61,7 +61,7 @@ class Known(Protocol):
         """See `Past.events`."""
         ...
 
-    def rows(self, table: TablePlan) -> pa.Table | None:
+    def rows(self, table: TablePlan, since_us: int | None = None, until_us: int | None = None) -> pa.Table | None:
         """See `Past.rows`."""
         ...
 
@@ -96,7 +96,7 @@ class GivenEvents:
         found = pa.table(columns)
         return found if keep.all() else found.filter(pa.array(keep))
 
-    def rows(self, table: TablePlan) -> pa.Table | None:
+    def rows(self, table: TablePlan, since_us: int | None = None, until_us: int | None = None) -> pa.Table | None:
         """None: no table has rows."""
         return None
 
@@ -148,9 +148,12 @@ class Past:
             return _empty(self.plan, stream, wanted)
         return pa.concat_tables(pieces, promote_options="default") if len(pieces) > 1 else pieces[0]
 
-    def rows(self, table: TablePlan) -> pa.Table | None:
-        """All rows ever written to a table, in the columns of `table_history`; None if there are none."""
-        archived, pieces = self._scan(rows_table(table), None, None, None)
+    def rows(self, table: TablePlan, since_us: int | None = None, until_us: int | None = None) -> pa.Table | None:
+        """All rows ever written to a table, in the columns of `table_history`; None if there are none.
+
+        Rows whose event time is not in `since_us <= event time < until_us` may be left out.
+        """
+        archived, pieces = self._scan(rows_table(table), None, since_us, until_us)
         if TABLES in self._features.topics():
             for batch in self._features.read(TABLES, 0, archived, 10_000_000):
                 rows = decode_table_rows(batch.payload)

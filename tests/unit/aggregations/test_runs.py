@@ -29,7 +29,7 @@ def test_runs_are_sorted_stably_and_rows_of_nobody_are_left_out(kind: str) -> No
     # Runs of 2, 60, 300, 7,000 and the rest: insertion, 8-bit digits and 11-bit digits; code 5 has none.
     codes = random.permutation(np.repeat([0, 1, 2, 3, 4, -1], [2, 60, 300, 7_000, N - 7_462, 100]))
     times = times_of(kind, random)
-    order, sorted_times, edges = sort_runs(codes, times, 6)
+    order, sorted_times, edges = sort_runs(codes, times, 0, 6)
     wanted = [row for row in sorted(range(N), key=lambda row: (codes[row], times[row], row)) if codes[row] >= 0]
     assert order.tolist() == wanted
     assert sorted_times.tolist() == times[wanted].tolist()

@@ -33,6 +33,13 @@ def rows(plan: TablePlan, at: int) -> Append:
     return Append(TABLES, 0, encode_table_rows(batch))
 
 
+def test_it_may_be_the_first_layer_that_starts() -> None:
+    log, raw = MemoryEventLog(SimulatedClock()), MemoryEventLog(SimulatedClock())
+    archive = ArchiveWorker(PROJECT, raw, log, MemoryOfflineStore())
+    assert archive.step() == 0
+    assert archive.lag() == 0
+
+
 def test_tables_that_were_archived_up_to_different_offsets_get_no_row_twice() -> None:
     log, raw, offline = (MemoryEventLog(SimulatedClock()), MemoryEventLog(SimulatedClock()), MemoryOfflineStore())
     log.create(TABLES)

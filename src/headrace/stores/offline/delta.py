@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
 from headrace.core.errors import NotFound, StoreError
 from headrace.core.time import MAX_US, MIN_US
@@ -103,7 +104,7 @@ class DeltaOfflineStore(OfflineStore):
             if delta is None:
                 raise NotFound(f'no table "{table}" in {self._root}; {_listed(self.tables())}')
             names = check_columns(table, columns, _arrow_schema(delta))
-            dataset = delta.to_pyarrow_dataset(file_pruning_predicate=_days(since_us, until_us))
+            dataset = delta.to_pyarrow_dataset(file_pruning_predicate=_days(since_us, until_us), filesystem=held.files)
             time = ds.field(_time_column(delta))
         condition: ds.Expression | None = None
         if since_us is not None:
@@ -190,6 +191,8 @@ class _Table:
         self._uri = uri
         self._options = options
         self._is_local = local
+        # Arrow reads local files itself, without the detour through delta-rs; others come through that.
+        self.files = SubTreeFileSystem(uri, LocalFileSystem(use_mmap=True)) if local else None
         self._delta: DeltaTable | None = None
 
     def refreshed(self) -> DeltaTable | None:
