@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from headrace.app.wiring import Parts
     from headrace.catalog.records import DefinitionRecord
 
-_ORDER = ("model", "view", "group", "table", "feature", "stream")
+_ORDER = ("model", "view", "group", "table", "feature", "derived", "stream")
 
 
 class VersionOf(msgspec.Struct, frozen=True):
@@ -92,25 +93,38 @@ def reads(parts: Parts, record: DefinitionRecord) -> list[str]:
         return [f"group {body['group']}"]
     if record.kind == "group":
         return [f"stream {body['stream']}"]
+    if record.kind == "derived":
+        return [f"stream {body['source']}", *_sources(parts, body["looks_up"])]
     if record.kind == "table":
         return ["a query" + (f" on {body['on']}" if body["on"] else "")] if body["query"] else ["put"]
     if record.kind == "view":
-        tables = parts.plan.tables
-        return [f"{'table' if name in tables else 'group'} {name}" for name in body["sources"]]
+        return _sources(parts, body["sources"])
     if record.kind == "model":
         return [f"view {body['view']}", f"stream {body['label']['stream']} (truth)"]
     return []
+
+
+def _sources(parts: Parts, names: Sequence[str]) -> list[str]:
+    return [f"{'table' if name in parts.plan.tables else 'group'} {name}" for name in names]
 
 
 def read_by(parts: Parts, record: DefinitionRecord) -> list[str]:
     """Definitions that read it, and the models behind them."""
     plan, name = parts.plan, record.name
     found: list[str] = []
-    if record.kind == "stream":
-        found += [f"group {group.name}" for group in plan.groups.values() if group.stream == name]
-        found += [f"view {view.name}" for view in plan.views.values() if view.stream == name]
-        found += [f"model {model.name} (truth)" for model in plan.models.values() if model.label.stream == name]
+    if record.kind in ("stream", "derived"):
+        topic = next((derived.topic for derived in plan.derived.values() if derived.name == name), name)
+        found += [f"stream {derived.name}" for derived in plan.derived.values() if derived.source == topic]
+        found += [f"group {group.name}" for group in plan.groups.values() if group.stream == topic]
+        found += [f"view {view.name}" for view in plan.views.values() if view.stream == topic]
+        found += [f"model {model.name} (truth)" for model in plan.models.values() if model.label.stream == topic]
         return found
+    if record.kind in ("group", "table"):
+        found += [
+            f"stream {derived.name}"
+            for derived in plan.derived.values()
+            if any(binding.source == name for binding in derived.view.bindings)
+        ]
     if record.kind == "view":
         views = [name]
     else:

@@ -8,16 +8,26 @@ from typing import Any
 from headrace.core.errors import PlanError
 from headrace.core.schema import SCALARS, DType
 from headrace.features.aggregate import Aggregate
-from headrace.features.column import ColumnOf
+from headrace.features.column import ColumnOf, column_name
 from headrace.features.definition import definition_of
-from headrace.features.event import event_definition, schema_of
 from headrace.features.expr import Expr
 from headrace.features.group import GroupDefinition
+from headrace.features.keys import bind_key
 from headrace.features.lower import NOT_YET, dtype_of, lower, lower_conditions, lower_event
 from headrace.features.nodes import Call, ColumnRef, Node
-from headrace.features.plan import AggregateSpec, DerivedSpec, GroupPlan, InputSpec, KeyPart
+from headrace.features.plan import (
+    AggregateSpec,
+    DerivedSpec,
+    FeatureRead,
+    GroupPlan,
+    InputSpec,
+    KeyPart,
+    StreamPlan,
+    TablePlan,
+)
 from headrace.features.site import Problems
 from headrace.features.version import digest, node_content
+from headrace.features.view_columns import feature_versions
 
 _ONLY_WINDOWS = frozenset(
     {
@@ -31,7 +41,8 @@ _ONLY_WINDOWS = frozenset(
 class _Inputs:
     """Input columns of a group; equal expressions share one."""
 
-    def __init__(self) -> None:
+    def __init__(self, source: type) -> None:
+        self._source = source
         self.specs: list[InputSpec] = []
         self._index: dict[Node, int] = {}
 
@@ -39,7 +50,7 @@ class _Inputs:
         """The input that holds the expression, or the hashes of its texts."""
         if expr is None:
             return None
-        node, dtype = lower_event(expr), dtype_of(expr)
+        node, dtype = lower_event(expr, self._source), dtype_of(expr)
         if hashed and dtype is DType.STRING:
             node, dtype = Call("xxh64", (node,), DType.INT), DType.INT
         index = self._index.setdefault(node, len(self.specs))
@@ -48,15 +59,24 @@ class _Inputs:
         return index
 
 
-def compile_group(definition: GroupDefinition, problems: Problems) -> GroupPlan | None:
-    """The plan of a group; None if `problems` got any."""
+def compile_group(
+    definition: GroupDefinition,
+    events: StreamPlan,
+    groups: Mapping[str, GroupPlan],
+    tables: Mapping[str, TablePlan],
+    problems: Problems,
+) -> GroupPlan | None:
+    """The plan of a group over the logged stream `events`; None if `problems` got any.
+
+    `groups` and `tables` are the plans of those that it reads.
+    """
     before = len(problems.found)
     assert definition.source is not None
-    inputs = _Inputs()
+    inputs = _Inputs(definition.source)
     where, key = _source(definition, problems)
-    stream = event_definition(definition.source).root_name
+    stream = events.name
     # A renamed field is the same field: versions are made of the oldest names.
-    names: Mapping[str, str] = schema_of(definition.source).first_names
+    names: Mapping[str, str] = events.schema.first_names
     content = [
         stream,
         node_content(where, names),
@@ -70,7 +90,8 @@ def compile_group(definition: GroupDefinition, problems: Problems) -> GroupPlan 
                 aggregates.append(_aggregate(definition, name, expr, inputs, content, names))
             except PlanError as error:
                 problems.add(str(error), name)
-    derived = _derived(definition, {spec.name: spec.version for spec in aggregates}, problems)
+    versions = {spec.name: spec.version for spec in aggregates}
+    derived = _derived(definition, versions, names, feature_versions(groups, tables), problems)
     if len(problems.found) > before:
         return None
     state = [
@@ -92,12 +113,11 @@ def _source(definition: GroupDefinition, problems: Problems) -> tuple[Node | Non
         where = lower_conditions(definition.source, definition.where)
     except PlanError as error:
         problems.add(f"where: {error}")
-    computed = event_definition(definition.source).computed
     for part in definition.key:
         try:
-            node = lower_event(computed[part.name]) if part.name in computed else ColumnRef(part.name, part.dtype)
+            node = lower_event(getattr(definition.source, part.name), definition.source)
             if not isinstance(node, ColumnRef):
-                raise PlanError(f"is computed; a key that is not a field of the raw stream is {NOT_YET}")
+                raise PlanError(f"is computed; say what it names: {part.name} = (...).as_key(Entity)")
             key.append(KeyPart(node.name, part.dtype, part.entity))
         except PlanError as error:
             problems.add(f'key "{part.name}" {error}')
@@ -135,25 +155,47 @@ def _aggregate(
     )  # fmt: skip
 
 
-def _derived(definition: GroupDefinition, versions: dict[str, str], problems: Problems) -> tuple[DerivedSpec, ...]:
+def _derived(
+    definition: GroupDefinition,
+    versions: dict[str, Any],
+    first_names: Mapping[str, str],
+    features: Mapping[tuple[str, str], str],
+    problems: Problems,
+) -> tuple[DerivedSpec, ...]:
+    """Features of features; `features` are the versions of those of other groups and tables."""
     names = {id(expr): name for name, expr in definition.computed.items()}
     specs = []
     for name, expr in definition.computed.items():
         if isinstance(expr, Aggregate):
             continue
+        reads: dict[str, FeatureRead] = {}
 
-        def resolve(part: Expr[Any], whole: Expr[Any] = expr) -> Node | None:
+        def resolve(part: Expr[Any], whole: Expr[Any] = expr, reads: dict[str, FeatureRead] = reads) -> Node | None:
             if part is not whole and id(part) in names:
                 return ColumnRef(names[id(part)], dtype_of(part))
-            if isinstance(part, ColumnOf):
-                raise PlanError(f"looks {part!r} up ({definition_of(part.owner).kind}), which is {NOT_YET}")
-            return None
+            if not isinstance(part, ColumnOf):
+                return None
+            read = reads[column_name(part)] = _read(definition, part)
+            return ColumnRef(read.name, read.dtype)
 
         try:
             node = lower(expr, resolve)
         except PlanError as error:
             problems.add(str(error), name)
             continue
-        versions[name] = digest(node_content(node, versions))
-        specs.append(DerivedSpec(name, node, dtype_of(expr), versions[name]))
+        elsewhere = {
+            read.name: [features[read.source, read.feature], [first_names.get(key, key) for key in read.keys]]
+            for read in reads.values()
+        }
+        versions[name] = digest(node_content(node, versions | elsewhere))
+        specs.append(DerivedSpec(name, node, dtype_of(expr), versions[name], reads=tuple(reads.values())))
     return tuple(specs)
+
+
+def _read(definition: GroupDefinition, column: ColumnOf[Any]) -> FeatureRead:
+    """What a column of another group or a table means in a feature of this group: looked up by this group's key."""
+    keys = bind_key(column.owner, definition.scope())
+    if isinstance(keys, str):
+        raise PlanError(keys)
+    other = definition_of(column.owner)
+    return FeatureRead(column_name(column), other.name, other.kind == "table", column.name, dtype_of(column), keys)

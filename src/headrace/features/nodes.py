@@ -7,8 +7,8 @@ features by their full column name. The same evaluation serves one row and ten m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from headrace.core.schema import DType
@@ -71,3 +71,12 @@ def walk(node: Node) -> Iterator[Node]:
 def references(node: Node) -> set[str]:
     """Names of the columns that the expression reads."""
     return {part.name for part in walk(node) if isinstance(part, ColumnRef)}
+
+
+def renamed(node: Node, names: Mapping[str, str]) -> Node:
+    """The same expression over columns of other names; those that `names` lacks keep theirs."""
+    if isinstance(node, ColumnRef):
+        return replace(node, name=names.get(node.name, node.name))
+    if isinstance(node, Literal):
+        return node
+    return replace(node, args=tuple(renamed(arg, names) for arg in node.args))

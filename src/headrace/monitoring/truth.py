@@ -139,10 +139,11 @@ class TruthTracker:
         end = self._features.end(WINDOWS, 0) if self._until is None else self._until()
         found = read_heads(self._features, self._at[1], end - self._at[1]) if end > self._at[1] else []
         self._windows_end = found[-1][0].end if found else self._at[1]
-        rows = judged_events(self._project.streams[label.stream], self._raw, [commit for _, commit in found])
+        stream, derived = self._project.stream(label.stream), label.stream in self._project.derived
+        rows = judged_events(stream, self._raw, [commit for _, commit in found], derived=derived)
         if rows is None:
             return [], [], []
-        time = self._project.streams[label.stream].schema.time_field or ""
+        time = stream.schema.time_field or ""
         rows = rows.sort_by([(time, "ascending"), (PARTITION, "ascending"), (OFFSET, "ascending")])
         values, valid = evaluate_labels(label, self._project, rows)
         counted = valid & (np.asarray(rows[VERDICT]) == COUNTED)

@@ -21,8 +21,8 @@ from headrace.core.columns import Column, IntArray
 from headrace.core.errors import LogError
 from headrace.core.events import encode_block
 from headrace.core.time import MAX_US, US_PER_DAY, US_PER_MINUTE, SimulatedClock
+from headrace.derivation.worker import ComputingLayer
 from headrace.engines.stream.commits import WINDOWS
-from headrace.engines.stream.worker import ComputeWorker
 from headrace.eventlog.base import Append, EventLog
 from headrace.ingestion.materialize import OnlineIngest
 from headrace.orchestration.disorder import ArrivingEvents, CleanEvents
@@ -92,7 +92,7 @@ class Feeder:
         arrivals: SimulatedClock,
         raw: EventLog,
         clock: SimulatedClock,
-        compute: ComputeWorker,
+        compute: ComputingLayer,
         features: EventLog,
         scheduled: SimulatedClock,
         jobs: Scheduler,

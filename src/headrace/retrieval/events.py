@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -19,11 +19,13 @@ from headrace.core.schema import DType, Schema
 from headrace.engines.stream.admitted import OFFSET, PARTITION
 from headrace.features.evaluate import evaluate
 from headrace.features.nodes import references
-from headrace.features.plan import GroupPlan, ProjectPlan
+from headrace.features.plan import DerivedPlan, GroupPlan, ProjectPlan
 from headrace.retrieval.asked import AskedKeys, ints
 from headrace.retrieval.binding import BoundSource
 from headrace.retrieval.past import Known
 
+Derivation: TypeAlias = Callable[[DerivedPlan, list[str], int | None, int], pa.Table]
+"""Events of a derived stream: its plan, the fields, and the first event time and the one after the last."""
 _NEVER_PLAIN = np.int64(2**62)
 
 
@@ -89,10 +91,21 @@ class KeyedEvents:
 
 
 class EventLoader:
-    """The events that a set of rows at times `t` can see, loaded once per stream."""
+    """The events that a set of rows at times `t` can see, loaded once per stream.
 
-    def __init__(self, past: Known, project: ProjectPlan, sources: Sequence[BoundSource], t: IntArray) -> None:
+    `derive` makes those of a derived stream anew; without it they are read as they were logged.
+    """
+
+    def __init__(
+        self,
+        past: Known,
+        project: ProjectPlan,
+        sources: Sequence[BoundSource],
+        t: IntArray,
+        derive: Derivation | None = None,
+    ) -> None:
         self._past = past
+        self._derive = derive
         self._project = project
         self._since: dict[str, int | None] = {}
         self._fields: dict[str, set[str]] = {}
@@ -106,14 +119,14 @@ class EventLoader:
             since = None if layout.lifetime else low - layout.reach_us
             known = self._since.get(group.stream, since)
             self._since[group.stream] = None if since is None or known is None else min(since, known)
-            schema = project.streams[group.stream].schema
+            schema = project.stream(group.stream).schema
             self._fields.setdefault(group.stream, set()).update(_fields_of(group, layout, schema))
 
     def keyed(self, source: BoundSource, group: GroupPlan, keys: AskedKeys, served: bool) -> KeyedEvents:
         """The events of a group that some window of it can hold."""
         layout = source.layout
         assert layout is not None
-        schema = self._project.streams[group.stream].schema
+        schema = self._project.stream(group.stream).schema
         rows = self._reached(self._table(group.stream), layout, schema.time_field or "")
         names = set().union(*[references(s.node) for s in group.inputs], references(group.where) if group.where else ())
         scope = {name: from_arrow(rows[name], schema[name].dtype, name) for name in names}
@@ -147,9 +160,12 @@ class EventLoader:
 
     def _table(self, stream: str) -> pa.Table:
         if stream not in self._loaded:
-            self._loaded[stream] = self._past.events(
-                stream, sorted(self._fields[stream]), self._since[stream], self._until
-            )
+            span = (sorted(self._fields[stream]), self._since[stream], self._until)
+            derived = self._project.derived.get(stream)
+            if derived is None or self._derive is None:
+                self._loaded[stream] = self._past.events(stream, *span)
+            else:
+                self._loaded[stream] = self._derive(derived, *span)
         return self._loaded[stream]
 
     def _reached(self, rows: pa.Table, layout: GroupLayout, time_field: str) -> pa.Table:

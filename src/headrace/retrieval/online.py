@@ -90,7 +90,7 @@ class OnlineReader:
         # A copy of t: the kernel is compiled for arrays that can be written to, and t may be a view of a log's bytes.
         t_own = np.array(t, np.int64)
         words, valid, rows = self._evaluate(found or _NO_RECORD, starts, t_own)
-        if len(rows) and rows.min() == TOO_OLD:
+        if rows.size and rows.min() == TOO_OLD:
             self._refuse(rows, t)
 
         groups: dict[int, GroupObjects] = {}

@@ -81,7 +81,7 @@ class GivenEvents:
         self, stream: str, fields: Sequence[str], since_us: int | None = None, until_us: int | None = None
     ) -> pa.Table:
         """The given events; see `Past.events`. An event without a time is left out."""
-        time = self.plan.streams[stream].schema.time_field or ""
+        time = self.plan.stream(stream).schema.time_field or ""
         given = self._streams[stream]
         column = from_arrow(given[time], DType.TIMESTAMP, time)
         keep = column.mask().copy()
@@ -106,7 +106,12 @@ class Past:
 
     `until` gives the offset in topic `windows` at which the known past ends. Without it that is the end of the log; a
     replay whose stream compute runs ahead of the simulated time sets it to where ingestion is.
+
+    Attributes:
+        logged: whether derived streams are read as they were logged, not derived again.
     """
+
+    logged = False
 
     def __init__(
         self,
@@ -128,15 +133,16 @@ class Past:
     ) -> pa.Table:
         """Counted events with `since_us <= event time < until_us`: `fields`, event time, partition, offset, arrival.
 
-        In no promised order. Times are int64 µs.
+        In no promised order. Times are int64 µs. Of a derived stream these are the records as they were derived, with
+        the arrivals of their sources.
         """
-        plan = self.plan.streams[stream]
+        plan = self.plan.stream(stream)
         time = plan.schema.time_field or ""
         wanted = list(dict.fromkeys([*fields, time, PARTITION, OFFSET, ARRIVAL]))
         archived, pieces = self._scan(events_table(stream), (plan.schema, [*wanted, VERDICT]), since_us, until_us)
         pieces = [as_declared(rows.filter(pc.equal(rows[VERDICT], COUNTED)), plan.schema, wanted) for rows in pieces]
         commits = [commit for _, commit in self._commits(archived)]
-        tail = judged_events(plan, self._raw, commits)
+        tail = judged_events(plan, self._raw, commits, derived=stream in self.plan.derived)
         if tail is not None:
             keep = pc.equal(tail[VERDICT], COUNTED)
             if since_us is not None:
@@ -195,7 +201,7 @@ class Past:
 
 
 def _empty(plan: ProjectPlan, stream: str, names: list[str]) -> pa.Table:
-    schema = plan.streams[stream].schema
+    schema = plan.stream(stream).schema
     columns = {}
     for name in names:
         if name in schema:

@@ -13,7 +13,7 @@ from headrace.cli.main import main
 
 EXPECTED = [
     *("init", "check", "plan", "apply"),
-    *("publish", "put", "get", "online", "history", "replay"),
+    *("publish", "put", "get", "online", "history", "snapshot", "dataset", "datasets", "backfill", "replay"),
     *("train", "evaluate", "promote", "rollback", "score"),
     *("search", "describe", "report", "audit"),
     *("up", "run", "status", "doctor", "demo"),
