@@ -15,6 +15,7 @@ from headrace.aggregations import kernel as k
 from headrace.aggregations import lanes as ln
 from headrace.aggregations import window_rows as wr
 from headrace.aggregations.exact import WORK_WORDS
+from headrace.aggregations.kept import KEPT_WORDS
 from headrace.aggregations.limits import DISTINCT_CAP
 from headrace.aggregations.tiles import ALWAYS, LEVEL_AGE
 from headrace.core.columns import BoolArray, IntArray
@@ -112,6 +113,7 @@ class GroupLayout:
         ordered: ties of event time decide values, so records keep ids and offsets.
         lifetime: some feature has no window.
         rows: some feature is read from the rows of its window, one by one.
+        kept: the table of `kept.keep_rows`: lifetime features that need old rows one by one.
         texts: physical columns that hold numbers of texts (`texts.py`).
         nested: the table of `nested.read_nested`, with `nested_names` and `nested_dtypes` beside it.
         edges: per lane 1 if some feature needs its first and last rows, with `lifetime_edges` of the lifetime.
@@ -137,6 +139,7 @@ class GroupLayout:
     lifetime_edges: IntArray
     flagged: bool
     rows: bool
+    kept: IntArray
     texts: tuple[int, ...]
     nested: IntArray
     nested_names: tuple[str, ...]
@@ -237,10 +240,12 @@ def layout_of(group: _Group) -> GroupLayout:
     reach = max((w + hop for w, hop, _ in windows if w >= 0), default=0) + max(d for _, _, d in windows)
     whole = {_window(a) for a in group.aggregates if _is_nested(a) or _CODES[a.kind][0] >= wr.RATE}
     texts = tuple(c for c, (index, _) in enumerate(columns) if group.inputs[index].dtype is DType.STRING)
+    kept = _kept(group, first_column)
     # Numbers of texts change with the rows that a record holds, so no tile may have any.
-    levels = _levels([(*window, window in whole or bool(texts)) for window in windows], group.resolution_us)
+    single = bool(texts) or bool(len(kept))
+    levels = _levels([] if single else [(*window, window in whole) for window in windows], group.resolution_us)
     lifetime = any(w < 0 for w, _, _ in windows)
-    flagged = bool(edges.any()) and (lifetime or len(levels) > 0)
+    flagged = (bool(edges.any()) or bool(len(kept))) and (lifetime or len(levels) > 0)
     ordered = any(a.kind in _BY_ORDER for a in group.aggregates)
     row_words = 1 + len(columns) + flagged + 2 * ordered
     return GroupLayout(
@@ -259,6 +264,7 @@ def layout_of(group: _Group) -> GroupLayout:
         lifetime_edges=lifetime_edges,
         flagged=flagged,
         rows=bool(listed) or any(f[2] >= wr.RATE for f in features),
+        kept=kept,
         texts=texts,
         nested=_nested(group, listed, first_column, windows),
         nested_names=tuple(a.name for a in listed),
@@ -300,6 +306,19 @@ def _nested(
     return np.array(table, np.int64).reshape(-1, nested.NESTED_WORDS)
 
 
+def _kept(group: _Group, first_column: list[int]) -> IntArray:
+    """The table of lifetime features that need old rows one by one; its columns are those that `kept.py` names."""
+    table = []
+    for a in group.aggregates:
+        if a.window_us is None and a.kind in _KEEPS:
+            params = dict(a.params)
+            # One value more than are counted tells that there are too many.
+            size = int(params.get("cap", DISTINCT_CAP)) + 1 if a.kind == "n_unique" else int(params["n"])
+            where = -1 if a.where is None else first_column[a.where]
+            table.append([_NESTED.get(a.kind, wr.N_UNIQUE), size, *_read(group, a.input, first_column), where])
+    return np.array(table, np.int64).reshape(-1, KEPT_WORDS)
+
+
 def _read(group: _Group, source: int | None, first_column: list[int]) -> tuple[int, int, int]:
     """How an input is read: its kind, its column, and the column of its validity (-1: none)."""
     if source is None:
@@ -329,6 +348,8 @@ def _levels(windows: list[tuple[int, int, int, bool]], resolution_us: int) -> In
         for length, hop, delay, whole in windows
         if length >= 0
     )
+    if not windows:
+        return np.zeros((0, 3), np.int64)
     newest = max(delay for _, _, delay, _ in windows) + resolution_us
     hops = [hop for _, hop in finite]
     # Near the newest event both edges of windows fall, further back those lower edges that reach there.
@@ -344,6 +365,8 @@ def _levels(windows: list[tuple[int, int, int, bool]], resolution_us: int) -> In
 
 
 _VALUES = (k.MIN, k.MAX, k.FIRST, k.LAST, wr.MOST_FREQUENT)
+_KEEPS = ("first_n", "last_n", "n_unique")
+"""Aggregations that are read from single rows over the lifetime too: they need a bounded number of old ones."""
 _BY_ORDER = ("first", "last", "first_n", "last_n")
 """Aggregations whose value is decided by ties of event time."""
 

@@ -18,7 +18,7 @@ from numba import njit
 from headrace.aggregations.counted import counts
 from headrace.aggregations.exact import DIGIT
 from headrace.aggregations.frequent import distinct, sorted_values, turned
-from headrace.aggregations.kernel import first_at_or_after, window_edges
+from headrace.aggregations.kernel import LIFETIME, WINDOW_LENGTH, first_at_or_after, window_edges
 from headrace.aggregations.lanes import (
     AT_INT_HIGH,
     AT_INT_LOW,
@@ -204,7 +204,9 @@ def read_nested(  # type: ignore[no-untyped-def]
             where = columns[r] + nested[f, N_WHERE] * strides[r] if nested[f, N_WHERE] >= 0 else -1
             lo, hi = window_edges(windows, nested[f, N_WINDOW], t[r])
             stop = first_at_or_after(i8, times[r], 0, counted[r], hi)
-            start = first_at_or_after(i8, times[r], 0, stop, lo)
+            start = np.int64(0)
+            if windows[nested[f, N_WINDOW], WINDOW_LENGTH] != LIFETIME:
+                start = first_at_or_after(i8, times[r], 0, stop, lo)
             room = at + 3 * (stop - start) + 1
             if room > len(heap):
                 wider = np.empty(2 * room, np.int64)

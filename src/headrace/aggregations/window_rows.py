@@ -26,6 +26,8 @@ from headrace.aggregations.kernel import (
     LANE_KIND,
     LANE_VALIDITY,
     LANE_WHERE,
+    LIFETIME,
+    WINDOW_LENGTH,
     first_at_or_after,
     window_edges,
 )
@@ -340,7 +342,9 @@ def read_rows(  # type: ignore[no-untyped-def]
         validity = columns + lanes[index, LANE_VALIDITY] * stride if kind == NULLABLE_INT else -1
         lo, hi = window_edges(windows, w, t)
         stop = first_at_or_after(i8, times, 0, n, hi)
-        start = first_at_or_after(i8, times, 0, stop, lo)
+        start = np.int64(0)
+        if windows[w, WINDOW_LENGTH] != LIFETIME:
+            start = first_at_or_after(i8, times, 0, stop, lo)
         if code == N_UNIQUE:
             cap = features[f, FEATURE_PARAM]
             found = n_unique(i8, f8, kind, column, validity, where, offsets, partitions, limits, start, stop, cap)

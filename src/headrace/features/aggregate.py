@@ -385,7 +385,7 @@ def n_unique(
     column: Expr[Any], *, window: Windows, cap: int = DISTINCT_CAP, **options: Unpack[Options]
 ) -> Family[int]: ...
 def n_unique(column: Any, *, window: Any = None, cap: Any = DISTINCT_CAP, **options: Unpack[Options]) -> Any:
-    """Number of different values; 0 if there is none, null and a warning beyond `cap`. Needs a window."""
+    """Number of different values; 0 if there is none, null and a warning beyond `cap`."""
     return make("n_unique", column, window, options, **capped(cap))
 
 

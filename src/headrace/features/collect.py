@@ -1,4 +1,4 @@
-"""Aggregations that give lists and maps. All of them need a window."""
+"""Aggregations that give lists and maps. Those that count values need a window."""
 
 from __future__ import annotations
 

@@ -31,8 +31,7 @@ from headrace.features.view_columns import feature_versions
 
 _ONLY_WINDOWS = frozenset(
     {
-        "quantile", "skewness", "n_unique", "approx_n_unique", "most_frequent", "first_n", "last_n", "histogram",
-        "top_k",
+        "quantile", "skewness", "approx_n_unique", "most_frequent", "histogram", "top_k",
     }
 )  # fmt: skip
 """What is computed from the rows of a window: it has no state that older events could be folded into."""

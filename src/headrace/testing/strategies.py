@@ -328,7 +328,7 @@ _GIVES = {
     "approx_n_unique": DType.INT,
     **dict.fromkeys(("decayed_sum", "decayed_count", "decayed_mean"), DType.FLOAT),
 }
-_WITH_WINDOW = ("rate", "quantile", "skewness", "n_unique", "approx_n_unique", *_LISTED)
+_WITH_WINDOW = ("rate", "quantile", "skewness", "approx_n_unique", "most_frequent", "histogram", "top_k")
 _BY = ("count", "sum", "mean", "min", "max")
 _PARAMS: dict[str, st.SearchStrategy[tuple[tuple[str, Any], ...]]] = {
     **dict.fromkeys(("var", "std"), st.sampled_from(((("ddof", 0),), (("ddof", 1),)))),

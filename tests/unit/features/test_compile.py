@@ -390,7 +390,7 @@ NOT_YET = {
             shops = hr.count(by=Transfer.count)
             middle = hr.quantile(Transfer.amount, 0.5)
             lean = hr.skewness(Transfer.amount)
-            sizes = hr.n_unique(Transfer.count)
+            sizes = hr.approx_n_unique(Transfer.count)
             who = hr.min(Transfer.receiver)
         """,
         [
@@ -402,7 +402,7 @@ NOT_YET = {
                     "24 G.shops: hr.count with by=",
                     "25 G.middle: hr.quantile",
                     "26 G.lean: hr.skewness",
-                    "27 G.sizes: hr.n_unique",
+                    "27 G.sizes: hr.approx_n_unique",
                     "28 G.who: hr.min of texts",
                 )
             ),
