@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("src", "tests", "examples", "docs", "tools", "pyproject.toml", "README.md", "CHANGELOG.md", "Makefile")
 WINDOWS = ("tests/unit/retrieval", "tests/properties")
 VERDICTS = ("tests/unit/engines", "tests/unit/ingestion", "tests/properties")
+KERNELS = ("tests/unit/aggregations",)
 TILES = ("tests/properties/test_tiles.py",)
 DERIVED = ("tests/unit/testing/test_given_derived.py", "tests/recovery/test_derive_kill.py")
 DERIVER = "derivation/deriver.py"
@@ -158,6 +159,22 @@ MUTANTS = (
         "derive: the clock of a derived stream is that of its events alone", "engines/stream/verdicts.py",
         "np.where(codes == DEAD, NULL_US, np.minimum(times, arrivals))", "np.where(codes == DEAD, NULL_US, times)",
         ("tests/unit/app/test_derived.py",),
+    ),
+    Mutant(
+        "tables over history: a row at t counts", "aggregations/latest.py",
+        "following < stop and times[following] < t:", "following < stop and times[following] <= t:", KERNELS,
+    ),
+    Mutant(
+        "tables over history: a row counts before it is available", "aggregations/latest.py",
+        "(not late or available[row] < t)", "(not late or available[row] <= t)", KERNELS,
+    ),
+    Mutant(
+        "tables over history: the edge of the ttl", "aggregations/latest.py",
+        "times[i] >= t - ttl", "times[i] > t - ttl", KERNELS,
+    ),
+    Mutant(
+        "tables over history: hidden rows end the search too soon", "aggregations/latest.py",
+        "if soonest[i - first] >= t or", "if soonest[i - first] >= t - 50 or", KERNELS,
     ),
     Mutant(
         "labels: a row trains before its wait has passed", "training/dataset.py",

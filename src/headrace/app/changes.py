@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from headrace.app.evolution import Body, evolved, field_body, refusals, widened
+from headrace.app.kept import Need
 from headrace.catalog.records import DefinitionChange, DefinitionRecord
 from headrace.core.errors import PlanError
 from headrace.features.plan import DerivedPlan, GroupPlan, ModelPlan, ProjectPlan, StreamPlan, TablePlan, ViewPlan
@@ -78,6 +79,10 @@ class ProjectChanges:
         derives: derived streams that have to be derived from events that are in the log already.
         records: what the catalog will hold.
         evolutions: by stream, how its fields change while its older events stay readable.
+        needs: versions of models that may answer and were trained on another version of their view.
+        reuse: features that are added though one of equal definition is there: (added, there, its owner).
+        events: how many events the backfills will read.
+        seconds: about how long that takes, by the last backfill's rate; None if none has told.
     """
 
     changes: tuple[Change, ...]
@@ -87,6 +92,10 @@ class ProjectChanges:
     records: tuple[DefinitionRecord, ...]
     evolutions: tuple[tuple[str, str], ...] = ()
     derives: tuple[str, ...] = ()
+    needs: tuple[Need, ...] = ()
+    reuse: tuple[tuple[str, str, str], ...] = ()
+    events: int = 0
+    seconds: float | None = None
 
     def __bool__(self) -> bool:
         return bool(self.changes)
@@ -96,9 +105,20 @@ class ProjectChanges:
             return "nothing changes"
         lines = [str(change) for change in self.changes]
         lines += [f"  stream {name}: {told}" for name, told in self.evolutions]
-        lines += [f"  model {name} reads something that changes: train it again" for name in self.models]
+        bound = {need.model for need in self.needs}
+        lines += [
+            f"  model {name} reads something that changes: train it again" for name in self.models if name not in bound
+        ]
+        lines += [f"  {need}" for need in self.needs]
+        lines += [
+            f"  {added} is the same as {there}{f' of {owner}' if owner else ''}: use that one"
+            for added, there, owner in self.reuse
+        ]
         lines += [f"  stream {name} is derived from the events in the log" for name in self.derives]
-        lines += [f"  group {name} is computed from the events in the log" for name in self.backfills]
+        lines += [f"  group {name} is computed from archive and log" for name in self.backfills]
+        if self.events:
+            about = "" if self.seconds is None else f", about {_rough(self.seconds)}"
+            lines.append(f"  backfill: {self.events:,} events{about}")
         lines += [
             f"  table {change.name} starts empty: its query runs again, or put its rows again"
             for change in self.changes
@@ -114,11 +134,13 @@ def project_changes(
     *,
     has_events: Callable[[str], bool] = lambda stream: True,
     largest: Callable[[str, str], float] = lambda stream, field: 0.0,
+    computed: frozenset[str] = frozenset(),
 ) -> ProjectChanges:
     """Compare definitions with what is applied.
 
     `has_events` says whether anything was ever published to a stream; one that is empty may change in any way.
-    `largest` gives the greatest absolute value of a field of a stream, asked of ints that become floats. Raises
+    `largest` gives the greatest absolute value of a field of a stream, asked of ints that become floats. `computed` are
+    versions of groups that are computed besides the applied ones. Raises
     PlanError, listing every reason with its cure, if older events of a stream cannot be read under its new fields.
     """
     records = definition_records(plan, owner)
@@ -131,11 +153,43 @@ def project_changes(
         for model in plan.models.values()
         if ("view", model.view) in touched and any(c.change == "changed" and c.name == model.view for c in changes)
     ]
-    groups = [c.name for c in changes if c.kind == "group" and c.change in ("added", "changed")]
-    dropped = [c.before for c in changes if c.kind == "group" and c.change in ("removed", "changed") and c.before]
+    active = catalog.definitions()
+    before = computed | {d.record.version for d in active if d.record.kind == "group"}
+    groups = [
+        c.name
+        for c in changes
+        if c.kind == "group" and c.change in ("added", "changed") and plan.groups[c.name].version not in before
+    ]
     derives = [c.name for c in changes if c.kind == "derived" and c.change in ("added", "changed")]
+    dropped = sorted(before - {group.version for group in plan.computed_groups})
     return ProjectChanges(
-        tuple(changes), tuple(models), tuple(groups), tuple(dropped), tuple(records), tuple(evolutions), tuple(derives)
+        tuple(changes), tuple(models), tuple(groups), tuple(dropped), tuple(records), tuple(evolutions),
+        derives=tuple(derives), reuse=_reuse(changes, records),
+    )  # fmt: skip
+
+
+def _reuse(changes: Sequence[Change], records: Sequence[DefinitionRecord]) -> tuple[tuple[str, str, str], ...]:
+    """Added features of whose very definition there is another."""
+    added = {change.name: change.after for change in changes if (change.kind, change.change) == ("feature", "added")}
+    features = [record for record in records if record.kind == "feature"]
+    found = []
+    for name, version in added.items():
+        same = [r for r in features if r.version == version and r.name != name and r.name not in added]
+        # Of several that are added at once the first one is the one to use.
+        same += [r for r in features if r.version == version and r.name in added]
+        if same[0].name != name:
+            found.append((name, same[0].name, same[0].owner))
+    return tuple(found)
+
+
+def _rough(seconds: float) -> str:
+    """About how long, for people."""
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 90
+        else f"{seconds / 60:.0f} min"
+        if seconds < 5400
+        else f"{seconds / 3600:.1f} h"
     )
 
 
@@ -261,6 +315,7 @@ def _derived(derived: DerivedPlan, plan: ProjectPlan) -> DefinitionRecord:
 def _group(group: GroupPlan, stream: str) -> DefinitionRecord:
     body = {
         "stream": stream,
+        "topic": group.stream,
         "key": [part.name for part in group.key],
         "entities": [part.entity for part in group.key],
         "features": list(group.order),
@@ -293,7 +348,7 @@ def _view(view: ViewPlan) -> DefinitionRecord:
         "columns": [column.name for column in view.visible],
         "sources": sorted({binding.source for binding in view.bindings}),
     }
-    return DefinitionRecord("view", view.name, view.version, body, view.owner, view.doc)
+    return DefinitionRecord("view", view.name, view.version, body, view.owner, view.doc, view.tags)
 
 
 def _model(model: ModelPlan, plan: ProjectPlan) -> DefinitionRecord:
@@ -318,7 +373,7 @@ def _model(model: ModelPlan, plan: ProjectPlan) -> DefinitionRecord:
         },
         "retrain": [[trigger.kind, dict(trigger.params)] for trigger in model.retrain],
     }
-    return DefinitionRecord("model", model.name, digest(content), body, model.owner, model.doc)
+    return DefinitionRecord("model", model.name, digest(content), body, model.owner, model.doc, model.tags)
 
 
 def _estimator(estimator: Any) -> list[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +66,7 @@ class PastAsOf(Past):
     logged = True
 
     def __init__(self, plan: ProjectPlan, parts: Parts, at_us: int) -> None:
-        super().__init__(plan, parts.raw, parts.features, parts.offline)
+        super().__init__(plan, parts.raw, parts.features, parts.offline, memory_bytes=parts.memory_bytes)
         topics = parts.raw.topics()
         limits = {
             name: [first_arrival(parts.raw, name, p, at_us) for p in range(topics[name])]
@@ -85,8 +85,35 @@ class PastAsOf(Past):
             for name, ends in super().computed().items()
         }
 
-    def rows(self, table: TablePlan, since_us: int | None = None, until_us: int | None = None) -> pa.Table | None:
+    def _row_pieces(
+        self,
+        table: TablePlan,
+        names: Sequence[str] | None,
+        since_us: int | None,
+        until_us: int | None,
+        *,
+        whole: bool,
+    ) -> Iterator[pa.Table]:
         """Rows of a table that had been written."""
+        with_order = names if names is None else list(dict.fromkeys([*names, ORDER]))
+        for rows in super()._row_pieces(table, with_order, since_us, until_us, whole=whole):
+            yield rows.filter(pc.less(rows[ORDER], self.tables))
+
+
+class PastAt(Past):
+    """What is known below given positions: offsets per raw stream and partition, and of table rows."""
+
+    def __init__(self, parts: Parts, positions: Mapping[str, list[int]], tables: int) -> None:
+        super().__init__(parts.plan, parts.raw, parts.features, parts.offline)
+        self._positions = {name: list(offsets) for name, offsets in positions.items()}
+        self.tables = tables
+
+    def computed(self) -> dict[str, list[int]]:
+        """The given positions."""
+        return dict(self._positions)
+
+    def rows(self, table: TablePlan, since_us: int | None = None, until_us: int | None = None) -> pa.Table | None:
+        """Rows of a table below the given position."""
         rows = super().rows(table, since_us, until_us)
         return None if rows is None else rows.filter(pc.less(rows[ORDER], self.tables))
 
@@ -109,7 +136,14 @@ def model_history(
     """The training set of a model: request fields, features, label."""
     past = parts.past if as_of_us is None else PastAsOf(parts.plan, parts, as_of_us)
     now = parts.clock.now_us() if as_of_us is None else as_of_us
-    data = training_set(parts.plan, model, past, until_us=until_us, since_us=since_us, now_us=now)
+    return model_rows(parts.plan, model, past, since_us, until_us, now)
+
+
+def model_rows(
+    plan: ProjectPlan, model: ModelPlan, past: Past, since_us: int | None, until_us: int, now_us: int
+) -> HistoryRows:
+    """The training set of a model, of what `past` knows, at `now_us`."""
+    data = training_set(plan, model, past, until_us=until_us, since_us=since_us, now_us=now_us)
     columns = _columns(data.request, data.block)
     columns[LABEL] = _label(model, data.labels, np.ones(len(data), np.bool_))
     return HistoryRows(columns, as_of=data.as_of, waiting=data.waiting, unlabelled=data.unlabelled)
@@ -153,6 +187,15 @@ def view_history(
     return HistoryRows(_columns(request | extra, block), as_of=as_of)
 
 
+def view_rows(plan: ProjectPlan, view: ViewPlan, past: Past, since_us: int | None, until_us: int | None) -> HistoryRows:
+    """A view at the requests of its stream, of what `past` knows."""
+    as_of = past.computed()
+    request = request_columns(view, requests(plan, view, past, since_us, until_us, as_of))
+    n = len(next(iter(request.values())))
+    block = HistoryReader(view, plan, past).read(request, everything_below(as_of, n))
+    return HistoryRows(_columns(request, block), as_of=as_of)
+
+
 def listed_history(
     parts: Parts, items: Sequence[Any], spine: Any, as_of_us: int | None, find: Callable[[str], Any]
 ) -> HistoryRows:
@@ -165,7 +208,7 @@ def listed_history(
     plan = compile_project([unbound(column.owner) for column in columns])
     table = spine_table(spine)
     view = spine_view(plan, columns, table)
-    past = Past(plan, parts.raw, parts.features, parts.offline)
+    past = Past(plan, parts.raw, parts.features, parts.offline, memory_bytes=parts.memory_bytes)
     if as_of_us is not None:
         past = PastAsOf(plan, parts, as_of_us)
     request, extra = spine_columns(view.request, table)

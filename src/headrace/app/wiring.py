@@ -8,8 +8,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from headrace.app.settings import Settings
+from headrace.core.errors import StoreError
 from headrace.core.time import US_PER_SECOND, Clock
-from headrace.features.plan import ModelPlan, ProjectPlan
+from headrace.features.plan import ModelPlan, ProjectPlan, ViewPlan
 
 if TYPE_CHECKING:
     from headrace.catalog.catalog import Catalog
@@ -63,6 +64,7 @@ class Parts:
     def derivation(self) -> OnlineStore:
         """The store of what derived streams look up, fed from the feature log; whoever opens it holds the lock of
         compute. Stores of former definitions are deleted."""
+        from headrace.app.backfill import fill_lookups
         from headrace.derivation.worker import state_name
         from headrace.stores.online.lmdb import LmdbOnlineStore
 
@@ -72,6 +74,7 @@ class Parts:
                 shutil.rmtree(other)
         store = LmdbOnlineStore(folder / name, sync=False)
         self._opened.append(store)
+        fill_lookups(self, store)
         return store
 
     @cached_property
@@ -105,12 +108,17 @@ class Parts:
         """Archive and log tail as one."""
         from headrace.retrieval.past import Past
 
-        return Past(self.plan, self.raw, self.features, self.offline)
+        return Past(self.plan, self.raw, self.features, self.offline, memory_bytes=self.memory_bytes)
 
     def has_events(self, stream: str) -> bool:
         """True if anything was ever published to the stream."""
         partitions = self.raw.topics().get(stream, 0)
         return any(self.raw.end(stream, partition) > 0 for partition in range(partitions))
+
+    @property
+    def memory_bytes(self) -> int:
+        """How much of one stream or table history holds in memory at a time."""
+        return self.settings.history_mb * 2**20
 
     @property
     def horizon_us(self) -> int:
@@ -139,9 +147,19 @@ class Parts:
         )
 
     def ingest(self) -> OnlineIngest:
-        """The worker that writes the online store; the caller holds the lock of that role."""
+        """The worker that writes the online store; the caller holds the lock of that role.
+
+        Raises StoreError if the store has lost what a backfill brought to it.
+        """
+        from headrace.app.backfill import lost_groups
         from headrace.ingestion.materialize import OnlineIngest
 
+        lost = lost_groups(self)
+        if lost:
+            raise StoreError(
+                f"the online store lacks what was computed for group {lost[0]} before it was applied; compute it again "
+                f"with: headrace backfill {' '.join(lost)}"
+            )
         return OnlineIngest(self.plan, self.features, self.online, horizon_us=self.horizon_us)
 
     def archive(self) -> ArchiveWorker:
@@ -162,9 +180,13 @@ class Parts:
 
     def reader(self, view: str) -> OnlineReader:
         """An online reader of a view, for one thread."""
+        return self.view_reader(self.plan.views[view])
+
+    def view_reader(self, view: ViewPlan) -> OnlineReader:
+        """An online reader of a view that is declared or kept, for one thread."""
         from headrace.retrieval.online import OnlineReader
 
-        return OnlineReader(self.plan.views[view], self.plan, self.online, horizon_us=self.horizon_us)
+        return OnlineReader(view, self.plan, self.online, horizon_us=self.horizon_us)
 
     def model(self, name: str) -> ModelPlan:
         """A model's plan; raises NotFound naming the models that there are."""

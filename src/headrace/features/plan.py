@@ -218,6 +218,7 @@ class ViewPlan:
     owner: str = ""
     doc: str = ""
     where: str | None = None
+    tags: tuple[str, ...] = ()
 
     @property
     def visible(self) -> tuple[ViewColumn, ...]:
@@ -315,6 +316,7 @@ class ModelPlan:
     promote: PromotionPlan | None
     owner: str = ""
     doc: str = ""
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,6 +324,8 @@ class ProjectPlan:
     """Everything a project declares, by name.
 
     `streams` are the raw ones. `derived` are the logged derived streams by topic, each after those that it reads.
+    `kept_views` (by version) and `kept_groups` (by a name of their own) are no longer declared, but computed still,
+    since a model may answer with them.
     """
 
     streams: Mapping[str, StreamPlan]
@@ -330,6 +334,8 @@ class ProjectPlan:
     views: Mapping[str, ViewPlan]
     models: Mapping[str, ModelPlan]
     derived: Mapping[str, DerivedPlan] = field(default_factory=dict)
+    kept_groups: Mapping[str, GroupPlan] = field(default_factory=dict)
+    kept_views: Mapping[str, ViewPlan] = field(default_factory=dict)
 
     def stream(self, topic: str) -> StreamPlan:
         """The stream, raw or derived, whose records lie in `topic`."""
@@ -345,3 +351,18 @@ class ProjectPlan:
         while topic in self.derived:
             topic = self.derived[topic].source
         return topic
+
+    @property
+    def computed_groups(self) -> tuple[GroupPlan, ...]:
+        """All groups that are computed, each version once."""
+        found = {group.version: group for group in (*self.kept_groups.values(), *self.groups.values())}
+        return tuple(found.values())
+
+    def views_of(self, model: str) -> tuple[ViewPlan, ...]:
+        """The view that a model is declared with, then the versions of it that are kept."""
+        view = self.views[self.models[model].view]
+        return (view, *(kept for kept in self.kept_views.values() if kept.name == view.name))
+
+    def group(self, name: str) -> GroupPlan:
+        """A group that is declared or kept."""
+        return self.groups[name] if name in self.groups else self.kept_groups[name]

@@ -266,7 +266,7 @@ def _bind(binding: Binding, project: ProjectPlan, slot: int) -> BoundSource:
         return BoundSource(
             binding, None, table, None, slot, len(table.features), entity_encoder(dtypes), table.version, dtypes
         )
-    group = project.groups[binding.source]
+    group = project.group(binding.source)
     layout = layout_of(group)
     dtypes = tuple(part.dtype for part in group.key)
     return BoundSource(

@@ -270,3 +270,40 @@ def test_streams_of_several_partitions(tmp_path: Path, clock: SimulatedClock) ->
             assert (rows["disputes__n"], rows["spend__n"]) == ([22, 22], [48, 48])
         (stream,) = [stream for stream in project.status().streams if stream.name == "paid"]
         assert (stream.events, stream.uncomputed) == (12 * 6, 0)
+
+
+def test_a_new_stream_looks_up_a_new_group_as_if_it_had_always_been_there(
+    tmp_path: Path, clock: SimulatedClock
+) -> None:
+    """The group is backfilled, so the log holds none of its older deltas; what derives must know them all the same."""
+
+    class Sold(hr.FeatureGroup, key=Transfer.transfer_id):
+        shop = hr.last(Transfer.shop, window="180d")
+
+    class Disputed(Chargeback):
+        shop = Sold.shop
+
+    class Disputes(hr.FeatureGroup, key=Disputed.shop):
+        n = hr.count(window="60d", where=Disputed.fraud)
+
+    view = hr.FeatureView("disputes", request=Transfer, features=[Disputes])
+    before, after = [Transfer, Chargeback], [Transfer, Chargeback, Sold, Disputed, Disputes, view]
+
+    def pay(project: Project, name: str, shop: int, at: datetime) -> None:
+        clock.advance_to(to_us(at))
+        project.publish("transfer", [transfer(name, at, shop=shop)])
+        clock.advance_to(to_us(at + minutes(1)))
+        project.publish("chargeback", [{"transfer": name, "fraud": True, "at": (at + minutes(1)).isoformat()}])
+
+    with Project.open(tmp_path, clock=clock, definitions=before) as project:
+        pay(project, "a", 7, NOON)
+        project.settle()
+    for round_ in range(2):
+        # The second time a new process finds the state as the first one left it.
+        with Project.open(tmp_path, clock=clock, definitions=after) as project:
+            project.apply()
+            pay(project, f"b{round_}", 7, NOON + minutes(2 + 8 * round_))
+            at = NOON + minutes(6 + 8 * round_)
+            clock.advance_to(to_us(at))
+            assert project.online("disputes", transfer("x", at))[Disputes.n] == 2 + round_
+            assert project.history("disputes", [transfer("x", at)])["disputes__n"] == [2 + round_]

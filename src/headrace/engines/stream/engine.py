@@ -45,8 +45,11 @@ class RawChunk:
 
 
 @dataclass(slots=True)
-class _Admitted:
-    """The counted events of one stream in one step, partitions one after the other."""
+class Admitted:
+    """The counted events of one stream in one step, partitions one after the other, each in order of offsets.
+
+    `columns` holds the fields that `StreamEngine.fields` names; `clocks` is N(p) at each event.
+    """
 
     columns: dict[str, Column]
     times: IntArray
@@ -107,7 +110,7 @@ class _StreamPipeline:
 class _Shared:
     """What the groups of a stream read of one step's events; each thing is made once, when it is first asked for."""
 
-    def __init__(self, pipeline: _StreamPipeline, events: _Admitted) -> None:
+    def __init__(self, pipeline: _StreamPipeline, events: Admitted) -> None:
         self.events = events
         self.n = len(events.times)
         self.offsets: list[int] = events.offsets.tolist()
@@ -177,7 +180,7 @@ class StreamEngine:
         self.plan = plan
         self.states: dict[str, list[PartitionState]] = {}
         self._pipelines: dict[str, _StreamPipeline] = {
-            name: _StreamPipeline(stream, [group for group in plan.groups.values() if group.stream == name])
+            name: _StreamPipeline(stream, [group for group in plan.computed_groups if group.stream == name])
             for name, stream in plan.topics().items()
         }
 
@@ -205,7 +208,7 @@ class StreamEngine:
             before = [state.clock_us for state in states]
             end = list(begin)
             exceptions: list[tuple[int, int, int]] = []
-            admitted: list[_Admitted] = []
+            admitted: list[Admitted] = []
             for chunk in pieces:
                 admitted.append(self._judge(self.plan.stream(name), chunk, states, before, exceptions, dead))
                 end[chunk.partition] = chunk.base + chunk.block.n
@@ -225,6 +228,12 @@ class StreamEngine:
             return state.judge(stream, chunk.block, chunk.arrivals)
         return state.follow(chunk.block.columns[stream.schema.time_field or ""].values, chunk.arrivals, chunk.codes)
 
+    def deltas(self, stream: str, events: Admitted, partitions: int) -> dict[str, GroupDelta]:
+        """The deltas, by group version, of events of a stream that were judged before; there is at least one."""
+        groups: dict[str, GroupDelta] = {}
+        self._group_deltas(stream, events, partitions, groups)
+        return groups
+
     def _judge(
         self,
         stream: StreamPlan,
@@ -233,7 +242,7 @@ class StreamEngine:
         before: list[int],
         exceptions: list[tuple[int, int, int]],
         dead: list[DeadLetter],
-    ) -> _Admitted:
+    ) -> Admitted:
         block, partition = chunk.block, chunk.partition
         judged = self.verdicts(stream, states[partition], chunk)
         clocks = judged.clocks
@@ -263,9 +272,9 @@ class StreamEngine:
         partitions = np.zeros(len(times), np.int64)
         if partition:
             partitions += partition
-        return _Admitted(columns, times, offsets, partitions, clocks, ids)
+        return Admitted(columns, times, offsets, partitions, clocks, ids)
 
-    def _group_deltas(self, stream: str, events: _Admitted, partitions: int, groups: dict[str, GroupDelta]) -> int:
+    def _group_deltas(self, stream: str, events: Admitted, partitions: int, groups: dict[str, GroupDelta]) -> int:
         pipeline = self._pipelines[stream]
         shared = _Shared(pipeline, events)
         null_keys = 0
@@ -281,10 +290,10 @@ class StreamEngine:
         return null_keys
 
 
-def _joined(parts: list[_Admitted]) -> _Admitted:
+def _joined(parts: list[Admitted]) -> Admitted:
     if len(parts) == 1:
         return parts[0]
-    return _Admitted(
+    return Admitted(
         {name: concat_columns([part.columns[name] for part in parts]) for name in parts[0].columns},
         np.concatenate([part.times for part in parts]),
         np.concatenate([part.offsets for part in parts]),
@@ -336,7 +345,7 @@ def _in_order(values: IntArray, order: IntArray | None) -> IntArray:
 
 
 def _greatest(
-    events: _Admitted, entities: int, codes: IntArray | None, rows: IntArray | None, partitions: int
+    events: Admitted, entities: int, codes: IntArray | None, rows: IntArray | None, partitions: int
 ) -> tuple[list[int], list[list[int]]]:
     """Per entity the greatest clock, and per partition one past its greatest offset (0 where it has no event)."""
     if codes is None:
