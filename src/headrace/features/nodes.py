@@ -73,6 +73,16 @@ def references(node: Node) -> set[str]:
     return {part.name for part in walk(node) if isinstance(part, ColumnRef)}
 
 
+def replaced(node: Node, resolve: Callable[[str], Node | None]) -> Node | None:
+    """The expression with each column replaced by what `resolve` says of its name; None if it says None of one."""
+    if isinstance(node, ColumnRef):
+        return resolve(node.name)
+    if isinstance(node, Literal):
+        return node
+    args = [replaced(arg, resolve) for arg in node.args]
+    return None if None in args else replace(node, args=tuple(arg for arg in args if arg is not None))
+
+
 def renamed(node: Node, names: Mapping[str, str]) -> Node:
     """The same expression over columns of other names; those that `names` lacks keep theirs."""
     if isinstance(node, ColumnRef):

@@ -12,8 +12,10 @@ from headrace.aggregations.layout import GroupLayout, Scratch, layout_of
 from headrace.core.columns import BoolArray, Column, IntArray
 from headrace.core.keys import entity_encoder
 from headrace.core.schema import DType
+from headrace.features.nodes import ColumnRef, Node, replaced
 from headrace.features.plan import Binding, GroupPlan, ProjectPlan, TablePlan, ViewColumn, ViewPlan
 from headrace.features.program import Program
+from headrace.retrieval.arithmetic import Arithmetic
 from headrace.retrieval.rows import FeatureBlock
 
 
@@ -99,12 +101,13 @@ class BoundView:
         slots = [self._names.slot(column) for column in visible]
         # Most visible columns are copied from slots in one step; the others are overwritten afterwards.
         self._copied = np.array([slot or 0 for slot in slots], np.int64)
+        self._arithmetic = Arithmetic()
         self._others = [
             (index, column, self._names.register(column.name))
             for index, (column, slot) in enumerate(zip(visible, slots, strict=True))
-            if slot is None
+            if slot is None and not self._arithmetic.add(index, self._names.flat(column.name))
         ]
-        self._whole = not self._others and slots == list(range(self.slots))
+        self._whole = slots == list(range(self.slots))
         self._loaded = np.array(list(self._names.slots), np.int64)
         self._loads = [(register, dtype) for register, dtype in self._names.slots.values()]
 
@@ -142,6 +145,8 @@ class BoundView:
             out = np.zeros((len(words), len(self.names)), np.int64)
             out_valid = np.zeros(out.shape, np.bool_)
         block = FeatureBlock(self.names, self.dtypes, out, out_valid)
+        if self._arithmetic:
+            self._arithmetic.run(words, valid, out, out_valid)
         if self._others:
             self._fill(block, *self._evaluate(request, words, valid, objects))
         return block
@@ -217,6 +222,25 @@ class _Names:
             return None
         return _slot(self._sources[column.binding], column.feature)
 
+    def flat(self, name: str) -> Node | None:
+        """The expression of a column over slots, named by their numbers; None if it reads anything else."""
+        column = self._columns.get(name)
+        if column is None:
+            return None
+        if column.binding is not None and column.feature is not None:
+            return self._flat_feature(column.binding, column.feature)
+        return None if column.node is None else replaced(column.node, self.flat)
+
+    def _flat_feature(self, binding: int, feature: str) -> Node | None:
+        source = self._sources[binding]
+        slot = _slot(source, feature)
+        if slot is not None:
+            return ColumnRef(str(slot), _dtype(source, feature))
+        if source.group is None:
+            return None
+        nodes = [derived.node for derived in source.group.derived if derived.name == feature]
+        return replaced(nodes[0], lambda name: self._flat_feature(binding, name)) if nodes else None
+
     def register(self, name: str) -> int:
         """The register of a column of the view, or of a request field."""
         if name not in self._found:
@@ -277,6 +301,13 @@ def _bind(binding: Binding, project: ProjectPlan, slot: int) -> BoundSource:
     return BoundSource(
         binding, group, None, layout, slot, len(layout.names), entity_encoder(dtypes), group.version, dtypes
     )
+
+
+def _dtype(source: BoundSource, feature: str) -> DType:
+    if source.layout is not None:
+        return source.layout.dtypes[source.layout.names.index(feature)]
+    assert source.table is not None
+    return next(field.dtype for field in source.table.features if field.name == feature)
 
 
 def _slot(source: BoundSource, feature: str) -> int | None:

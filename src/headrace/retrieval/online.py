@@ -148,6 +148,8 @@ class OnlineReader:
 
     def _keys(self, request: Mapping[str, Column], n: int) -> tuple[list[bytes], list[int]]:
         """Keys of the records to read, each once, and which of them each binding of each row reads (-1: none)."""
+        if n == 1:
+            return self._keys_of_one(request)
         lists = {name: request[name].to_pylist() for name in self._key_fields}
         keys: dict[bytes, int] = {}
         by_source: list[list[int]] = []
@@ -166,6 +168,28 @@ class OnlineReader:
                 places.append(keys.setdefault(key, len(keys)))
             by_source.append(places)
         return list(keys), [place for row in zip(*by_source, strict=True) for place in row]
+
+    def _keys_of_one(self, request: Mapping[str, Column]) -> tuple[list[bytes], list[int]]:
+        """`_keys` of a single row; a record that two bindings read may be named twice."""
+        plain: dict[str, object] = {}
+        for name in self._key_fields:
+            column = request[name]
+            plain[name] = column.values.item() if column.valid is None or column.valid[0] else None
+        keys: list[bytes] = []
+        places: list[int] = []
+        for source, known in zip(self.bound.sources, self._known_keys, strict=True):
+            parts = tuple([plain[name] for name in source.binding.request_keys])
+            key = known.get(parts)
+            if key is None:
+                if None in parts:
+                    places.append(-1)
+                    continue
+                if len(known) >= _MOST_KEYS:
+                    known.clear()
+                key = known[parts] = record_key(source.encode(parts), source.version)
+            places.append(len(keys))
+            keys.append(key)
+        return keys, places
 
     def _see(self, raw_position: bytes) -> None:
         """Take over a position that differs from the last one."""
