@@ -6,7 +6,7 @@ of shops, over windows of 1 hour to 30 days and over the whole lifetime, backfil
 `peak_rss_mb` is the highest memory of that process, `events_per_s` the events read per second of the backfill alone.
 The same is done for a history of half the length at the same rate per day: memory must not depend on how long history
 is. Answers at the end of history, of random users and of their shops, are compared with the oracle bit for bit; one
-that differs ends the run. The full claim is made with --events 50000000 --per-day 50000.
+that differs ends the run. The full claim is made with --events 50000000.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 The last line is one JSON object. Events are shuffled and belong to entities with string keys whose frequencies follow
 Zipf's law; rows are entities by the same law at random times. Per row: count, sum and max of a float column over
 10 min, 1 h, 1 day and 7 days. `seconds` is the median of calls in a warm process, with the file in the page cache, and
-includes reading it; `cold_seconds` is the first call of a fresh process (kernels come from their cache on disk, imports
+includes reading it; `cpu_seconds` is the processor time of such a call, which tells whether the machine had
+other work; `cold_seconds` is the first call of a fresh process (kernels come from their cache on disk, imports
 are not counted); `peak_rss_mb` is the highest memory of that process over all its calls. Some of the answers are
 compared with the oracle, bit for bit; one that differs ends the run. Peers compute the same windows from the same file,
 each in a process of its own; counts and maxima must be equal and sums within 1e-9, since theirs are not exact.
@@ -269,13 +270,15 @@ def peak_mb() -> int:
 def run_headrace(folder: Path, options: Options, pipe: Connection) -> None:
     """Measure in a fresh process; sends figures, then what was checked."""
     request = request_of(folder)
-    spent = []
+    spent, busy = [], []
     for _ in range(options.repeats + 1):
-        began = time.perf_counter()
+        began, worked = time.perf_counter(), time.process_time()
         block = headrace_windows(folder, request)
         spent.append(time.perf_counter() - began)
+        busy.append(time.process_time() - worked)
     figures = {
         "seconds": round(statistics.median(spent[1:]), 2),
+        "cpu_seconds": round(statistics.median(busy[1:]), 2),
         "cold_seconds": round(spent[0], 2),
         "peak_rss_mb": peak_mb(),
     }
@@ -287,9 +290,13 @@ def run_headrace(folder: Path, options: Options, pipe: Connection) -> None:
 def run_peer(name: str, folder: Path, pipe: Connection) -> None:
     """Measure a peer in a fresh process; sends its figures."""
     windows, comparable = PEERS[name]
-    began = time.perf_counter()
+    began, worked = time.perf_counter(), time.process_time()
     found = windows(folder)
-    figures: dict[str, Any] = {"seconds": round(time.perf_counter() - began, 2), "peak_rss_mb": peak_mb()}
+    figures: dict[str, Any] = {
+        "seconds": round(time.perf_counter() - began, 2),
+        "cpu_seconds": round(time.process_time() - worked, 2),
+        "peak_rss_mb": peak_mb(),
+    }
     ours = np.load(folder / "answers.npz")
     at = [list(WINDOWS_US).index(window) for window in comparable]
     same = np.array_equal(found.counts[:, at], ours["counts"][:, at])

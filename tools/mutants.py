@@ -23,8 +23,11 @@ ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("src", "tests", "examples", "docs", "tools", "pyproject.toml", "README.md", "CHANGELOG.md", "Makefile")
 WINDOWS = ("tests/unit/retrieval", "tests/properties")
 VERDICTS = ("tests/unit/engines", "tests/unit/ingestion", "tests/properties")
+KERNELS = ("tests/unit/aggregations",)
 TILES = ("tests/properties/test_tiles.py",)
 ROWS_OF_WINDOWS, NESTED = ("tests/properties/test_window_rows.py",), ("tests/properties/test_nested.py",)
+DERIVED = ("tests/unit/testing/test_given_derived.py", "tests/recovery/test_derive_kill.py")
+DERIVER = "derivation/deriver.py"
 KERNEL, EXACT = "aggregations/kernel.py", "aggregations/exact.py"
 
 
@@ -159,6 +162,44 @@ MUTANTS = (
         "if i8[times + row] < t and i8[available + row] < t", "if i8[times + row] < t",
     ),
     Mutant("tables: the edge of the ttl", "aggregations/reads.py", "time < t - ttl", "time <= t - ttl"),
+    Mutant(
+        "derive: an event does not wait for what arrived before it", DERIVER,
+        "limit_us = self._frontier_us()", "limit_us = MAX_US", DERIVED,
+    ),
+    Mutant(
+        "derive: what the condition leaves out counts", DERIVER, "codes[at[~belongs]] = OUTSIDE", "pass", DERIVED,
+    ),
+    Mutant(
+        "derive: a duplicate of the source counts", DERIVER,
+        "for offset, code in exceptions.items():", "for offset, code in ():", DERIVED,
+    ),
+    Mutant(
+        "derive: as served is derived again", "retrieval/history.py",
+        "return ServedAt(streams, np.full(n, -1, np.int64), None if logged else positions)",
+        "return ServedAt(streams, np.full(n, -1, np.int64), positions)",
+        (*DERIVED, "tests/unit/app/test_derived.py"),
+    ),
+    Mutant(
+        "derive: the clock of a derived stream is that of its events alone", "engines/stream/verdicts.py",
+        "np.where(codes == DEAD, NULL_US, np.minimum(times, arrivals))", "np.where(codes == DEAD, NULL_US, times)",
+        ("tests/unit/app/test_derived.py",),
+    ),
+    Mutant(
+        "tables over history: a row at t counts", "aggregations/latest.py",
+        "following < stop and times[following] < t:", "following < stop and times[following] <= t:", KERNELS,
+    ),
+    Mutant(
+        "tables over history: a row counts before it is available", "aggregations/latest.py",
+        "(not late or available[row] < t)", "(not late or available[row] <= t)", KERNELS,
+    ),
+    Mutant(
+        "tables over history: the edge of the ttl", "aggregations/latest.py",
+        "times[i] >= t - ttl", "times[i] > t - ttl", KERNELS,
+    ),
+    Mutant(
+        "tables over history: hidden rows end the search too soon", "aggregations/latest.py",
+        "if soonest[i - first] >= t or", "if soonest[i - first] >= t - 50 or", KERNELS,
+    ),
     Mutant(
         "labels: a row trains before its wait has passed", "training/dataset.py",
         "done = t + model.label.wait_us <= now_us", "done = t <= now_us", ("tests/unit/training", "tests/unit/app"),

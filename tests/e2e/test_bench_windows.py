@@ -20,4 +20,4 @@ def test_small_run_agrees_with_the_oracle_and_with_duckdb() -> None:
     assert record["checked"]["differing"] == 0
     assert record["peers"]["duckdb"]["windows_compared"] == ["10m", "1h", "1d", "7d"]
     assert record["peers"]["duckdb"]["equal"] is True
-    assert set(record["figures"]) == {"seconds", "cold_seconds", "peak_rss_mb"}
+    assert set(record["figures"]) == {"seconds", "cpu_seconds", "cold_seconds", "peak_rss_mb"}

@@ -1,4 +1,4 @@
-"""`headrace up` with streams that look something up: compute is killed as it derives, and every answer is audited."""
+"""`headrace up` with streams that look something up: compute is killed while it derives; every answer is audited."""
 
 from __future__ import annotations
 

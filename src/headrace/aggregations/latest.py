@@ -90,14 +90,16 @@ def latest_rows(  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def take_words(values, present, gaps, floats, chosen, out, valid):  # type: ignore[no-untyped-def]
-    """The words of the chosen rows of one column; null where none is chosen or the row's value is null.
+    """The words of the chosen rows of one column, into `out` and `valid`, which hold zeros and False.
 
     `values` int64 are bits where the column is of `floats`: of these NaN and infinities are null and -0.0 is 0.0.
-    `present` says which rows have a value, if there are `gaps`.
+    `present` says which rows have a value, if there are `gaps`. Where no row is chosen (-1) nothing is written.
     """
     for r in range(len(chosen)):
         row = chosen[r]
-        ok = row >= 0 and (not gaps or present[row])
+        if row < 0:
+            continue
+        ok = not gaps or present[row]
         word = values[row] if ok else np.int64(0)
         if floats:
             ok = ok and (word >> 52) & 0x7FF != 0x7FF

@@ -130,7 +130,7 @@ def read_lane(  # type: ignore[no-untyped-def]
     features,
     pointers,
     requests,
-    t,
+    moments,
     walked,
     spans,
     start,
@@ -148,7 +148,7 @@ def read_lane(  # type: ignore[no-untyped-def]
     other,
     tally,
 ):
-    """Read one lane of one entity for `requests` (indices into t, in order of t); False if this lane must be walked.
+    """Read one lane of one entity for `requests` at their sorted `moments`; False if this lane must be walked.
 
     Read j of window w has the entity's rows `spans[w, 0, j]` to `spans[w, 1, j]`, all of them in `start` to `stop`.
     Requests marked in `walked` are left out. Other arguments as for `kernel.read_group`; the scratch arrays hold one
@@ -284,7 +284,7 @@ def read_lane(  # type: ignore[no-untyped-def]
                     target = slot + f
                     if code != SUM and code != MEAN:
                         write_plain(
-                            i8, f8, times, column, kind, code, features[f, FEATURE_BOOL], t[r], rows, held, trues,
+                            i8, f8, times, column, kind, code, features[f, FEATURE_BOOL], moments[j], rows, held, trues,
                             first, last, first_row, last_row, low_f, high_f, low_i, high_i, held > 0,
                             out[r], out_f8[r], valid[r], target,
                         )  # fmt: skip

@@ -6,13 +6,14 @@ import numpy as np
 from numba import njit
 
 from headrace.aggregations.kernel import (
+    FEATURE_CODE,
     LIFETIME,
     WINDOW_LENGTH,
     read_group,
     window_edges,
 )
 from headrace.aggregations.prefixes import WORDS, read_lane
-from headrace.aggregations.window_rows import read_rows
+from headrace.aggregations.window_rows import RATE, read_rows
 from headrace.core.time import NULL_US
 
 _NULL = np.int64(NULL_US)
@@ -206,22 +207,22 @@ def _forward(words, at, low, high, t):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _spans(i8, times, n, windows, requests, t, spans):  # type: ignore[no-untyped-def]
+def _spans(i8, times, n, windows, moments, spans):  # type: ignore[no-untyped-def]
     """Rows of each window of each request; returns the first and last of them all, and how many rows walks would add.
 
-    Requests are in order of t, so that no edge goes back.
+    The requests' `moments` are in order, so that no edge goes back.
     """
     start, stop, walks = n, np.int64(0), np.int64(0)
     for w in range(windows.shape[0]):
         first = last = np.int64(0)
-        for j in range(len(requests)):
-            lo, hi = window_edges(windows, w, t[requests[j]])
+        for j in range(len(moments)):
+            lo, hi = window_edges(windows, w, moments[j])
             last = _forward(i8, times, last, n, hi)
             if windows[w, WINDOW_LENGTH] != LIFETIME:
                 first = _forward(i8, times, first, last, lo)
             spans[w, 0, j], spans[w, 1, j] = first, last
             walks = walks + last - first
-        if len(requests):
+        if len(moments):
             start, stop = min(start, spans[w, 0, 0]), max(stop, last)
     return start, max(start, stop), walks // windows.shape[0]
 
@@ -235,8 +236,8 @@ def read_history(  # type: ignore[no-untyped-def]
     stride,
     edges,
     asked,
+    asked_times,
     asked_edges,
-    t,
     lanes,
     windows,
     features,
@@ -257,13 +258,16 @@ def read_history(  # type: ignore[no-untyped-def]
 ):
     """Read one group for each request over sorted history.
 
-    The rows of entity e are `edges[e]` to `edges[e + 1]`; its requests, in order of t, are
-    `asked[asked_edges[e]:asked_edges[e + 1]]`; the last entity is nobody's and has no rows. Where requests overlap
-    much, lanes are read from running totals (`prefixes.py`), else each request walks its windows.
+    The rows of entity e are `edges[e]` to `edges[e + 1]`; its requests, in order of time, are
+    `asked[asked_edges[e]:asked_edges[e + 1]]`, and `asked_times` are theirs; an entity may have no rows. Where requests
+    overlap much, lanes are read from running totals (`prefixes.py`), else each request walks its windows.
 
     `offsets` negative reads corrected history. Else `limits[r]` are the first offsets not known, and `highest` is where
     the running maximum of each entity's offsets lies (partition 0 only; NULL-like maximum where there are several).
     """
+    row_by_row = False
+    for f in range(features.shape[0]):
+        row_by_row = row_by_row or features[f, FEATURE_CODE] >= RATE
     most_rows = most_asked = np.int64(0)
     for e in range(len(edges) - 1):
         if asked_edges[e + 1] > asked_edges[e]:
@@ -281,8 +285,9 @@ def read_history(  # type: ignore[no-untyped-def]
         requests = asked[asked_edges[e] : asked_edges[e + 1]]
         if not len(requests):
             continue
+        moments = asked_times[asked_edges[e] : asked_edges[e + 1]]
         first, n = edges[e], edges[e + 1] - edges[e]
-        start, stop, walks = _spans(i8, times + first, n, windows, requests, t, spans)
+        start, stop, walks = _spans(i8, times + first, n, windows, moments, spans)
         slide = walks >= stop - start
         last = np.int64(0)
         for j in range(len(requests)):
@@ -291,7 +296,7 @@ def read_history(  # type: ignore[no-untyped-def]
             walked[j] = not slide
             if offsets >= 0:
                 # Rows at or past t cannot be read, so the greatest offset among the rows before t decides.
-                last = _forward(i8, times + first, last, n, t[r])
+                last = _forward(i8, times + first, last, n, moments[j])
                 if last > 0:
                     tops[j] = i8[highest + first + last - 1]
                 walked[j] = walked[j] or tops[j] >= limits[r, 0]
@@ -307,7 +312,7 @@ def read_history(  # type: ignore[no-untyped-def]
                 features,
                 pointers[index],
                 requests,
-                t,
+                moments,
                 walked,
                 spans,
                 start,
@@ -344,7 +349,7 @@ def read_history(  # type: ignore[no-untyped-def]
                     windows,
                     features,
                     pointers[index : index + 1],
-                    t[r],
+                    moments[j],
                     offsets + first if offsets >= 0 else -1,
                     partitions + first,
                     tops[j],
@@ -359,7 +364,7 @@ def read_history(  # type: ignore[no-untyped-def]
                     bounds,
                     tally,
                 )
-        for j in range(len(requests)):
+        for j in range(len(requests) if row_by_row else 0):
             r = requests[j]
             read_rows(
                 i8,
@@ -371,7 +376,7 @@ def read_history(  # type: ignore[no-untyped-def]
                 lanes,
                 windows,
                 features,
-                t[r],
+                moments[j],
                 offsets + first if offsets >= 0 else -1,
                 partitions + first,
                 limits[r],

@@ -71,7 +71,10 @@ def apply_changes(
                 "(headrace backfill computes new groups while it runs)"
             )
     prepare(parts, current.backfills, progress=progress)
-    streams = {d.record.version: d.record.body["stream"] for d in catalog.definitions("group")} | kept_streams(catalog)
+    applied = [definition.record for definition in catalog.definitions("group")]
+    topics = {record.version: record.body.get("topic", record.body["stream"]) for record in applied} | kept_streams(
+        catalog
+    )
 
     def switch() -> None:
         keep(catalog, current.needs)
@@ -79,7 +82,7 @@ def apply_changes(
 
     # What stays computed for a model is ingested to the end, like what is declared.
     parts.plan = plan_keeping(declared, catalog, current.needs)
-    publish(parts, current.backfills, {version: streams[version] for version in current.dropped}, switch)
+    publish(parts, current.backfills, {version: topics[version] for version in current.dropped}, switch)
     if current.derives:
         # Groups over what is derived anew are computed with it. Should this be cut short, the computing layer goes on.
         derive_streams(parts)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from headrace.app.wiring import Parts
     from headrace.features.plan import GroupPlan
     from headrace.ingestion.backfill import GroupState
+    from headrace.stores.online.base import OnlineStore
 
 Progress = Callable[[int, int], None]
 _PUBLISHED = "backfilled "
@@ -81,7 +82,7 @@ def prepare(
 
 
 def publish(parts: Parts, names: Sequence[str], dropped: Mapping[str, str], change: Callable[[], object]) -> None:
-    """Complete the groups, note where versions that are `dropped` stand (each with its stream), and `change` the
+    """Complete the groups, note where versions that are `dropped` stand (each with its topic), and `change` the
     definitions; all while nothing runs. The plan of `parts` holds all that is computed afterwards.
 
     Raises Busy if compute or ingestion runs, StoreError if a group would be published behind what is served.
@@ -125,6 +126,23 @@ def derive_streams(parts: Parts) -> int:
             while ingest.step():
                 pass
     return steps
+
+
+def fill_lookups(parts: Parts, store: OnlineStore) -> None:
+    """Bring to the state of look-ups what was backfilled of its groups: the feature log begins behind that."""
+    from headrace.derivation.worker import looked_up
+    from headrace.ingestion.backfill import GroupBackfill, read_state
+
+    for group in looked_up(parts.plan).groups.values():
+        published = parts.catalog.setting(_PUBLISHED + group.version)
+        found = read_state(store, group.version)
+        at = [0] * len(published or ()) if found is None else found.at
+        if published is not None and any(a < b for a, b in zip(at, published, strict=True)):
+            job = GroupBackfill(
+                parts.plan, [group], parts.raw, parts.features, parts.offline, store,
+                horizon_us=parts.horizon_us, clock_us=None,
+            )  # fmt: skip
+            job.advance(at, published)
 
 
 def measured_rate(parts: Parts) -> float | None:

@@ -315,6 +315,7 @@ def _derived(derived: DerivedPlan, plan: ProjectPlan) -> DefinitionRecord:
 def _group(group: GroupPlan, stream: str) -> DefinitionRecord:
     body = {
         "stream": stream,
+        "topic": group.stream,
         "key": [part.name for part in group.key],
         "entities": [part.entity for part in group.key],
         "features": list(group.order),
@@ -347,7 +348,7 @@ def _view(view: ViewPlan) -> DefinitionRecord:
         "columns": [column.name for column in view.visible],
         "sources": sorted({binding.source for binding in view.bindings}),
     }
-    return DefinitionRecord("view", view.name, view.version, body, view.owner, view.doc)
+    return DefinitionRecord("view", view.name, view.version, body, view.owner, view.doc, view.tags)
 
 
 def _model(model: ModelPlan, plan: ProjectPlan) -> DefinitionRecord:
@@ -372,7 +373,7 @@ def _model(model: ModelPlan, plan: ProjectPlan) -> DefinitionRecord:
         },
         "retrain": [[trigger.kind, dict(trigger.params)] for trigger in model.retrain],
     }
-    return DefinitionRecord("model", model.name, digest(content), body, model.owner, model.doc)
+    return DefinitionRecord("model", model.name, digest(content), body, model.owner, model.doc, model.tags)
 
 
 def _estimator(estimator: Any) -> list[Any]:

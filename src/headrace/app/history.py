@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +66,7 @@ class PastAsOf(Past):
     logged = True
 
     def __init__(self, plan: ProjectPlan, parts: Parts, at_us: int) -> None:
-        super().__init__(plan, parts.raw, parts.features, parts.offline)
+        super().__init__(plan, parts.raw, parts.features, parts.offline, memory_bytes=parts.memory_bytes)
         topics = parts.raw.topics()
         limits = {
             name: [first_arrival(parts.raw, name, p, at_us) for p in range(topics[name])]
@@ -85,10 +85,19 @@ class PastAsOf(Past):
             for name, ends in super().computed().items()
         }
 
-    def rows(self, table: TablePlan, since_us: int | None = None, until_us: int | None = None) -> pa.Table | None:
+    def _row_pieces(
+        self,
+        table: TablePlan,
+        names: Sequence[str] | None,
+        since_us: int | None,
+        until_us: int | None,
+        *,
+        whole: bool,
+    ) -> Iterator[pa.Table]:
         """Rows of a table that had been written."""
-        rows = super().rows(table, since_us, until_us)
-        return None if rows is None else rows.filter(pc.less(rows[ORDER], self.tables))
+        with_order = names if names is None else list(dict.fromkeys([*names, ORDER]))
+        for rows in super()._row_pieces(table, with_order, since_us, until_us, whole=whole):
+            yield rows.filter(pc.less(rows[ORDER], self.tables))
 
 
 class PastAt(Past):
@@ -199,7 +208,7 @@ def listed_history(
     plan = compile_project([unbound(column.owner) for column in columns])
     table = spine_table(spine)
     view = spine_view(plan, columns, table)
-    past = Past(plan, parts.raw, parts.features, parts.offline)
+    past = Past(plan, parts.raw, parts.features, parts.offline, memory_bytes=parts.memory_bytes)
     if as_of_us is not None:
         past = PastAsOf(plan, parts, as_of_us)
     request, extra = spine_columns(view.request, table)

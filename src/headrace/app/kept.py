@@ -70,7 +70,7 @@ def kept_plan(plan: ProjectPlan, catalog: Catalog) -> ProjectPlan:
 
 
 def kept_streams(catalog: Catalog) -> dict[str, str]:
-    """Versions of the groups of what is kept, each with its stream."""
+    """Versions of the groups of what is kept, each with the topic of its events."""
     stored = [catalog.setting(_VIEW + version) for version in catalog.setting(_KEPT, [])]
     return {group["version"]: group["stream"] for view in stored for group in view["groups"]}
 

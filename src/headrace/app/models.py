@@ -225,14 +225,15 @@ class ModelHandle:
         from headrace.retrieval.history import HistoryReader
         from headrace.retrieval.predictions import read_predictions
 
-        parts = self._parts
-        view = parts.plan.views[self._model.view]
-        total, at = Audit(), 0
-        while True:
-            batch, end = read_predictions(parts.internal, self.name, view, at, _AUDITED_AT_ONCE)
-            if end == at:
-                return total
-            total, at = total + audit(batch, HistoryReader(view, parts.plan, parts.past)), end
+        parts, total = self._parts, Audit()
+        for view in parts.plan.views_of(self.name):
+            at, reader = 0, HistoryReader(view, parts.plan, parts.past)
+            while True:
+                batch, end = read_predictions(parts.internal, self.name, view, at, _AUDITED_AT_ONCE)
+                if end == at:
+                    break
+                total, at = total + audit(batch, reader), end
+        return total
 
     def _scorer_now(self, log: bool) -> Scorer:
         if not log:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from headrace.app.history import HistoryRows
     from headrace.app.models import ModelHandle
     from headrace.app.replays import ReplayOutcome
+    from headrace.app.statistics import Statistics
     from headrace.app.status import ProjectStatus
     from headrace.catalog.records import Definition
     from headrace.engines.batch.runner import BatchReport, BatchRunner
@@ -440,6 +441,20 @@ class Project:
         from headrace.app.describe import describe
 
         return describe(self.parts, what if isinstance(what, str) else self._described_name(what))
+
+    def statistics(
+        self, what: Model | FeatureView | str, *, since: Time | None = None, until: Time | None = None
+    ) -> Statistics:
+        """Figures of every column of a view or model over requests in [since, until); `describe` shows them.
+
+        Of a model also how much each column tells about the label, as far as it could be known at the request's time.
+        """
+        from headrace.app.statistics import compute_statistics
+
+        model, view = self._model_or_none(what), self._view(what)
+        rows = self.history(view.name if model is None else model.name, since=since, until=until)
+        name = view.name if model is None else model.name
+        return compute_statistics(name, view.version, rows, self.clock.now_us(), self.parts.catalog)
 
     def status(self) -> ProjectStatus:
         """What runs, how far it is, and what is wrong."""

@@ -18,7 +18,7 @@ from headrace.core.errors import ConfigError
 
 FILE = "headrace.toml"
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_KINDS: dict[str, type] = {"sync": bool, "port": int, "partitions": int, "horizon_s": int}
+_KINDS: dict[str, type] = {"sync": bool, "port": int, "partitions": int, "horizon_s": int, "history_mb": int}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,7 @@ class Settings:
         sync: event appends survive power loss before they return.
         partitions: partitions of a newly made raw topic.
         horizon_s: as-of horizon of the online store in seconds.
+        history_mb: MiB that history takes for one stream or table; a larger archive is cut by key into parts on disk.
         owner: owner of whatever names none.
         sources: addresses of the sources that tables name with `on=`, and of the tables that queries read.
     """
@@ -51,12 +52,13 @@ class Settings:
     sync: bool = True
     partitions: int = 1
     horizon_s: int = 600
+    history_mb: int = 4096
     owner: str = ""
     sources: Mapping[str, str] = field(default_factory=dict)
 
 
 _PARTS = ("log", "online", "offline", "catalog", "models")
-_PLAIN = (*_PARTS, "host", "port", "sync", "partitions", "horizon_s", "owner", "state")
+_PLAIN = (*_PARTS, "host", "port", "sync", "partitions", "horizon_s", "history_mb", "owner", "state")
 
 
 def find_folder(start: Path | None = None) -> Path:

@@ -64,6 +64,7 @@ class Parts:
     def derivation(self) -> OnlineStore:
         """The store of what derived streams look up, fed from the feature log; whoever opens it holds the lock of
         compute. Stores of former definitions are deleted."""
+        from headrace.app.backfill import fill_lookups
         from headrace.derivation.worker import state_name
         from headrace.stores.online.lmdb import LmdbOnlineStore
 
@@ -73,6 +74,7 @@ class Parts:
                 shutil.rmtree(other)
         store = LmdbOnlineStore(folder / name, sync=False)
         self._opened.append(store)
+        fill_lookups(self, store)
         return store
 
     @cached_property
@@ -106,12 +108,17 @@ class Parts:
         """Archive and log tail as one."""
         from headrace.retrieval.past import Past
 
-        return Past(self.plan, self.raw, self.features, self.offline)
+        return Past(self.plan, self.raw, self.features, self.offline, memory_bytes=self.memory_bytes)
 
     def has_events(self, stream: str) -> bool:
         """True if anything was ever published to the stream."""
         partitions = self.raw.topics().get(stream, 0)
         return any(self.raw.end(stream, partition) > 0 for partition in range(partitions))
+
+    @property
+    def memory_bytes(self) -> int:
+        """How much of one stream or table history holds in memory at a time."""
+        return self.settings.history_mb * 2**20
 
     @property
     def horizon_us(self) -> int:
@@ -136,6 +143,7 @@ class Parts:
             state=lambda: self.derivation,
             past=lambda: self.past,
             horizon_us=self.horizon_us,
+            partitions=self.settings.partitions,
         )
 
     def ingest(self) -> OnlineIngest:

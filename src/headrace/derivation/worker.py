@@ -26,7 +26,8 @@ from headrace.stores.online.base import OnlineStore
 class ComputingLayer:
     """Computes windows and derives streams; one per project at a time (the caller holds the lock).
 
-    `state` opens the store of what derived streams look up; it is asked only if there are any. Killing the process
+    `state` opens the store of what derived streams look up; it is asked only if there are any. `partitions` is for
+    topics that do not exist yet. Killing the process
     between or inside steps loses nothing and doubles nothing.
 
     Attributes:
@@ -44,9 +45,10 @@ class ComputingLayer:
         state: Callable[[], OnlineStore],
         past: Callable[[], Past],
         horizon_us: int,
+        partitions: int = 1,
     ) -> None:
         self.plan = plan
-        self.windows = ComputeWorker(plan, raw, features, checkpoint)
+        self.windows = ComputeWorker(plan, raw, features, checkpoint, partitions=partitions)
         self.derivers: list[Deriver] = []
         self._state: OnlineIngest | None = None
         self._store: OnlineStore | None = None

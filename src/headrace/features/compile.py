@@ -240,7 +240,7 @@ def _model(model: Model, sources: _Sources) -> ModelPlan:
     return ModelPlan(
         model.name, model.view.name, _label(model, sources), model.estimator, model.metric, model.train_on_us,
         tuple(_trigger(trigger) for trigger in model.retrain),
-        None if model.promote is None else _promotion(model.promote), model.owner, model.doc,
+        None if model.promote is None else _promotion(model.promote), model.owner, model.doc, model.tags,
     )  # fmt: skip
 
 

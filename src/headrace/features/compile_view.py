@@ -38,8 +38,9 @@ def compile_view(view: FeatureView, groups: Mapping[str, GroupPlan], tables: Map
     ]
     content = [request.name, shown] if where is None else [request.name, shown, found.versions[where]]
     return ViewPlan(
-        view.name, digest(content), request.name, request, tuple(found.bindings), columns, view.owner, view.doc, where
-    )
+        view.name, digest(content), request.name, request, tuple(found.bindings), columns, view.owner, view.doc, where,
+        view.tags,
+    )  # fmt: skip
 
 
 def _where(reads: EventReads, request: type) -> str | None:

@@ -220,6 +220,7 @@ class ViewPlan:
     owner: str = ""
     doc: str = ""
     where: str | None = None
+    tags: tuple[str, ...] = ()
 
     @property
     def visible(self) -> tuple[ViewColumn, ...]:
@@ -317,6 +318,7 @@ class ModelPlan:
     promote: PromotionPlan | None
     owner: str = ""
     doc: str = ""
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,6 +359,11 @@ class ProjectPlan:
         """All groups that are computed, each version once."""
         found = {group.version: group for group in (*self.kept_groups.values(), *self.groups.values())}
         return tuple(found.values())
+
+    def views_of(self, model: str) -> tuple[ViewPlan, ...]:
+        """The view that a model is declared with, then the versions of it that are kept."""
+        view = self.views[self.models[model].view]
+        return (view, *(kept for kept in self.kept_views.values() if kept.name == view.name))
 
     def group(self, name: str) -> GroupPlan:
         """A group that is declared or kept."""

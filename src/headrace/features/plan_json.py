@@ -17,6 +17,7 @@ from headrace.features.plan import (
     AggregateSpec,
     Binding,
     DerivedSpec,
+    FeatureRead,
     GroupPlan,
     InputSpec,
     KeyPart,
@@ -28,8 +29,8 @@ from headrace.features.plan import (
 _CLASSES: dict[str, type] = {
     cls.__name__: cls
     for cls in (
-        AggregateSpec, Binding, Call, ColumnRef, DerivedSpec, Field, FunctionCall, GroupPlan, InputSpec, KeyPart,
-        Literal, Schema, ViewColumn, ViewPlan,
+        AggregateSpec, Binding, Call, ColumnRef, DerivedSpec, FeatureRead, Field, FunctionCall, GroupPlan, InputSpec,
+        KeyPart, Literal, Schema, ViewColumn, ViewPlan,
     )
 }  # fmt: skip
 _KIND, _ITEMS, _TYPE = "=", "items", "type"

@@ -104,6 +104,12 @@ class OnlineIngest:
             rows += taken[-1].count
         return taken
 
+    @property
+    def events(self) -> int:
+        """Raw events that the store reflects, dead letters and duplicates included."""
+        streams = self.position.streams
+        return sum(sum(streams[name]) for name in self._plan.streams if name in streams)
+
     def lag(self) -> int:
         """Commits in the feature log that the online store does not reflect yet."""
         return self._features.end(WINDOWS, 0) - self.position.windows

@@ -225,8 +225,8 @@ class Replay:
                 self.features.commit(INGEST_GROUP, WINDOWS, 0, self.ingest.position.windows)
             if self.progress is not None and now // US_PER_DAY != day:
                 day = now // US_PER_DAY
-                self.progress(ReplayProgress(now, self._applied(), result.scored))
-        result.events = self._applied()
+                self.progress(ReplayProgress(now, self.ingest.events, result.scored))
+        result.events = self.ingest.events
         return result
 
     def _next_commit(self) -> int:
@@ -239,9 +239,6 @@ class Replay:
             self.features.commit(INGEST_GROUP, WINDOWS, 0, self.ingest.position.windows)
             time.sleep(_WAIT_S)
         return arrival
-
-    def _applied(self) -> int:
-        return sum(sum(offsets) for offsets in self.ingest.position.streams.values())
 
 
 def _rows(column: Column, rows: slice) -> Column:

@@ -103,6 +103,7 @@ class RetrainingLoop:
         self._rule = model.promote or DEFAULT_JUDGING
         self._served = served
         self._before: TrainingSet | None = None
+        self._before_us = 0
 
     def train(self, until_us: int, trigger: str, *, baseline: bool = False) -> Trained:
         """Train and register a version on what is known at `until_us`; raises TrainingError if that is too little."""
@@ -131,10 +132,13 @@ class RetrainingLoop:
         first = None if self._served is None else self._served.first_us
         if self._served is None or first is None or first >= now_us:
             return training_set(self.project, self.model, self._past, until_us=now_us, since_us=since_us, now_us=now_us)
-        scored = served_set(self.model, self._served, self._past, since_us, now_us)
+        begin = first if since_us is None else max(first, since_us)
+        scored = served_set(self.model, self._served, self._past, begin, now_us)
         if since_us is not None and since_us >= first:
             return scored
-        if self._before is None:
+        # After a rollback to a version of a kept view, more has to be recomputed than before it.
+        if self._before is None or (self.project.kept_views and self._before_us != first):
+            self._before_us = first
             self._before = training_set(
                 self.project, self.model, self._past, until_us=first, since_us=since_us, now_us=now_us
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -23,6 +23,7 @@ from headrace.features.plan import DerivedPlan, GroupPlan, ProjectPlan
 from headrace.retrieval.asked import AskedKeys, ints
 from headrace.retrieval.binding import BoundSource
 from headrace.retrieval.past import Known
+from headrace.retrieval.spill import CODE, parts_by_key
 
 Derivation: TypeAlias = Callable[[DerivedPlan, list[str], int | None, int], pa.Table]
 """Events of a derived stream: its plan, the fields, and the first event time and the one after the last."""
@@ -122,12 +123,41 @@ class EventLoader:
             schema = project.stream(group.stream).schema
             self._fields.setdefault(group.stream, set()).update(_fields_of(group, layout, schema))
 
-    def keyed(self, source: BoundSource, group: GroupPlan, keys: AskedKeys, served: bool) -> KeyedEvents:
-        """The events of a group that some window of it can hold."""
+    def keyed(
+        self, source: BoundSource, group: GroupPlan, keys: AskedKeys, served: bool
+    ) -> Iterator[tuple[int, int, KeyedEvents]]:
+        """The events of a group that some window of it can hold, by ranges of keys: `(low, high, events)`.
+
+        That is one range of all keys, unless the archive is too large for that.
+        """
         layout = source.layout
         assert layout is not None
         schema = self._project.stream(group.stream).schema
-        rows = self._reached(self._table(group.stream), layout, schema.time_field or "")
+        time, names = schema.time_field or "", [part.name for part in group.key]
+
+        def codes_of(rows: pa.Table) -> Any:
+            return keys.codes_of([rows[name] for name in names], rows.num_rows)
+
+        since = None if layout.lifetime else self._low - layout.reach_us
+        fields = sorted(_fields_of(group, layout, schema))
+        most = self._past.most_rows(len(fields) + layout.width)
+        # A stream that is derived anew is made as a whole.
+        logged = self._derive is None or group.stream not in self._project.derived
+        if logged and self._past.count_events(group.stream, since, self._until) > most:
+            parts = parts_by_key(
+                self._past.event_batches(group.stream, names, since, self._until),
+                self._past.event_batches(group.stream, fields, since, self._until),
+                codes_of, keys.size, most,
+            )  # fmt: skip
+            for low, high, rows in parts:
+                yield low, high, self._keyed(layout, group, schema, rows, np.array(rows[CODE]), served)
+            return
+        rows = self._reached(self._table(group.stream), layout, time)
+        yield 0, keys.size + 1, self._keyed(layout, group, schema, rows, codes_of(rows), served)
+
+    def _keyed(
+        self, layout: GroupLayout, group: GroupPlan, schema: Schema, rows: pa.Table, codes: Any, served: bool
+    ) -> KeyedEvents:
         names = set().union(*[references(s.node) for s in group.inputs], references(group.where) if group.where else ())
         scope = {name: from_arrow(rows[name], schema[name].dtype, name) for name in names}
         n = rows.num_rows
@@ -141,7 +171,6 @@ class EventLoader:
                 for c in inputs
             ],
         )
-        codes = keys.codes_of([rows[part.name] for part in group.key], n)
         if group.where is not None:
             condition = evaluate(group.where, scope, n)
             codes = np.where(condition.values & condition.mask(), codes, np.int32(-1))

@@ -126,26 +126,33 @@ class HistoryReader:
         valid: BoolArray,
     ) -> GroupObjects:
         keys = asked.keys(source.binding.request_keys)
-        keyed = events.keyed(source, group, keys, served is not None)
         by_column = not words.flags.c_contiguous
         out, slot = (words, source.slot) if not by_column else (np.zeros((len(words), source.width), np.int64), 0)
         out_valid = np.zeros(out.shape, np.bool_) if by_column else valid
-        # A stream that is not named was not known at all, nor was a partition past those that are.
         given = served.streams.get(group.stream) if served is not None else None
-        partitions = max(keyed.highest_partition + 1, 1 if given is None else given.shape[1])
-        limits = np.zeros((len(words), partitions), np.int64)
-        if given is not None:
-            limits[:, : given.shape[1]] = given
-        pieces: list[Piece] | None = [] if self.bound.asks_for_objects(source) and len(keyed.layout.nested) else None
-        jobs = [
-            partial(self._read_keys, low, high, keyed, keys, asked.t, limits, out, out_valid, slot, pieces)
-            for low, high in _shares(keyed, keys)
-        ]
-        in_threads(jobs)
+        asks = source.layout is not None and len(source.layout.nested) and self.bound.asks_for_objects(source)
+        pieces: list[Piece] | None = [] if asks else None
+        # Each range of keys has numbers of its own for texts.
+        texts: list[Sequence[str]] = []
+        part_of = np.zeros(len(words), np.int64)
+        for low, high, keyed in events.keyed(source, group, keys, served is not None):
+            part_of[keys.order[keys.edges[low] : keys.edges[high]]] = len(texts)
+            texts.append(keyed.texts)
+            # A stream that is not named was not known at all, nor was a partition past those that are.
+            partitions = max(keyed.highest_partition + 1, 1 if given is None else given.shape[1])
+            limits = np.zeros((len(words), partitions), np.int64)
+            if given is not None:
+                limits[:, : given.shape[1]] = given
+            in_threads(
+                [
+                    partial(self._read_keys, first, end, keyed, keys, limits, out, out_valid, slot, pieces)
+                    for first, end in _shares(keyed, keys, low, high)
+                ]
+            )
         if by_column:
             words[:, source.slot : source.slot + source.width] = out
             valid[:, source.slot : source.slot + source.width] = out_valid
-        return GroupObjects(source, lambda: pieces or [], lambda row: keyed.texts, words, valid)
+        return GroupObjects(source, lambda: pieces or [], lambda row: texts[part_of[row]], words, valid)
 
     def _read_keys(
         self,
@@ -153,7 +160,6 @@ class HistoryReader:
         high: int,
         keyed: KeyedEvents,
         keys: AskedKeys,
-        t: IntArray,
         limits: IntArray,
         words: IntArray,
         valid: BoolArray,
@@ -167,8 +173,8 @@ class HistoryReader:
         at_offsets = (1 + layout.width) * total
         s = self.bound.scratch()
         read_history(
-            i8, i8.view(np.float64), 0, total, total, sorted_.edges, keys.order, keys.edges[low : high + 1],
-            t, layout.lanes, layout.windows,
+            i8, i8.view(np.float64), 0, total, total, sorted_.edges, keys.order, keys.times, keys.edges[low : high + 1],
+            layout.lanes, layout.windows,
             layout.features, layout.pointers, at_offsets if keyed.served else -1, at_offsets + total,
             at_offsets + 2 * total, limits, words, words.view(np.float64), valid, slot, s.lane, s.work, s.other,
             s.bounds, s.tally,
@@ -182,7 +188,7 @@ class HistoryReader:
             if keyed.served:
                 rows.offsets = at_offsets + times
                 rows.partitions, rows.limits = rows.offsets + total, limits[asked]
-            pieces.append(read_piece(layout, np.array(asked), rows, t[asked], s))
+            pieces.append(read_piece(layout, np.array(asked), rows, np.array(keys.times[edges[0] : edges[-1]]), s))
 
     def _read_table(
         self,
@@ -248,14 +254,14 @@ def below_positions(rows: pa.Table, positions: Sequence[int]) -> pa.Array:
     return pa.array(np.asarray(rows[OFFSET], dtype=np.int64) < limits[partitions])
 
 
-def _shares(keyed: KeyedEvents, keys: AskedKeys) -> list[tuple[int, int]]:
-    """Ranges of keys, one per core, with about as many events and requests in each."""
+def _shares(keyed: KeyedEvents, keys: AskedKeys, low: int, high: int) -> list[tuple[int, int]]:
+    """Ranges of the keys `low` to `high - 1`, one per core, with about as many events and requests in each."""
     n = cores()
-    if n < 2 or len(keyed.codes) + len(keys.order) < _SHARED:
-        return [(0, keys.size + 1)]
+    if n < 2 or high - low < n or len(keyed.codes) + len(keys.order) < _SHARED:
+        return [(low, high)]
     # A sample is enough: the ranges need not be of one size.
-    events = np.bincount(keyed.codes[::_SAMPLED] + 1, minlength=keys.size + 2)[1 : keys.size + 2]
-    load = events * _SAMPLED + np.diff(keys.edges)
-    ends = np.searchsorted(np.cumsum(load), np.arange(1, n) * (load.sum() / n)) + 1
-    edges = [0, *sorted(set(ends.tolist()) - {keys.size + 1}), keys.size + 1]
-    return list(pairwise(edges))
+    sample = keyed.codes[::_SAMPLED]
+    events = np.bincount(sample[sample >= low] - low, minlength=high - low)
+    load = np.cumsum(events * _SAMPLED + np.diff(keys.edges[low : high + 1]))
+    ends = low + 1 + np.searchsorted(load, np.arange(1, n) * (load[-1] / n))
+    return list(pairwise([low, *sorted(set(ends.tolist()) - {high}), high]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -23,6 +23,9 @@ from headrace.retrieval.stored import as_declared, stored_columns
 from headrace.stores.offline.base import OfflineStore
 
 WRITER = "archive"
+MEMORY_BYTES = 4 * 2**30
+"""How much memory one stream or table may take while history is read from it; what is larger is cut into parts."""
+_COMMITS = 256
 EVENT_TIME, AVAILABLE, ORDER, DELETED = "_event_time_us", "_available_us", "_order", "_deleted"
 
 
@@ -65,6 +68,30 @@ class Known(Protocol):
         """See `Past.rows`."""
         ...
 
+    def most_rows(self, columns: int) -> int:
+        """See `Past.most_rows`."""
+        ...
+
+    def count_events(self, stream: str, since_us: int | None, until_us: int | None) -> int:
+        """See `Past.count_events`."""
+        ...
+
+    def count_rows(self, table: TablePlan, since_us: int | None, until_us: int | None) -> int:
+        """See `Past.count_rows`."""
+        ...
+
+    def event_batches(
+        self, stream: str, fields: Sequence[str], since_us: int | None, until_us: int | None
+    ) -> Iterator[pa.Table]:
+        """See `Past.event_batches`."""
+        ...
+
+    def row_batches(
+        self, table: TablePlan, names: Sequence[str] | None, since_us: int | None, until_us: int | None
+    ) -> Iterator[pa.Table]:
+        """See `Past.row_batches`."""
+        ...
+
 
 class GivenEvents:
     """A past of Arrow tables of events, one per stream, every row of which counts; there are no rows of tables.
@@ -100,12 +127,37 @@ class GivenEvents:
         """None: no table has rows."""
         return None
 
+    def most_rows(self, columns: int) -> int:
+        """What is given is in memory already: there is no limit."""
+        return 2**62
+
+    def count_events(self, stream: str, since_us: int | None, until_us: int | None) -> int:
+        """How many events are given."""
+        return int(self._streams[stream].num_rows)
+
+    def count_rows(self, table: TablePlan, since_us: int | None, until_us: int | None) -> int:
+        """None."""
+        return 0
+
+    def event_batches(
+        self, stream: str, fields: Sequence[str], since_us: int | None, until_us: int | None
+    ) -> Iterator[pa.Table]:
+        """The given events at once."""
+        yield self.events(stream, fields, since_us, until_us)
+
+    def row_batches(
+        self, table: TablePlan, names: Sequence[str] | None, since_us: int | None, until_us: int | None
+    ) -> Iterator[pa.Table]:
+        """None."""
+        yield from ()
+
 
 class Past:
     """Reads archive and log tail as one; safe to use from several threads.
 
     `until` gives the offset in topic `windows` at which the known past ends. Without it that is the end of the log; a
-    replay whose stream compute runs ahead of the simulated time sets it to where ingestion is.
+    replay whose stream compute runs ahead of the simulated time sets it to where ingestion is. `memory_bytes` is how
+    much of one stream or table is held in memory at a time.
 
     Attributes:
         logged: whether derived streams are read as they were logged, not derived again.
@@ -121,12 +173,33 @@ class Past:
         offline: OfflineStore,
         *,
         until: Callable[[], int] | None = None,
+        memory_bytes: int = MEMORY_BYTES,
     ) -> None:
         self.plan = plan
         self._raw = raw
         self._features = features
         self._offline = offline
         self._until = until
+        self._memory_bytes = memory_bytes
+
+    def most_rows(self, columns: int) -> int:
+        """How many rows with so many columns of interest may be held in memory and sorted."""
+        # A word per column; beside them position, arrival, key, and what sorting needs.
+        return max(1, self._memory_bytes // (8 * (columns + 8)))
+
+    def count_events(self, stream: str, since_us: int | None, until_us: int | None) -> int:
+        """At least the number of events that `events` returns: those of whole days, and all of the log's tail."""
+        name = events_table(stream)
+        spans = [commit.streams.get(stream) for _, commit in self._commits(max(self._offline.number(name, WRITER), 0))]
+        tail = sum(sum(span.end) - sum(span.begin) for span in spans if span is not None)
+        return self._offline.count(name, since_us=since_us, until_us=until_us) + tail
+
+    def count_rows(self, table: TablePlan, since_us: int | None, until_us: int | None) -> int:
+        """At least the number of rows that `rows` returns, likewise."""
+        name = rows_table(table)
+        end = self._features.end(TABLES, 0) if TABLES in self._features.topics() else 0
+        tail = max(end - max(self._offline.number(name, WRITER), 0), 0)
+        return self._offline.count(name, since_us=since_us, until_us=until_us) + tail
 
     def events(
         self, stream: str, fields: Sequence[str], since_us: int | None = None, until_us: int | None = None
@@ -136,54 +209,100 @@ class Past:
         In no promised order. Times are int64 µs. Of a derived stream these are the records as they were derived, with
         the arrivals of their sources.
         """
+        pieces = list(self._event_pieces(stream, fields, since_us, until_us, whole=True))
+        return pa.concat_tables(pieces, promote_options="default") if len(pieces) > 1 else pieces[0]
+
+    def event_batches(
+        self, stream: str, fields: Sequence[str], since_us: int | None, until_us: int | None
+    ) -> Iterator[pa.Table]:
+        """What `events` returns, in batches that are never in memory together."""
+        return self._event_pieces(stream, fields, since_us, until_us, whole=False)
+
+    def _event_pieces(
+        self, stream: str, fields: Sequence[str], since_us: int | None, until_us: int | None, *, whole: bool
+    ) -> Iterator[pa.Table]:
         plan = self.plan.stream(stream)
         time = plan.schema.time_field or ""
         wanted = list(dict.fromkeys([*fields, time, PARTITION, OFFSET, ARRIVAL]))
-        archived, pieces = self._scan(events_table(stream), (plan.schema, [*wanted, VERDICT]), since_us, until_us)
-        pieces = [as_declared(rows.filter(pc.equal(rows[VERDICT], COUNTED)), plan.schema, wanted) for rows in pieces]
+        archived, pieces = self._scan(
+            events_table(stream), (plan.schema, [*wanted, VERDICT]), since_us, until_us, whole
+        )
+        none = True
+        for rows in pieces:
+            none = False
+            yield as_declared(rows.filter(pc.equal(rows[VERDICT], COUNTED)), plan.schema, wanted)
         commits = [commit for _, commit in self._commits(archived)]
-        tail = judged_events(plan, self._raw, commits, derived=stream in self.plan.derived)
-        if tail is not None:
+        step = max(1, len(commits) if whole else _COMMITS)
+        for start in range(0, len(commits), step):
+            tail = judged_events(plan, self._raw, commits[start : start + step], derived=stream in self.plan.derived)
+            if tail is None:
+                continue
             keep = pc.equal(tail[VERDICT], COUNTED)
             if since_us is not None:
                 keep = pc.and_(keep, pc.greater_equal(tail[time], since_us))
             if until_us is not None:
                 keep = pc.and_(keep, pc.less(tail[time], until_us))
-            pieces.append(tail.filter(keep).select(wanted))
-        if not pieces:
-            return _empty(self.plan, stream, wanted)
-        return pa.concat_tables(pieces, promote_options="default") if len(pieces) > 1 else pieces[0]
+            none = False
+            yield tail.filter(keep).select(wanted)
+        if none:
+            yield _empty(self.plan, stream, wanted)
 
     def rows(self, table: TablePlan, since_us: int | None = None, until_us: int | None = None) -> pa.Table | None:
         """All rows ever written to a table, in the columns of `table_history`; None if there are none.
 
         Rows whose event time is not in `since_us <= event time < until_us` may be left out.
         """
-        archived, pieces = self._scan(rows_table(table), None, since_us, until_us)
+        pieces = list(self._row_pieces(table, None, since_us, until_us, whole=True))
+        return pa.concat_tables(pieces, promote_options="default") if pieces else None
+
+    def row_batches(
+        self, table: TablePlan, names: Sequence[str] | None, since_us: int | None, until_us: int | None
+    ) -> Iterator[pa.Table]:
+        """What `rows` returns, in batches that are never in memory together; `names`: these columns only."""
+        return self._row_pieces(table, names, since_us, until_us, whole=False)
+
+    def _row_pieces(
+        self,
+        table: TablePlan,
+        names: Sequence[str] | None,
+        since_us: int | None,
+        until_us: int | None,
+        *,
+        whole: bool,
+    ) -> Iterator[pa.Table]:
+        archived, pieces = self._scan(rows_table(table), None, since_us, until_us, whole, names)
+        yield from pieces
         if TABLES in self._features.topics():
             for batch in self._features.read(TABLES, 0, archived, 10_000_000):
                 rows = decode_table_rows(batch.payload)
                 if rows.table == table.name and rows.version == table.version and batch.base >= archived:
-                    pieces.append(table_history(table, rows, batch.base))
-        return pa.concat_tables(pieces, promote_options="default") if pieces else None
+                    history = table_history(table, rows, batch.base)
+                    yield history if names is None else history.select(names)
 
     def _scan(
-        self, table: str, fields: tuple[Schema, Sequence[str]] | None, since_us: int | None, until_us: int | None
-    ) -> tuple[int, list[pa.Table]]:
-        """What is archived, and the feature-log offset up to which that goes.
+        self,
+        table: str,
+        fields: tuple[Schema, Sequence[str]] | None,
+        since_us: int | None,
+        until_us: int | None,
+        whole: bool,
+        names: Sequence[str] | None = None,
+    ) -> tuple[int, Iterator[pa.Table]]:
+        """What is archived, `whole` or in batches, and the feature-log offset up to which that goes.
 
-        `fields`: only the columns that hold these names of a schema.
-
-        The archive may grow between the two questions; then both are asked again, or rows would be read twice.
+        `fields`: only the columns that hold these names of a schema; `names`: only these columns. The archive may grow
+        meanwhile: what is read is the version to which the offset belongs, or rows would be read twice.
         """
         while True:
+            version = self._offline.version(table)
             archived = self._offline.number(table, WRITER)
-            if archived < 0:
-                return 0, []
-            columns = None if fields is None else stored_columns(self._offline.columns(table), *fields)
-            rows = self._offline.scan(table, columns, since_us=since_us, until_us=until_us)
-            if self._offline.number(table, WRITER) == archived:
-                return archived, [rows]
+            columns = names if fields is None else stored_columns(self._offline.columns(table), *fields)
+            if self._offline.version(table) == version:
+                break
+        if version is None or archived < 0:
+            return 0, iter(())
+        read = (lambda *of, **span: iter((self._offline.scan(*of, **span),))) if whole else self._offline.batches
+        return archived, read(table, columns, since_us=since_us, until_us=until_us, version=version)
 
     def computed(self) -> dict[str, list[int]]:
         """Positions of stream compute: the events below them are what `events` can return."""

@@ -126,6 +126,30 @@ class OfflineStoreTests(ABC):
             assert _times(found) == sorted(at for n, at in whole.items() if low <= n < high)
         assert _times(store.scan("t", between=("n", 1, 7), since_us=10, until_us=US_PER_DAY)) == [10, 11, 20]
 
+    def test_batches_together_are_what_a_scan_gives(self, store: OfflineStore) -> None:
+        """Of an interval, of some columns, of an older version."""
+        versions = [
+            store.append("t", _timed(*range(number, 4_000, 3)), time_column="at", writer="w", number=number)
+            for number in range(3)
+        ]
+        first = list(store.batches("t", ["n", "at"], since_us=10, until_us=3_000, version=versions[0]))
+        whole = store.scan("t", ["n", "at"], since_us=10, until_us=3_000, version=versions[0])
+        assert len(whole) == 996
+        assert _rows(pa.concat_tables(first)) == _rows(whole)
+        assert _rows(pa.concat_tables(store.batches("t"))) == _rows(store.scan("t"))
+        assert max(len(batch) for batch in store.batches("t")) < 4_000
+        assert list(store.batches("t", since_us=4_000)) == []
+
+    def test_the_count_is_no_less_than_what_a_scan_gives(self, store: OfflineStore) -> None:
+        assert store.count("t") == 0
+        days = [day * US_PER_DAY + 5 for day in range(10)]
+        store.append("t", _timed(*days, None, MAX_US + 1), time_column="at", writer="w", number=0)
+        assert store.count("t") == 12
+        for since, until in ((None, None), (5, 6), (days[3], days[7]), (days[3] + 1, None), (None, days[3])):
+            assert store.count("t", since_us=since, until_us=until) >= len(
+                store.scan("t", since_us=since, until_us=until)
+            )
+
     def test_rows_without_a_usable_time_are_kept(self, store: OfflineStore) -> None:
         times = [None, NULL_US, MIN_US - 1, MIN_US, 5, MAX_US, MAX_US + 1, 2**63 - 1]
         self.put(store, _timed(*times), 0)

@@ -17,7 +17,7 @@ ROWS, ASKED, KEYS = 3_000, 2_000, 6
 def history(kind: str, random: np.random.Generator) -> dict[str, Any]:
     """Rows of few keys with many ties; `kind` says what hides them."""
     times = random.integers(0, 400, ROWS)
-    late = {"in time": 0, "some late": random.choice([0, 0, 500], ROWS), "all late": 10_000}.get(kind, 0)
+    late = {"in time": 0, "some late": random.choice([0, 0, 500], ROWS), "delayed": 50, "all late": 10_000}.get(kind, 0)
     if kind == "timeless":
         times = np.full(ROWS, NULL_US)
     return {
@@ -47,7 +47,7 @@ def wanted(rows: dict[str, Any], code: int, t: int, ttl: int, limit: int) -> int
 
 @pytest.mark.parametrize("ttl", [-1, 0, 7])
 @pytest.mark.parametrize("served", [False, True])
-@pytest.mark.parametrize("kind", ["in time", "some late", "all late", "deletions", "timeless"])
+@pytest.mark.parametrize("kind", ["in time", "some late", "delayed", "all late", "deletions", "timeless"])
 def test_rows_are_those_that_a_search_finds(kind: str, served: bool, ttl: int) -> None:
     random = np.random.default_rng(11)
     rows = history(kind, random)
@@ -77,7 +77,7 @@ def test_words_of_floats_are_normalised_and_nulls_are_zero() -> None:
     values = np.array([1.5, -0.0, np.nan, np.inf, -np.inf, 7.0, -2.5]).view(np.int64)
     present = np.array([True, True, True, True, True, False, True])
     chosen = np.array([0, 1, 2, 3, 4, 5, 6, -1])
-    out, valid = np.full(8, 99), np.ones(8, np.bool_)
+    out, valid = np.zeros(8, np.int64), np.zeros(8, np.bool_)
     take_words(values, present, True, True, chosen, out, valid)
     assert valid.tolist() == [True, True, False, False, False, False, True, False]
     assert out.tolist() == [values[0], 0, 0, 0, 0, 0, values[6], 0]

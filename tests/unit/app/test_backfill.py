@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ import pytest
 from headrace.app import backfill
 from headrace.app.locks import FolderLock
 from headrace.app.project import Project
-from headrace.core.errors import Busy, NotFound, PlanError, StoreError
-from headrace.core.time import SimulatedClock
+from headrace.core.errors import Busy, NotFound, PlanError, SchemaError, StoreError
+from headrace.core.time import SimulatedClock, to_us
 from headrace.ingestion.backfill import read_state
 from headrace.stores.online.lmdb import LmdbOnlineStore
 from tests.e2e.shop import orders
@@ -40,8 +40,8 @@ def edited(shop: Project) -> Edit:
     return edit
 
 
-def asked(n: int = 3) -> list[dict[str, Any]]:
-    return [{"order_id": "asked", "user": f"u{i}", "amount": 30.0, "at": NOON} for i in range(n)]
+def asked(n: int = 3, at: datetime = NOON) -> list[dict[str, Any]]:
+    return [{"order_id": "asked", "user": f"u{i}", "amount": 30.0, "at": at} for i in range(n)]
 
 
 def test_a_backfill_runs_beside_the_layers_and_apply_publishes_it(shop: Project, edited: Edit) -> None:
@@ -177,3 +177,127 @@ def test_two_models_on_one_group_compute_it_once(shop: Project, clock: Simulated
             patched.setattr(engine, "_delta", counted)
             new.publish("order", orders(5, NOON, start=30, users=3))
         assert computed == ["spend"]
+
+
+def test_the_plan_says_how_much_is_read_and_about_how_long_that_takes(shop: Project, edited: Edit) -> None:
+    with edited() as new:
+        plan = new.plan()
+        assert (plan.backfills, plan.events, plan.seconds) == (("spend",), 30, None)
+        assert "backfill: 30 events" in str(plan)
+        new.parts.catalog.set_setting("backfill.events_per_s", 0.25)
+        plan = new.plan()
+        assert plan.seconds == 120
+        assert str(plan).endswith("backfill: 30 events, about 2 min")
+        new.backfill()
+        assert new.plan().events == 0
+
+
+def test_a_feature_is_previewed_before_anything_is_applied(shop: Project, edited: Edit) -> None:
+    with edited() as new:
+        archive = shop.parts.archive()
+        while archive.step():
+            pass
+        shop.publish("order", orders(3, NOON - timedelta(seconds=1), start=30, users=3, step_s=0.1))
+        spine = [{"user": f"u{i}", "at": NOON} for i in range(3)]
+        before = new.history(["spend"], spine).to_arrow()
+        assert before["spend__top"].to_pylist() == [60.0, 60.0, 60.0]
+        assert new.plan()
+        new.apply()
+        assert new.history(["spend"], spine).to_arrow().equals(before)
+        assert [new.get("spend", user=f"u{i}", at=NOON).n["7d"] for i in range(3)] == before["spend__n_7d"].to_pylist()
+
+
+DERIVED = '''
+
+class Bought(Order, where=Order.amount > 5):
+    """Orders with the buyer's age at the time."""
+
+    age = Profile.age + 0
+
+
+class Buyer(hr.FeatureGroup, key=Bought.user):
+    years = hr.sum(Bought.age, window="7d")
+    n = hr.count(window="7d")
+
+
+seen = hr.FeatureView("seen", request=Order, features=[Buyer])
+'''
+
+
+def test_groups_over_derived_streams_are_backfilled_dropped_and_come_back(shop: Project, clock: SimulatedClock) -> None:
+    features = shop.settings.folder / "features.py"
+    plain = features.read_text()
+
+    def opened(text: str) -> Project:
+        features.write_text(text)
+        return Project.open(shop.settings.folder, clock=shop.clock)
+
+    later = NOON + timedelta(hours=2)
+    published: list[dict[str, Any]] = []
+
+    def publish(project: Project, rows: list[dict[str, Any]]) -> None:
+        published.extend(rows)
+        project.publish("order", rows)
+        project.settle()
+
+    def agree(project: Project) -> None:
+        online = project.online("seen", asked(at=later)).to_arrow()
+        assert project.history("seen", asked(at=later)).to_arrow() == online
+        of = [sum(row["user"] == f"u{i}" and row["amount"] > 5 for row in published) for i in range(3)]
+        assert online["buyer__n"].to_pylist() == of
+        assert online["buyer__years"].to_pylist() == [n * (30 + i) for i, n in enumerate(of)]
+
+    with opened(plain + DERIVED) as project:
+        project.put("profile", [{"user": f"u{i}", "age": 30 + i, "city": None, "at": "2026-01-01"} for i in range(3)])
+        # Ages are known from when they were written.
+        clock.advance_to(to_us(later))
+        publish(project, orders(30, later - timedelta(minutes=1), users=3))
+        agree(project)
+        archive = project.parts.archive()
+        while archive.step():
+            pass
+        publish(project, orders(6, later - timedelta(seconds=9), start=30, users=3, step_s=1))
+    edited = DERIVED.replace("    n = hr.count", '    most = hr.max(Bought.age, window="1d")\n    n = hr.count')
+    with opened(plain + edited + "\n") as project:
+        assert project.plan().backfills == ("buyer",)
+        assert project.backfill().events == 36
+        project.apply()
+        agree(project)
+        assert project.get("buyer", user="u1").most == 31
+        publish(project, orders(3, later - timedelta(seconds=2), start=40, users=3, step_s=0.1))
+        agree(project)
+    # What was dropped lacks only what came since, and gets nothing twice.
+    with opened(plain + DERIVED + "\n\n") as project:
+        assert project.backfill().events == 3
+        project.apply()
+        agree(project)
+
+
+def test_a_table_with_a_query_is_filled_from_a_time_on(shop: Project) -> None:
+    folder = shop.settings.folder
+    features = folder / "features.py"
+    features.write_text(
+        features.read_text()
+        + '''
+
+class City(hr.Table, source=hr.SQL("select user, city, moved as at from cities"), delay="1h"):
+    """Where a user lives."""
+
+    user: hr.Field[str] = hr.key(User)
+    city: hr.Field[str]
+    at: hr.Field[datetime] = hr.event_time()
+'''
+    )
+    (folder / "cities.csv").write_text(
+        "user,city,moved\nu1,Ulm,2026-01-01T00:00:00Z\nu1,Bonn,2026-04-01T00:00:00Z\nu2,Kiel,2026-02-01T00:00:00Z\n"
+    )
+    (folder / "headrace.toml").write_text('sync = false\n[sources]\ncities = "cities.csv"\n')
+    with Project.open(folder, clock=shop.clock) as project:
+        report = project.backfill("city", since="2026-01-15")
+        assert (report.names, report.events) == (("city",), 2)
+        # Available from its own time and the delay on, not from when it was written.
+        times = ["2026-04-01T00:30:00Z", "2026-04-01T01:30:00Z"]
+        rows = project.history(["city"], [{"user": "u1", "at": t} for t in times])
+        assert rows["city__city"] == [None, "Bonn"]
+        with pytest.raises(SchemaError, match="one table at a time"):
+            project.backfill(["city", "spend"])

@@ -231,3 +231,79 @@ def test_history_derives_again_of_what_came_late(tmp_path: Path, clock: Simulate
         assert project.online("transfer", asked)[names.Disputes.n] == 0
         assert project.history("transfer", [asked])["disputes__n"] == [1]
         assert project.history("transfer", [asked], as_of=NOON + minutes(3 + late_by))["disputes__n"] == [0]
+
+
+def test_the_clock_of_a_derived_stream_is_that_of_its_source(tmp_path: Path, clock: SimulatedClock) -> None:
+    names = Names()
+    with opened(tmp_path, names, clock) as project:
+        clock.advance_to(to_us(NOON))
+        # An event ahead of its arrival moves no clock past the arrival, so what is now can still be read.
+        project.publish("transfer", [transfer("ahead", NOON + minutes(50)), transfer("a", NOON - minutes(1))])
+        row = project.online("transfer", transfer("x", NOON))
+        assert row[names.Spend.n] == 1
+        topics = list(project.parts.plan.derived)
+        assert row.position.clock_us[topics[0]] == row.position.clock_us["transfer"] == to_us(NOON)
+
+
+def test_streams_of_several_partitions(tmp_path: Path, clock: SimulatedClock) -> None:
+    names = Names()
+    with Project.open(tmp_path, clock=clock, definitions=names.all, partitions=3) as project:
+        project.put("fx", [rate(NOON - timedelta(days=51), 2.0)])
+        for number in range(12):
+            clock.advance_to(to_us(NOON + minutes(number)))
+            at = NOON + minutes(number - 1)
+            rows = [transfer(f"t{number}.{i}", at - minutes(i), float(i), shop=i % 2) for i in range(5)]
+            project.publish("transfer", [*rows, rows[1]])
+            if number:
+                disputed = [f"t{number - 1}.{i}" for i in range(1, 5)]
+                project.publish("chargeback", [{"transfer": t, "fraud": True, "at": at.isoformat()} for t in disputed])
+    clock.advance_to(to_us(NOON + minutes(30)))
+    with Project.open(tmp_path, clock=clock, definitions=names.all, partitions=3) as project:
+        topics = project.parts.raw.topics()
+        assert {topics[topic] for topic in project.parts.plan.derived} == {topics["transfer"]} == {3}
+        row = project.get(names.Spend, sender="ann", at=NOON + minutes(12))
+        assert (row.n, row.total) == (12 * 4, 12 * 2.0 * (1 + 2 + 3 + 4))
+        assert [project.get(names.Disputes, shop=shop, at=NOON + minutes(12)).n for shop in (0, 1)] == [22, 22]
+        asked = [{**transfer("x", NOON + minutes(12)), "shop": shop} for shop in (0, 1)]
+        for as_of in (None, NOON + minutes(20)):
+            rows = project.history("transfer", asked, as_of=as_of)
+            assert (rows["disputes__n"], rows["spend__n"]) == ([22, 22], [48, 48])
+        (stream,) = [stream for stream in project.status().streams if stream.name == "paid"]
+        assert (stream.events, stream.uncomputed) == (12 * 6, 0)
+
+
+def test_a_new_stream_looks_up_a_new_group_as_if_it_had_always_been_there(
+    tmp_path: Path, clock: SimulatedClock
+) -> None:
+    """The group is backfilled, so the log holds none of its older deltas; what derives must know them all the same."""
+
+    class Sold(hr.FeatureGroup, key=Transfer.transfer_id):
+        shop = hr.last(Transfer.shop, window="180d")
+
+    class Disputed(Chargeback):
+        shop = Sold.shop
+
+    class Disputes(hr.FeatureGroup, key=Disputed.shop):
+        n = hr.count(window="60d", where=Disputed.fraud)
+
+    view = hr.FeatureView("disputes", request=Transfer, features=[Disputes])
+    before, after = [Transfer, Chargeback], [Transfer, Chargeback, Sold, Disputed, Disputes, view]
+
+    def pay(project: Project, name: str, shop: int, at: datetime) -> None:
+        clock.advance_to(to_us(at))
+        project.publish("transfer", [transfer(name, at, shop=shop)])
+        clock.advance_to(to_us(at + minutes(1)))
+        project.publish("chargeback", [{"transfer": name, "fraud": True, "at": (at + minutes(1)).isoformat()}])
+
+    with Project.open(tmp_path, clock=clock, definitions=before) as project:
+        pay(project, "a", 7, NOON)
+        project.settle()
+    for round_ in range(2):
+        # The second time a new process finds the state as the first one left it.
+        with Project.open(tmp_path, clock=clock, definitions=after) as project:
+            project.apply()
+            pay(project, f"b{round_}", 7, NOON + minutes(2 + 8 * round_))
+            at = NOON + minutes(6 + 8 * round_)
+            clock.advance_to(to_us(at))
+            assert project.online("disputes", transfer("x", at))[Disputes.n] == 2 + round_
+            assert project.history("disputes", [transfer("x", at)])["disputes__n"] == [2 + round_]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -72,6 +72,15 @@ def test_the_champion_answers_with_the_features_it_was_trained_on(folder: Path, 
     assert answer.features["spend__n_1h"] == 10
     found = edited.audit(answer.id)
     assert (found.equal, found.audit.checked) == (True, len(answer.features))
+    assert model.audit().checked == len(answer.features)
+    from headrace.app.archives import PredictionArchive, predictions_table
+
+    archive = PredictionArchive(edited.parts)
+    while archive.step():
+        pass
+    archived = edited.parts.offline.scan(predictions_table("risk"))
+    assert archived["f.spend__n_7d"].to_pylist() == [answer.features["spend__n_7d"]]
+    assert edited.describe("spend.n_8d").models == ["risk (version 1, on features of a former version)"]
     # The definitions of now are there beside it.
     assert edited.online("order", ASKED)["spend__n_2h"] == 10
     last = edited.parts.features.last(WINDOWS, 0)
@@ -148,3 +157,48 @@ def test_plans_travel_as_json(folder: Path) -> None:
         plan = project.definition_plan
         for part in (*plan.groups.values(), *plan.views.values()):
             assert plan_from_json(json.loads(json.dumps(plan_to_json(part))), functions_of(plan)) == part
+
+
+def test_truth_drift_and_training_follow_the_view_of_each_version(edited: Project) -> None:
+    from headrace.monitoring.truth import TruthTracker
+    from headrace.orchestration.retraining import RetrainingLoop
+    from headrace.orchestration.watch import SkewWatch
+
+    parts = edited.parts
+    plan = parts.plan.models["risk"]
+    model = edited.model("risk")
+
+    def ask(first: int) -> list[dict[str, object]]:
+        asked = orders(6, NOON - timedelta(seconds=900 - first), start=first, users=2, step_s=1)
+        edited.publish("order", asked)
+        model.score(asked)
+        edited.publish("outcome", outcomes(asked))
+        return asked
+
+    def tracker() -> TruthTracker:
+        found = TruthTracker(parts.plan, plan, parts.raw, parts.features, parts.internal)
+        found.update()
+        return found
+
+    ask(400)
+    truth = tracker()
+    (kept,) = parts.plan.kept_views.values()
+    assert truth.window(-(2**62), 2**62) == []
+    ((batch, labels, known, _),) = truth.window(-(2**62), 2**62, kept.version)
+    assert (len(batch), known.all()) == (6, True)
+    assert labels.tolist() == [amount > 40 for amount in batch.request["amount"].to_pylist()]
+    assert "spend__n_7d" in batch.features.names
+    assert truth.first_us is None
+    model.promote(model.train(), why="newer")
+    later = ask(410)
+    truth = tracker()
+    assert truth.first_us == to_us(datetime.fromisoformat(str(later[0]["at"])))
+    assert sum(len(b) for b, _, _, _ in truth.window(-(2**62), 2**62)) == 6
+    # Recomputed before the first request that was scored on the declared view, as served from it on.
+    loop = RetrainingLoop(parts.plan, plan, parts.past, parts.registry, parts.catalog, served=truth)
+    data = loop.prepare(to_us(NOON) + 3_600_000_000, "asked for").data
+    assert len(data) == 412
+    assert len(set(data.request["order_id"].to_pylist())) == 412
+    skew = SkewWatch(parts.plan, plan, parts.internal, parts.past, parts.catalog)
+    total = skew.finish()
+    assert (total.rows, total.differing) == (12, 0)

@@ -220,6 +220,10 @@ def test_search_describe_status_and_doctor(loaded: Path, run: Run) -> None:
     assert run("search", "zebra").exit_code == 1
     assert "window_us: 7d" in run("describe", "spend.n_7d").output
     assert answer(run("describe", "risk", "--json"))["reads"] == ["view order", "stream outcome (truth)"]
+    assert "bits" in run("statistics", "risk").output.splitlines()[1]
+    assert answer(run("statistics", "order", "--json"))["labelled"] is False
+    assert "in risk: spend__n_7d" in run("describe", "spend.n_7d").output
+    assert answer(run("describe", "spend.n_7d", "--json"))["lineage"] == ["group spend", "stream order"]
     status = answer(run("status", "--json"))
     assert {layer["name"]: layer["alive"] for layer in status["layers"]} == dict.fromkeys(
         ("compute", "ingest", "serve", "schedule"), False

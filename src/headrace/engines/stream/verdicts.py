@@ -64,12 +64,9 @@ class PartitionState:
 
     def follow(self, times: IntArray, arrivals: IntArray, codes: np.ndarray[Any, np.dtype[np.uint8]]) -> Judged:
         """Move on over derived records, which bring the verdicts of their sources."""
-        own = np.minimum(times, arrivals)
-        own[codes == DEAD] = NULL_US
-        if len(own):
-            own[0] = max(int(own[0]), self.clock_us)
-        clocks = np.maximum.accumulate(own)
-        if len(own):
+        moves = np.where(codes == DEAD, NULL_US, np.minimum(times, arrivals))
+        clocks = np.maximum(np.maximum.accumulate(moves), self.clock_us)
+        if len(clocks):
             self.clock_us = int(clocks[-1])
         return Judged(codes, clocks, [])
 

@@ -51,10 +51,12 @@ class ComputeWorker:
     """Reads every stream of a project, raw and derived, computes, and appends commits to the feature log.
 
     One worker per project at a time (the caller holds the lock). `step` is the unit of work; killing the process
-    between or inside steps loses nothing and doubles nothing.
+    between or inside steps loses nothing and doubles nothing. `partitions` is for topics that do not exist yet.
     """
 
-    def __init__(self, plan: ProjectPlan, raw: EventLog, features: EventLog, checkpoint: Path) -> None:
+    def __init__(
+        self, plan: ProjectPlan, raw: EventLog, features: EventLog, checkpoint: Path, *, partitions: int = 1
+    ) -> None:
         self.plan = plan
         self._raw = raw
         self._features = features
@@ -63,7 +65,7 @@ class ComputeWorker:
         self._streams = plan.topics()
         for name in self._streams:
             if name not in raw.topics():
-                raw.create(name, raw.topics().get(plan.root(name), 1))
+                raw.create(name, raw.topics().get(plan.root(name), partitions))
         features.create(WINDOWS)
         features.create(DEAD_LETTERS)
         self.positions: dict[str, list[int]] = {name: [0] * raw.topics()[name] for name in self._streams}

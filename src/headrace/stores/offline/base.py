@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
@@ -40,6 +40,22 @@ class OfflineStore(ABC):
         appended with other values is not read, so that a large table can be read piece by piece.
         An unknown table raises NotFound.
         """
+
+    @abstractmethod
+    def batches(
+        self,
+        table: str,
+        columns: Sequence[str] | None = None,
+        *,
+        since_us: int | None = None,
+        until_us: int | None = None,
+        version: int | None = None,
+    ) -> Iterator[pa.Table]:
+        """Return what `scan` returns in tables of bounded size, read as they are asked for."""
+
+    @abstractmethod
+    def count(self, table: str, *, since_us: int | None = None, until_us: int | None = None) -> int:
+        """At least the number of rows that `scan` returns, known without reading them; 0 if there is no such table."""
 
     @abstractmethod
     def columns(self, table: str) -> dict[str, pa.DataType]:

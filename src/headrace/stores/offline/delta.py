@@ -9,7 +9,7 @@ from __future__ import annotations
 import operator
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Any, Final
@@ -101,6 +101,44 @@ class DeltaOfflineStore(OfflineStore):
         version: int | None = None,
         between: tuple[str, int, int] | None = None,
     ) -> pa.Table:
+        dataset, names, condition = self._dataset(table, columns, since_us, until_us, version, between)
+        return dataset.to_table(columns=names, filter=condition)
+
+    def batches(
+        self,
+        table: str,
+        columns: Sequence[str] | None = None,
+        *,
+        since_us: int | None = None,
+        until_us: int | None = None,
+        version: int | None = None,
+    ) -> Iterator[pa.Table]:
+        dataset, names, condition = self._dataset(table, columns, since_us, until_us, version)
+        found = dataset.to_batches(columns=names, filter=condition, batch_readahead=4, fragment_readahead=1)
+        return (pa.Table.from_batches([batch]) for batch in found if batch.num_rows)
+
+    def count(self, table: str, *, since_us: int | None = None, until_us: int | None = None) -> int:
+        held = self._table(table)
+        with held.lock:
+            delta = held.refreshed()
+            files = None if delta is None else pa.table(delta.get_add_actions(flatten=True))
+        if files is None:
+            return 0
+        first = "" if since_us is None else day_of(min(max(since_us, MIN_US), MAX_US))
+        last = "9999-99" if until_us is None else day_of(min(max(until_us, MIN_US), MAX_US))
+        days, sizes = files[f"partition.{DAY}"].to_pylist(), files["num_records"].to_pylist()
+        return sum(size or 0 for day, size in zip(days, sizes, strict=True) if first <= day <= last or day == EPOCH_DAY)
+
+    def _dataset(
+        self,
+        table: str,
+        columns: Sequence[str] | None,
+        since_us: int | None,
+        until_us: int | None,
+        version: int | None,
+        between: tuple[str, int, int] | None = None,
+    ) -> tuple[ds.Dataset, list[str], ds.Expression | None]:
+        """What to scan, which columns, and which rows."""
         held = self._table(table)
         with held.lock:
             delta = held.refreshed() if version is None else held.at(version)
@@ -117,7 +155,7 @@ class DeltaOfflineStore(OfflineStore):
         if between is not None:
             column, low, high = between
             bounds += [ds.field(column) >= low, ds.field(column) < high]
-        return dataset.to_table(columns=names, filter=reduce(operator.and_, bounds) if bounds else None)
+        return dataset, names, reduce(operator.and_, bounds) if bounds else None
 
     def columns(self, table: str) -> dict[str, pa.DataType]:
         held = self._table(table)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -12,6 +12,8 @@ import pyarrow.compute as pc
 from headrace.core.errors import NotFound, StoreError
 from headrace.stores.offline.base import OfflineStore
 from headrace.stores.offline.checks import check_columns, check_rows, check_table_name
+
+_BATCH = 1_000
 
 
 @dataclass(slots=True)
@@ -80,6 +82,23 @@ class MemoryOfflineStore(OfflineStore):
             column, low, high = between
             rows = rows.filter((pc.field(column) >= low) & (pc.field(column) < high))
         return rows.select(names)
+
+    def batches(
+        self,
+        table: str,
+        columns: Sequence[str] | None = None,
+        *,
+        since_us: int | None = None,
+        until_us: int | None = None,
+        version: int | None = None,
+    ) -> Iterator[pa.Table]:
+        rows = self.scan(table, columns, since_us=since_us, until_us=until_us, version=version)
+        return (pa.Table.from_batches([batch]) for batch in rows.to_batches(max_chunksize=_BATCH))
+
+    def count(self, table: str, *, since_us: int | None = None, until_us: int | None = None) -> int:
+        with self._lock:
+            held = self._held().get(table)
+            return 0 if held is None else int(held.versions[-1].num_rows)
 
     def columns(self, table: str) -> dict[str, pa.DataType]:
         with self._lock:
