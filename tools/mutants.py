@@ -25,6 +25,7 @@ WINDOWS = ("tests/unit/retrieval", "tests/properties")
 VERDICTS = ("tests/unit/engines", "tests/unit/ingestion", "tests/properties")
 KERNELS = ("tests/unit/aggregations",)
 TILES = ("tests/properties/test_tiles.py",)
+ROWS_OF_WINDOWS, NESTED = ("tests/properties/test_window_rows.py",), ("tests/properties/test_nested.py",)
 DERIVED = ("tests/unit/testing/test_given_derived.py", "tests/recovery/test_derive_kill.py")
 DERIVER = "derivation/deriver.py"
 KERNEL, EXACT = "aggregations/kernel.py", "aggregations/exact.py"
@@ -55,6 +56,29 @@ MUTANTS = (
     Mutant(
         "running totals: a carry is lost", "aggregations/prefixes.py",
         "high += more_high + (low >> 62)", "high += more_high", ("tests/properties/test_running_totals.py",),
+    ),
+    Mutant(
+        "decayed weights: a step of the table is off", "aggregations/decayed.py",
+        "_WEIGHTS[power & (_STEPS - 1)]", "_WEIGHTS[(power - 1) & (_STEPS - 1)]", ROWS_OF_WINDOWS,
+    ),
+    Mutant(
+        "hash of approximate counts: another rotation", "aggregations/sketch.py",
+        "_finished(_turned(h, 27) * _P1 + _P4)", "_finished(_turned(h, 26) * _P1 + _P4)", ROWS_OF_WINDOWS,
+    ),
+    Mutant(
+        "most frequent values: ties go to the greatest", "aggregations/nested.py",
+        'np.argsort(-often[:found], kind="mergesort")', 'np.argsort(often[:found], kind="mergesort")[::-1]', NESTED,
+    ),
+    Mutant(
+        "buckets: a null key is one", "aggregations/nested.py",
+        "counts(i8, f8, by_kind, by, by_validity, where,", "counts(i8, f8, ROWS, by, by_validity, where,", NESTED,
+    ),
+    Mutant(
+        "cap: one value more is counted", "aggregations/frequent.py", "if found == cap:", "if found == cap + 1:", NESTED
+    ),
+    Mutant(
+        "texts: a merge does not order its dictionary", "aggregations/texts.py",
+        "self._texts = sorted(", "self._texts = list(", ("tests/properties/test_engine_vs_oracle.py",),
     ),
     Mutant("rounding: half away from zero", EXACT, "if half and (rest or mantissa & 1):", "if half:"),
     Mutant("null rule: a variance of too few values", KERNEL, "ok = count > freedom", "ok = count >= freedom"),

@@ -240,11 +240,11 @@ def decoded(heap: IntArray, begins: Sequence[int], dtype: DType, texts: Callable
 
     `texts(r)` gives the texts that the words of request r stand for, where the type has any.
     """
-    ints: list[int] = heap.tolist()
-    floats: list[float] = heap.view(np.float64).tolist()
+    floats = heap.view(np.float64)
 
     def items(begin: int, count: int, part: DType, r: int, there: Sequence[int] = ()) -> list[Any]:
-        values: list[Any] = floats[begin : begin + count] if part in _FLOATS else ints[begin : begin + count]
+        words = floats if part in _FLOATS else heap
+        values: list[Any] = words[begin : begin + count].tolist()
         if 0 in there:
             values = [value if ok else None for value, ok in zip(values, there, strict=True)]
         if part is DType.BOOL:
@@ -256,14 +256,14 @@ def decoded(heap: IntArray, begins: Sequence[int], dtype: DType, texts: Callable
 
     found: list[Any] = []
     parts = dtype.parts
-    for r, at in enumerate(begins):
-        count = ints[at]
+    counts_of = heap[np.array(begins, np.int64)].tolist()
+    for r, (at, count) in enumerate(zip(begins, counts_of, strict=True)):
         if count < 0:
             found.append(None)
         elif len(parts) == 1:
             found.append(items(at + 1, count, parts[0], r))
         else:
             keys = items(at + 1, count, parts[0], r)
-            there = ints[at + 1 + 2 * count : at + 1 + 3 * count]
+            there = heap[at + 1 + 2 * count : at + 1 + 3 * count].tolist()
             found.append(dict(zip(keys, items(at + 1 + count, count, parts[1], r, there), strict=True)))
     return found
