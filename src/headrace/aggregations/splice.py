@@ -17,6 +17,7 @@ from numba import njit
 
 from headrace.aggregations.layout import GroupLayout
 from headrace.aggregations.records import FORMAT, EntityDelta, append_ids, merge
+from headrace.aggregations.texts import merge_texts
 from headrace.aggregations.tiles import to_tile
 from headrace.core.time import NULL_US
 
@@ -50,6 +51,8 @@ class Events(Protocol):
     def partitions(self) -> bytes: ...
     @property
     def ids(self) -> list[Any] | None: ...
+    @property
+    def texts(self) -> Sequence[str]: ...
 
 
 def merge_groups(
@@ -60,6 +63,9 @@ def merge_groups(
     Every key must be in `records` (None: there is no record yet) and may occur once. Events that a record already
     reflects change nothing.
     """
+    groups = _without_texts(groups, records, horizon_us)
+    if not groups:
+        return
     parts: list[bytes] = []
     about: list[int] = []
     at = room = entities = 0
@@ -107,6 +113,20 @@ def merge_groups(
                 delta = _delta_of(events, index, first, count)
                 records[key] = merge(layout, records[key], delta, horizon_us)
             first += count
+
+
+def _without_texts(
+    groups: Sequence[tuple[GroupLayout, Events, Sequence[bytes]]], records: dict[bytes, bytes | None], horizon_us: int
+) -> Sequence[tuple[GroupLayout, Events, Sequence[bytes]]]:
+    """Bring the records of groups with texts up to date, one by one; returns the other groups."""
+    for layout, events, keys in groups:
+        if layout.texts:
+            first = 0
+            for index, (key, count) in enumerate(zip(keys, events.counts, strict=True)):
+                delta = _delta_of(events, index, first, count)
+                records[key] = merge_texts(layout, records[key], delta, events.texts, horizon_us)
+                first += count
+    return [group for group in groups if not group[0].texts]
 
 
 def _delta_of(events: Events, index: int, first: int, count: int) -> EntityDelta:

@@ -13,6 +13,7 @@ from headrace.features.lower import conjunction
 from headrace.features.nodes import Node
 from headrace.features.plan import WHERE, DerivedPlan, GroupPlan, StreamPlan, TablePlan, ViewPlan
 from headrace.features.site import Problems
+from headrace.features.typing_rules import shown
 from headrace.features.version import digest
 from headrace.features.view_columns import hidden_except
 
@@ -35,6 +36,13 @@ def compile_derived(
         described = event_definition(cls)
         assert described.parent is not None
         for name, expr in own_columns(cls).items():
+            if expr.dtype is not None and expr.dtype.is_nested:
+                problems.add(
+                    f"is a {shown(expr.dtype)}, and an event has no column of lists or maps; look a single value up, "
+                    "such as one of hr.most_frequent or hr.last",
+                    name,
+                )
+                continue
             try:
                 reads.expression(name, expr, described.parent)
             except PlanError as error:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from headrace.core.errors import PlanError
-from headrace.core.schema import DType
+from headrace.core.schema import SCALARS, DType
 from headrace.features.aggregate import Aggregate
 from headrace.features.column import ColumnOf, column_name
 from headrace.features.definition import definition_of
@@ -14,7 +14,7 @@ from headrace.features.expr import Expr
 from headrace.features.group import GroupDefinition
 from headrace.features.keys import bind_key
 from headrace.features.lower import NOT_YET, dtype_of, lower, lower_conditions, lower_event
-from headrace.features.nodes import ColumnRef, Node
+from headrace.features.nodes import Call, ColumnRef, Node
 from headrace.features.plan import (
     AggregateSpec,
     DerivedSpec,
@@ -29,10 +29,12 @@ from headrace.features.site import Problems
 from headrace.features.version import digest, node_content
 from headrace.features.view_columns import feature_versions
 
-_NOT_COMPUTED = frozenset({"approx_n_unique", "most_frequent"})
-_ONLY_WINDOWS = frozenset({"quantile", "skewness", "n_unique"})
+_ONLY_WINDOWS = frozenset(
+    {
+        "quantile", "skewness", "approx_n_unique", "most_frequent", "histogram", "top_k",
+    }
+)  # fmt: skip
 """What is computed from the rows of a window: it has no state that older events could be folded into."""
-_INPUTS = frozenset({DType.INT, DType.FLOAT, DType.BOOL, DType.TIMESTAMP, DType.DURATION})
 
 
 class _Inputs:
@@ -43,13 +45,16 @@ class _Inputs:
         self.specs: list[InputSpec] = []
         self._index: dict[Node, int] = {}
 
-    def add(self, expr: Expr[Any] | None) -> int | None:
+    def add(self, expr: Expr[Any] | None, *, hashed: bool = False) -> int | None:
+        """The input that holds the expression, or the hashes of its texts."""
         if expr is None:
             return None
-        node = lower_event(expr, self._source)
+        node, dtype = lower_event(expr, self._source), dtype_of(expr)
+        if hashed and dtype is DType.STRING:
+            node, dtype = Call("xxh64", (node,), DType.INT), DType.INT
         index = self._index.setdefault(node, len(self.specs))
         if index == len(self.specs):
-            self.specs.append(InputSpec(node, dtype_of(expr)))
+            self.specs.append(InputSpec(node, dtype))
         return index
 
 
@@ -88,7 +93,10 @@ def compile_group(
     derived = _derived(definition, versions, names, feature_versions(groups, tables), problems)
     if len(problems.found) > before:
         return None
-    state = [[s.kind, s.input, s.where, s.window_us, s.hop_us, s.delay_us, list(s.params)] for s in aggregates]
+    state = [
+        [s.kind, s.input, s.where, s.window_us, s.hop_us, s.delay_us, list(s.params), *([] if s.by is None else [s.by])]
+        for s in aggregates
+    ]
     version = digest([*content, [node_content(spec.node, names) for spec in inputs.specs], state])
     return GroupPlan(
         definition.name, version, stream, where, key, tuple(inputs.specs), tuple(aggregates), derived,
@@ -123,20 +131,26 @@ def _aggregate(
     content: list[Any],
     names: Mapping[str, str],
 ) -> AggregateSpec:
-    if expr.kind in _NOT_COMPUTED:
-        raise PlanError(f"hr.{expr.kind} is {NOT_YET}")
-    if expr.input is not None and expr.input.dtype not in _INPUTS:
-        raise PlanError(f"hr.{expr.kind} of {dtype_of(expr.input).value} columns is {NOT_YET}")
+    hashed = expr.kind == "approx_n_unique"
+    for part in (expr.input, expr.by):
+        if part is not None and part.dtype not in SCALARS:
+            raise PlanError(f"hr.{expr.kind} of {dtype_of(part).value} columns is {NOT_YET}")
     window = definition.windows[name]
-    if window.window_us is None and expr.kind in _ONLY_WINDOWS:
-        raise PlanError(f'hr.{expr.kind} over the whole lifetime is {NOT_YET}; give it a window, such as window="30d"')
-    column, where = inputs.add(expr.input), inputs.add(expr.where)
-    nodes = [None if index is None else node_content(inputs.specs[index].node, names) for index in (column, where)]
+    if window.window_us is None and (expr.kind in _ONLY_WINDOWS or expr.by is not None):
+        what = expr.kind if expr.by is None else f"{expr.kind} with by="
+        raise PlanError(f'hr.{what} over the whole lifetime is {NOT_YET}; give it a window, such as window="30d"')
+    if window.window_us is None and expr.kind in ("min", "max") and dtype_of(expr) is DType.STRING:
+        raise PlanError(
+            f'hr.{expr.kind} of texts over the whole lifetime is {NOT_YET}; give it a window, such as window="30d"'
+        )
+    column, where, by = inputs.add(expr.input, hashed=hashed), inputs.add(expr.where), inputs.add(expr.by)
+    read = (column, where) if by is None else (column, where, by)
+    nodes = [None if index is None else node_content(inputs.specs[index].node, names) for index in read]
     params = tuple(sorted(expr.params.items()))
     version = digest([*content, expr.kind, nodes, window.window_us, window.hop_us, window.delay_us, list(params)])
     return AggregateSpec(
         name, expr.kind, column, where, window.window_us, window.hop_us, window.delay_us, dtype_of(expr), params,
-        version, expr.doc,
+        version, expr.doc, by,
     )  # fmt: skip
 
 

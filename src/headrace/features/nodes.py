@@ -35,7 +35,8 @@ class Call:
     """A built-in operation on one row. `params` are plain constants such as a time zone.
 
     Operations: add sub mul div neg · eq ne lt le gt ge · and or not · is_null is_in between fill_null ·
-    hour weekday month day (of a timestamp, param: zone name) · seconds hours days (of a duration) · cosine.
+    hour weekday month day (of a timestamp, param: zone name) · seconds hours days (of a duration) · cosine ·
+    xxh64 (of a text, for approx_n_unique).
     """
 
     op: str

@@ -51,7 +51,8 @@ class AggregateSpec:
 
     `kind` is the aggregation's name (count, sum, mean, …). `input` and `where` index the group's inputs; `where` is a
     BOOL input whose null is false. `window_us` None is the whole lifetime. `hop_us` is the step of the window's lower
-    edge (at least the group's resolution; equal to it means exact).
+    edge (at least the group's resolution; equal to it means exact). `by` indexes the input whose values
+    are the keys of a map; None is no map.
     """
 
     name: str
@@ -65,6 +66,7 @@ class AggregateSpec:
     params: tuple[tuple[str, Any], ...] = ()
     version: str = ""
     doc: str = ""
+    by: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

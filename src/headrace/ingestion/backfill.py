@@ -310,6 +310,7 @@ def _parts(delta: GroupDelta) -> Iterator[GroupDelta]:
             _picked(delta.offsets, rows),
             _picked(delta.partitions, rows),
             None if delta.ids is None else [delta.ids[i] for i in rows.tolist()],
+            delta.texts,
         )
 
 

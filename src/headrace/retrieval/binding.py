@@ -33,10 +33,11 @@ class BoundSource:
 
     @property
     def objects(self) -> tuple[str, ...]:
-        """Names of table features that are not 8-byte words."""
-        if self.table is None:
-            return ()
-        return tuple(f.name for f in self.table.features if f.dtype in (DType.STRING, DType.LIST))
+        """Names of features that are not 8-byte words."""
+        if self.layout is not None:
+            return self.layout.objects
+        assert self.table is not None
+        return tuple(f.name for f in self.table.features if f.dtype.is_object)
 
 
 class BoundView:
@@ -107,6 +108,10 @@ class BoundView:
         self._loaded = np.array(list(self._names.slots), np.int64)
         self._loads = [(register, dtype) for register, dtype in self._names.slots.values()]
 
+    def asks_for_objects(self, source: BoundSource) -> bool:
+        """True if some column is made of a feature of this source that is no word."""
+        return any(self.sources[binding] is source for binding, _ in self._names.objects)
+
     def scratch(self) -> Scratch:
         """Working memory for one thread."""
         return Scratch(self.max_windows)
@@ -126,7 +131,7 @@ class BoundView:
         valid: BoolArray,
         objects: Callable[[int, int, DType], Column],
     ) -> FeatureBlock:
-        """Build the visible columns; `objects(binding, index, dtype)` fetches table values that are no words."""
+        """Build the visible columns; `objects(binding, index, dtype)` fetches values that are no words."""
         if self._whole:
             return FeatureBlock(self.names, self.dtypes, words, valid)
         if self.slots and not words.flags.c_contiguous:
@@ -178,7 +183,7 @@ class BoundView:
         for index, column, register in self._others:
             value, mask = values[register], masks[register]
             out_valid[:, index] = True if mask is None else mask
-            if column.dtype in (DType.STRING, DType.LIST):
+            if column.dtype.is_object:
                 out[:, index] = 0
                 block.objects[column.name] = Column(column.dtype, value, mask)
             else:
@@ -193,7 +198,7 @@ class _Names:
 
     Attributes:
         slots: register and type by slot.
-        objects: register and type by (binding, index) of a table value that is no word.
+        objects: register and type by (binding, index) of a value that is no word.
         requests: register by request field.
     """
 
@@ -249,7 +254,7 @@ class _Names:
             source = self._sources[binding]
             assert source.group is not None
             assert source.layout is not None
-            dtypes = dict(zip(source.layout.names, source.layout.dtypes, strict=True))
+            dtypes = {spec.name: spec.dtype for spec in source.group.aggregates}
             node = next(derived.node for derived in source.group.derived if derived.name == feature)
 
             def local(name: str) -> int:
@@ -276,10 +281,11 @@ def _bind(binding: Binding, project: ProjectPlan, slot: int) -> BoundSource:
 
 def _slot(source: BoundSource, feature: str) -> int | None:
     if source.layout is not None:
-        return source.slot + source.layout.names.index(feature) if feature in source.layout.names else None
+        names = source.layout.names
+        return source.slot + names.index(feature) if feature in names and feature not in source.objects else None
     assert source.table is not None
     for index, field in enumerate(source.table.features):
-        if field.name == feature and field.dtype not in (DType.STRING, DType.LIST):
+        if field.name == feature and not field.dtype.is_object:
             return source.slot + index
     return None
 

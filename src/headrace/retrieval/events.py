@@ -12,9 +12,10 @@ import pyarrow.compute as pc
 
 from headrace.aggregations.layout import GroupLayout, physical_columns
 from headrace.aggregations.runs import sort_runs
+from headrace.aggregations.texts import numbered
 from headrace.core.arrow import from_arrow
 from headrace.core.columns import IntArray
-from headrace.core.schema import Schema
+from headrace.core.schema import DType, Schema
 from headrace.engines.stream.admitted import OFFSET, PARTITION
 from headrace.features.evaluate import evaluate
 from headrace.features.nodes import references
@@ -44,7 +45,10 @@ class SortedEvents:
 
 @dataclass(slots=True)
 class KeyedEvents:
-    """Events of a group in the order in which they came, each with the number of its key; -1 is read by nobody."""
+    """Events of a group in the order in which they came, each with the number of its key; -1 is read by nobody.
+
+    `texts` are those that words of texts stand for.
+    """
 
     layout: GroupLayout
     codes: Any
@@ -54,6 +58,7 @@ class KeyedEvents:
     partitions: IntArray
     ids: pa.ChunkedArray | None
     served: bool
+    texts: list[str]
 
     @property
     def highest_partition(self) -> int:
@@ -156,10 +161,16 @@ class EventLoader:
         names = set().union(*[references(s.node) for s in group.inputs], references(group.where) if group.where else ())
         scope = {name: from_arrow(rows[name], schema[name].dtype, name) for name in names}
         n = rows.num_rows
-        inputs = []
-        for spec in group.inputs:
-            column = evaluate(spec.node, scope, n)
-            inputs.append((spec.dtype, column.values, column.valid))
+        inputs = [evaluate(spec.node, scope, n) for spec in group.inputs]
+        words_of_texts, texts = numbered([(c.values, c.valid) for c in inputs if c.dtype is DType.STRING])
+        numbers = iter(words_of_texts)
+        columns = physical_columns(
+            layout,
+            [
+                (c.dtype, next(numbers), None) if c.dtype is DType.STRING else (c.dtype, c.values, c.valid)
+                for c in inputs
+            ],
+        )
         if group.where is not None:
             condition = evaluate(group.where, scope, n)
             codes = np.where(condition.values & condition.mask(), codes, np.int32(-1))
@@ -168,11 +179,12 @@ class EventLoader:
             layout,
             codes,
             ints(rows[schema.time_field]),
-            physical_columns(layout, inputs),
+            columns,
             ints(rows[OFFSET]),
             ints(rows[PARTITION]),
             ids,
             served,
+            texts,
         )
 
     def _table(self, stream: str) -> pa.Table:

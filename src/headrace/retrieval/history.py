@@ -29,6 +29,7 @@ from headrace.features.plan import WHERE, DerivedPlan, GroupPlan, ProjectPlan, T
 from headrace.retrieval.asked import Asked, AskedKeys
 from headrace.retrieval.binding import BoundSource, BoundView
 from headrace.retrieval.events import Derivation, EventLoader, KeyedEvents
+from headrace.retrieval.group_objects import GroupObjects, Piece, WindowRows, read_piece
 from headrace.retrieval.latest import read_latest
 from headrace.retrieval.past import Known
 from headrace.retrieval.rows import FeatureBlock
@@ -91,15 +92,18 @@ class HistoryReader:
         words: IntArray = np.zeros((bound.slots, n), np.int64).T if tables else np.zeros((n, bound.slots), np.int64)
         valid: BoolArray = np.zeros((bound.slots, n), np.bool_).T if tables else np.zeros((n, bound.slots), np.bool_)
         events = EventLoader(self._past, self._project, bound.sources, asked.t, self._derivation(served))
-        for source in bound.sources:
+        listed: dict[int, GroupObjects] = {}
+        for index, source in enumerate(bound.sources):
             if source.group is not None:
-                self._read_group(source, source.group, events, asked, served, words, valid)
+                listed[index] = self._read_group(source, source.group, events, asked, served, words, valid)
         del events
         limits = np.full(n, -1, np.int64) if served is None else np.array(served.tables, np.int64)
         jobs = [partial(self._read_table, source, table, asked, limits, words, valid) for _, source, table in tables]
         found = dict(zip([index for index, _, _ in tables], in_threads(jobs), strict=True))
 
         def objects(binding: int, index: int, dtype: DType) -> Column:
+            if binding in listed:
+                return listed[binding].column(index, dtype)
             held = found[binding].get(bound.sources[binding].objects[index])
             return nulls(dtype, n) if held is None else held
 
@@ -120,13 +124,20 @@ class HistoryReader:
         served: ServedAt | None,
         words: IntArray,
         valid: BoolArray,
-    ) -> None:
+    ) -> GroupObjects:
         keys = asked.keys(source.binding.request_keys)
         by_column = not words.flags.c_contiguous
         out, slot = (words, source.slot) if not by_column else (np.zeros((len(words), source.width), np.int64), 0)
         out_valid = np.zeros(out.shape, np.bool_) if by_column else valid
         given = served.streams.get(group.stream) if served is not None else None
+        asks = source.layout is not None and len(source.layout.nested) and self.bound.asks_for_objects(source)
+        pieces: list[Piece] | None = [] if asks else None
+        # Each range of keys has numbers of its own for texts.
+        texts: list[Sequence[str]] = []
+        part_of = np.zeros(len(words), np.int64)
         for low, high, keyed in events.keyed(source, group, keys, served is not None):
+            part_of[keys.order[keys.edges[low] : keys.edges[high]]] = len(texts)
+            texts.append(keyed.texts)
             # A stream that is not named was not known at all, nor was a partition past those that are.
             partitions = max(keyed.highest_partition + 1, 1 if given is None else given.shape[1])
             limits = np.zeros((len(words), partitions), np.int64)
@@ -134,13 +145,14 @@ class HistoryReader:
                 limits[:, : given.shape[1]] = given
             in_threads(
                 [
-                    partial(self._read_keys, first, end, keyed, keys, limits, out, out_valid, slot)
+                    partial(self._read_keys, first, end, keyed, keys, limits, out, out_valid, slot, pieces)
                     for first, end in _shares(keyed, keys, low, high)
                 ]
             )
         if by_column:
             words[:, source.slot : source.slot + source.width] = out
             valid[:, source.slot : source.slot + source.width] = out_valid
+        return GroupObjects(source, lambda: pieces or [], lambda row: texts[part_of[row]], words, valid)
 
     def _read_keys(
         self,
@@ -152,8 +164,9 @@ class HistoryReader:
         words: IntArray,
         valid: BoolArray,
         slot: int,
+        pieces: list[Piece] | None,
     ) -> None:
-        """Read a group for the requests of the keys `low` to `high - 1`."""
+        """Read a group for the requests of the keys `low` to `high - 1`; `pieces` gets their lists and maps."""
         layout = keyed.layout
         sorted_ = keyed.sorted(low, high)
         i8, total = sorted_.words, sorted_.n
@@ -166,6 +179,16 @@ class HistoryReader:
             at_offsets + 2 * total, limits, words, words.view(np.float64), valid, slot, s.lane, s.work, s.other,
             s.bounds, s.tally,
         )  # fmt: skip
+        if pieces is not None:
+            edges = keys.edges[low : high + 1]
+            asked = keys.order[edges[0] : edges[-1]]
+            times = np.repeat(sorted_.edges[:-1], np.diff(edges))
+            counted = np.repeat(np.diff(sorted_.edges), np.diff(edges))
+            rows = WindowRows(i8, times, counted, total + times, np.full(len(times), total))
+            if keyed.served:
+                rows.offsets = at_offsets + times
+                rows.partitions, rows.limits = rows.offsets + total, limits[asked]
+            pieces.append(read_piece(layout, np.array(asked), rows, np.array(keys.times[edges[0] : edges[-1]]), s))
 
     def _read_table(
         self,

@@ -11,7 +11,6 @@ import numpy as np
 from headrace.core.columns import BoolArray, Column, FloatArray, IntArray, column_of
 from headrace.core.errors import SchemaError
 from headrace.core.positions import EMPTY_POSITION
-from headrace.core.schema import DType
 from headrace.eventlog.base import EventLog
 from headrace.features.plan import ViewPlan
 from headrace.retrieval.prediction_blocks import (
@@ -258,9 +257,7 @@ class _Gathered:
         self._scores: dict[int, list[tuple[int, bytes]]] = {}
         self._request: dict[str, list[Any]] = {spec.name: [] for spec in self._fields}
         self._objects: dict[str, list[Any]] = {
-            name: []
-            for name, dtype in zip(self._names, self._dtypes, strict=True)
-            if dtype in (DType.STRING, DType.LIST)
+            name: [] for name, dtype in zip(self._names, self._dtypes, strict=True) if dtype.is_object
         }
 
     def add(self, block: StoredBlock) -> None:

@@ -12,7 +12,6 @@ import numpy as np
 from headrace.core.columns import Column, FloatArray, IntArray
 from headrace.core.errors import HeadraceError, NotFound, PlanError, StoreError
 from headrace.core.positions import Position
-from headrace.core.schema import DType
 from headrace.core.time import Clock
 from headrace.features.plan import ModelPlan, ProjectPlan, ViewPlan
 from headrace.registry.base import CHAMPION, ModelRegistry, ModelVersion
@@ -291,7 +290,7 @@ def _nothing(view: ViewPlan) -> FeatureBlock:
     objects = {
         column.name: Column(column.dtype, np.array([None], np.object_), np.zeros(1, np.bool_))
         for column in columns
-        if column.dtype in (DType.STRING, DType.LIST)
+        if column.dtype.is_object
     }
     return FeatureBlock(
         tuple(column.name for column in columns),

@@ -200,6 +200,8 @@ def _bits(value: Any) -> Any:
     """Two values are equal only if they have one type and the same bits."""
     if isinstance(value, list):
         return ("list", *(_bits(item) for item in value))
+    if isinstance(value, dict):
+        return ("dict", *((_bits(key), _bits(item)) for key, item in value.items()))
     if isinstance(value, float):
         return ("float", struct.pack("<d", value))
     return (type(value).__name__, value)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from headrace.aggregations.layout import GroupLayout, layout_of, physical_column
+from headrace.aggregations.texts import compacted, numbered
 from headrace.core.columns import BoolArray, Column, IntArray
 from headrace.core.events import EventBlock, concat_columns
 from headrace.core.keys import entity_encoder
@@ -120,6 +121,8 @@ class _Shared:
         self._words: dict[int, IntArray] = {}
         self._bytes: dict[int, bytes] = {}
         self._keys: dict[int, list[tuple[Any, ...]]] = {}
+        self._text_words: dict[int, IntArray] | None = None
+        self.texts: list[str] = []
 
     def value(self, index: int) -> Column:
         """The value of the expression `index`."""
@@ -135,9 +138,20 @@ class _Shared:
             if index < 0:
                 return self.events.times
             node, dtype, validity = self._pipeline.words[index]
+            if dtype is DType.STRING:
+                return self.text_words()[index]
             column = self.value(node)
             found = self._words[index] = physical_column(dtype, column.values, column.valid, validity)
         return found
+
+    def text_words(self) -> dict[int, IntArray]:
+        """The columns of words that hold texts, as numbers in `texts`."""
+        if self._text_words is None:
+            chosen = [i for i, (_, dtype, _) in enumerate(self._pipeline.words) if dtype is DType.STRING]
+            columns = [self.value(self._pipeline.words[i][0]) for i in chosen]
+            words, self.texts = numbered([(column.values, column.valid) for column in columns])
+            self._text_words = dict(zip(chosen, words, strict=True))
+        return self._text_words
 
     def word_bytes(self, index: int, order: IntArray | None) -> bytes:
         """Column `index` of words as bytes, in `order`."""
@@ -327,16 +341,26 @@ def _delta(group: _GroupPipeline, shared: _Shared, rows: IntArray | None, partit
         positions = [[shared.offsets[row] + 1] for row in last.values()]
     else:
         clocks, positions = _greatest(events, len(last), codes, rows, partitions)
+    columns = [shared.word_bytes(index, order) for index in group.words]
+    texts: list[str] = []
+    if group.layout.texts:
+        # Only the texts of this group's own events.
+        chosen = group.layout.texts
+        words = np.frombuffer(b"".join([columns[column] for column in chosen]), np.int64)
+        words, texts = compacted(words, shared.texts)
+        for column, part in zip(chosen, np.split(words, len(chosen)), strict=True):
+            columns[column] = part.tobytes()
     return GroupDelta(
         [group.entity(key) for key in last],
         counts,
         clocks,
         positions,
         shared.word_bytes(-1, order),
-        [shared.word_bytes(index, order) for index in group.words],
+        columns,
         _in_order(events.offsets, order).tobytes() if ordered else b"",
         _in_order(events.partitions, order).tobytes() if ordered else b"",
         ids if ids is None or order is None else [ids[row] for row in order.tolist()],
+        texts,
     )
 
 
