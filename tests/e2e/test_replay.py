@@ -52,6 +52,14 @@ class Habit(hr.FeatureGroup, key=Again.user):
     part = mean / Spend.n["7d"]
 
 
+class Seen(hr.FeatureGroup, key=Again.order_id):
+    n = hr.count()
+
+
+class Checked(Outcome, where=Seen.n > 0):
+    seen = Seen.n
+
+
 view = hr.FeatureView("order", request=Order, features=[Spend, Habit, Order.amount])
 """
 
@@ -60,7 +68,8 @@ view = hr.FeatureView("order", request=Order, features=[Spend, Habit, Order.amou
 def test_streams_that_look_something_up_are_derived_in_the_replay(tmp_path: Path) -> None:
     folder = loop_shop(tmp_path / "shop")
     definitions, model = (folder / "features.py").read_text().split("view = hr.FeatureView")
-    (folder / "features.py").write_text(definitions + DERIVED + "\nrisk = hr.Model" + model.split("risk = hr.Model")[1])
+    model = model.split("risk = hr.Model")[1].replace("Outcome.bad", "Checked.bad")
+    (folder / "features.py").write_text(definitions + DERIVED + "\nrisk = hr.Model" + model)
     with hr.connect(folder) as project:
         past = orders(1_000, now() - timedelta(days=10), step_s=1000)
         project.publish("order", past)
@@ -69,6 +78,9 @@ def test_streams_that_look_something_up_are_derived_in_the_replay(tmp_path: Path
         assert found.events == 2_000
         assert 300 < found.scored < 1_000
         assert (found.values_differing, found.values_checked) == (0, 9 * found.scored)
+        # Orders of nothing are in no derived stream, so their truth is none.
+        worth = sum(order["amount"] > 0 for order in past[-found.scored :])
+        assert worth - 5 <= sum(month.rows for month in found.months) <= worth
 
 
 def test_what_cannot_be_replayed_is_said(tmp_path: Path) -> None:

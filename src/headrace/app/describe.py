@@ -245,7 +245,10 @@ def reads(parts: Parts, record: DefinitionRecord) -> list[str]:
     """What a definition is computed from, directly."""
     body = record.body
     if record.kind == "feature":
-        return [f"{'table' if body['group'] in parts.plan.tables else 'group'} {body['group']}"]
+        group = parts.plan.groups.get(body["group"])
+        specs = [] if group is None else [s for s in group.derived if f"{group.name}.{s.name}" == record.name]
+        elsewhere = {read.source for spec in specs for read in spec.reads}
+        return _sources(parts, [body["group"], *sorted(elsewhere)])
     if record.kind == "group":
         return [f"stream {body['stream']}"]
     if record.kind == "derived":

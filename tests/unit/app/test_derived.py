@@ -56,8 +56,12 @@ class Names:
         class Disputed(Chargeback):
             shop = Sold.shop
 
+        class Volume(hr.FeatureGroup, key=Transfer.shop):
+            n = hr.count(window="60d")
+
         class Disputes(hr.FeatureGroup, key=Disputed.shop):
             n = hr.count(window="60d", where=Disputed.fraud)
+            share = n / Volume.n
 
         class Refused(Chargeback, where=Chargeback.fraud): ...
 
@@ -133,6 +137,8 @@ def test_what_is_published_is_derived_and_read(tmp_path: Path, clock: SimulatedC
         assert (told.kind, told.reads) == ("derived", ["stream transfer", "table fx"])
         assert told.read_by == ["group spend", "group sold"]
         assert "stream disputed" in project.describe("sold").read_by
+        assert project.describe("disputes.share").reads == ["group disputes", "group volume"]
+        assert (row[names.Disputes.share], history["disputes__share"]) == (1 / 4, [1 / 4])
 
 
 def test_requests_and_truths_of_filtered_streams(tmp_path: Path, clock: SimulatedClock) -> None:

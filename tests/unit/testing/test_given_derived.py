@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
+import numpy as np
+
 import headrace as hr
 from headrace.testing import given, late
 
@@ -277,3 +279,43 @@ def test_a_request_of_a_derived_stream_brings_raw_fields() -> None:
     world = given(rate(t("08:00"), 1.5), transfer("a", t("10:00"), 2.0))
     row = world.online(priced, transfer("x", t("10:30"), 4.0))
     assert (row[Paid.usd], row[Spend.n], row[Paid.channel]) == (6.0, 1, "app")
+
+
+class Profile(hr.Table):
+    user: hr.Field[str] = hr.key(User)
+    taste: hr.Field[list[float]] = hr.field(size=2)
+    at: hr.Field[datetime] = hr.event_time()
+
+
+class Gift(hr.Event):
+    giver: hr.Field[str] = hr.key(User)
+    taker: hr.Field[str] = hr.key(User)
+    at: hr.Field[datetime] = hr.event_time()
+
+
+@hr.function(returns=float)
+def doubled(values: hr.Column) -> hr.Column:
+    return np.asarray(values * 2.0)
+
+
+class Liked(Gift):
+    taste = Profile.of(Gift.giver).taste
+    alike = doubled(Profile.of(Gift.giver).taste.cosine(Profile.of(Gift.taker).taste))
+
+
+class LikedBy(hr.FeatureGroup, key=Liked.taker):
+    alike = hr.last(Liked.alike)
+    known = hr.count(where=~Liked.taste.is_null())
+
+
+def test_lists_and_functions_at_each_event() -> None:
+    world = given(
+        Profile(user="ann", taste=[1.0, 0.0], at=t("09:00")),
+        Profile(user="bob", taste=[1.0, 0.0], at=t("09:00")),
+        Gift(giver="ann", taker="bob", at=t("10:00")),
+        Gift(giver="eve", taker="bob", at=t("10:01")),
+        Profile(user="bob", taste=[0.0, 1.0], at=t("10:30")),
+    )
+    row = world.get(LikedBy, taker="bob", at=t("11:00"))
+    assert (row.alike, row.known) == (2.0, 1)
+    assert world.get(LikedBy, taker="bob", at=t("10:00:30"), served=True).known == 1
