@@ -27,6 +27,7 @@ KERNELS = ("tests/unit/aggregations",)
 TILES = ("tests/properties/test_tiles.py",)
 DERIVED = ("tests/unit/testing/test_given_derived.py", "tests/recovery/test_derive_kill.py")
 DERIVER = "derivation/deriver.py"
+BACKFILLS = ("tests/unit/app/test_backfill.py", "tests/recovery/test_backfill.py")
 KERNEL, EXACT = "aggregations/kernel.py", "aggregations/exact.py"
 
 
@@ -179,6 +180,31 @@ MUTANTS = (
     Mutant(
         "labels: a row trains before its wait has passed", "training/dataset.py",
         "done = t + model.label.wait_us <= now_us", "done = t <= now_us", ("tests/unit/training", "tests/unit/app"),
+    ),
+    Mutant(
+        "backfill: a piece that was cut off is done again over another range", "ingestion/backfill.py",
+        "target = begun or [", "target = [", BACKFILLS,
+    ),
+    Mutant(
+        "backfill: published behind what is served", "app/backfill.py",
+        "            _check_complete(parts, groups)\n", "", BACKFILLS,
+    ),
+    Mutant(
+        "backfill: what came while it ran is left out", "app/backfill.py",
+        "            _advance(parts, groups, None, None)\n            _check_complete(parts, groups)\n", "", BACKFILLS,
+    ),
+    Mutant(
+        "backfill: a dropped version is taken to be as far as stream compute", "app/backfill.py",
+        "GroupState(served[stream])", "GroupState(committed_positions(parts.features)[stream])", BACKFILLS,
+    ),
+    Mutant(
+        "kept: the version to roll back to is let go", "app/kept.py",
+        "sorted(live if former is None else live | {former})", "sorted(live)", ("tests/unit/app/test_kept.py",),
+    ),
+    Mutant(
+        "kept: a challenger's features are shown to the champion", "orchestration/retraining.py",
+        "    if view is None:\n        return fitted", "    if True:\n        return fitted",
+        ("tests/unit/app/test_kept.py",),
     ),
 )  # fmt: skip
 
