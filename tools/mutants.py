@@ -59,8 +59,8 @@ MUTANTS = (
     ),
     Mutant("rounding: half away from zero", EXACT, "if half and (rest or mantissa & 1):", "if half:"),
     Mutant("null rule: a variance of too few values", KERNEL, "ok = count > freedom", "ok = count >= freedom"),
-    Mutant("null rule: share of nothing", KERNEL, "elif code == ANY:\n                    ok = count > 0",
-           "elif code == ANY:\n                    ok = True"),
+    Mutant("null rule: share of nothing", KERNEL, "elif code == ANY:\n        ok = count > 0",
+           "elif code == ANY:\n        ok = True"),
     Mutant("null rule: NaN and -0.0", "core/columns.py", "values = column.values + 0.0", "values = column.values"),
     Mutant(
         "as served: the limit itself is below the limit", KERNEL,
