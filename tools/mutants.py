@@ -28,6 +28,7 @@ TILES = ("tests/properties/test_tiles.py",)
 ROWS_OF_WINDOWS, NESTED = ("tests/properties/test_window_rows.py",), ("tests/properties/test_nested.py",)
 DERIVED = ("tests/unit/testing/test_given_derived.py", "tests/recovery/test_derive_kill.py")
 DERIVER = "derivation/deriver.py"
+BACKFILLS = ("tests/unit/app/test_backfill.py", "tests/recovery/test_backfill.py")
 KERNEL, EXACT = "aggregations/kernel.py", "aggregations/exact.py"
 
 
@@ -82,8 +83,8 @@ MUTANTS = (
     ),
     Mutant("rounding: half away from zero", EXACT, "if half and (rest or mantissa & 1):", "if half:"),
     Mutant("null rule: a variance of too few values", KERNEL, "ok = count > freedom", "ok = count >= freedom"),
-    Mutant("null rule: share of nothing", KERNEL, "elif code == ANY:\n                    ok = count > 0",
-           "elif code == ANY:\n                    ok = True"),
+    Mutant("null rule: share of nothing", KERNEL, "elif code == ANY:\n        ok = count > 0",
+           "elif code == ANY:\n        ok = True"),
     Mutant("null rule: NaN and -0.0", "core/columns.py", "values = column.values + 0.0", "values = column.values"),
     Mutant(
         "as served: the limit itself is below the limit", KERNEL,
@@ -203,6 +204,31 @@ MUTANTS = (
     Mutant(
         "labels: a row trains before its wait has passed", "training/dataset.py",
         "done = t + model.label.wait_us <= now_us", "done = t <= now_us", ("tests/unit/training", "tests/unit/app"),
+    ),
+    Mutant(
+        "backfill: a piece that was cut off is done again over another range", "ingestion/backfill.py",
+        "target = begun or [", "target = [", BACKFILLS,
+    ),
+    Mutant(
+        "backfill: published behind what is served", "app/backfill.py",
+        "            _check_complete(parts, groups)\n", "", BACKFILLS,
+    ),
+    Mutant(
+        "backfill: what came while it ran is left out", "app/backfill.py",
+        "            _advance(parts, groups, None, None)\n            _check_complete(parts, groups)\n", "", BACKFILLS,
+    ),
+    Mutant(
+        "backfill: a dropped version is taken to be as far as stream compute", "app/backfill.py",
+        "GroupState(served[stream])", "GroupState(committed_positions(parts.features)[stream])", BACKFILLS,
+    ),
+    Mutant(
+        "kept: the version to roll back to is let go", "app/kept.py",
+        "sorted(live if former is None else live | {former})", "sorted(live)", ("tests/unit/app/test_kept.py",),
+    ),
+    Mutant(
+        "kept: a challenger's features are shown to the champion", "orchestration/retraining.py",
+        "    if view is None:\n        return fitted", "    if True:\n        return fitted",
+        ("tests/unit/app/test_kept.py",),
     ),
 )  # fmt: skip
 

@@ -80,7 +80,7 @@ class ProjectChanges:
         records: what the catalog will hold.
         evolutions: by stream, how its fields change while its older events stay readable.
         needs: versions of models that may answer and were trained on another version of their view.
-        reuse: features that are added though one of equal definition is there: (added, there, its owner).
+        reuse: new and edited features though one of equal definition is there: (new, there, its owner).
         events: how many events the backfills will read.
         seconds: about how long that takes, by the last backfill's rate; None if none has told.
     """
@@ -169,8 +169,8 @@ def project_changes(
 
 
 def _reuse(changes: Sequence[Change], records: Sequence[DefinitionRecord]) -> tuple[tuple[str, str, str], ...]:
-    """Added features of whose very definition there is another."""
-    added = {change.name: change.after for change in changes if (change.kind, change.change) == ("feature", "added")}
+    """New and edited features of whose very definition there is another."""
+    added = {c.name: c.after for c in changes if c.kind == "feature" and c.change in ("added", "changed")}
     features = [record for record in records if record.kind == "feature"]
     found = []
     for name, version in added.items():

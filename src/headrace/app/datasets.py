@@ -62,6 +62,7 @@ class DatasetInfo(msgspec.Struct, frozen=True):
         as_of: per raw stream, the first offset that was not known in each partition; `tables` that of table rows.
         now_us: when it was read: rows whose wait was not over then are not in it.
         rows, positives: how many there are, and with a true label; `waiting` and `unlabelled` were left out.
+        columns, types: their names and logical types, in order.
         sha256: of the file.
     """
 
@@ -77,6 +78,7 @@ class DatasetInfo(msgspec.Struct, frozen=True):
     waiting: int
     unlabelled: int
     columns: list[str]
+    types: list[str]
     sha256: str
 
     def __str__(self) -> str:
@@ -128,7 +130,8 @@ class Dataset:
         import pyarrow.parquet as pq
 
         table = pq.read_table(pa.BufferReader(data))
-        columns = {name: from_arrow(table[name], _dtype(table.schema.field(name).type), name) for name in self.columns}
+        types = dict(zip(self.columns, map(DType, self.info.types), strict=True))
+        columns = {name: from_arrow(table[name], dtype, name) for name, dtype in types.items()}
         return HistoryRows(
             columns, as_of=self.info.as_of, waiting=self.info.waiting, unlabelled=self.info.unlabelled
         )  # fmt: skip
@@ -329,7 +332,8 @@ class Datasets:
         info = DatasetInfo(
             name, record["last"] + 1, query, hashlib.blake2b(position, digest_size=8).hexdigest(), dict(as_of), tables,
             now_us, len(rows), 0 if label is None else int((label.values != 0).sum()), rows.waiting, rows.unlabelled,
-            list(rows.columns), hashlib.sha256(data).hexdigest(),
+            list(rows.columns), [column.dtype.value for column in rows.columns.values()],
+            hashlib.sha256(data).hexdigest(),
         )  # fmt: skip
         file = self._file(info)
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -376,15 +380,3 @@ def _parquet(rows: HistoryRows) -> bytes:
     sink = pa.BufferOutputStream()
     pq.write_table(rows.to_arrow(), sink, compression="zstd")
     return bytes(sink.getvalue())
-
-
-def _dtype(kind: pa.DataType) -> DType:
-    tests = (
-        (pa.types.is_boolean, DType.BOOL),
-        (pa.types.is_integer, DType.INT),
-        (pa.types.is_floating, DType.FLOAT),
-        (pa.types.is_timestamp, DType.TIMESTAMP),
-        (pa.types.is_duration, DType.DURATION),
-        (pa.types.is_list, DType.LIST),
-    )
-    return next((dtype for test, dtype in tests if test(kind)), DType.STRING)

@@ -26,14 +26,14 @@ class ColumnStatistics(msgspec.Struct, frozen=True):
     Attributes:
         type: its logical type; timestamps and durations are int µs below.
         count: rows with a value; `nulls` without.
-        distinct: different values; None of lists.
-        min, max, mean, std: of the values (std of the population); None of text and lists, and without values.
-        quantiles: by share as text ("0.5"), each the value at rank max(1, ceil(q * count)); empty of text and lists.
+        distinct: different values; None of lists and maps.
+        min, max, mean, std: of the values (std of the population); None of text, lists and maps, and without values.
+        quantiles: by share as text ("0.5"), each the value at rank max(1, ceil(q * count)); empty where min is None.
         auc: chance that a row with a true label has the greater value of the two (ties count half), among rows with a
-            value; 0.5 tells nothing. None of text and lists, and where the label is no bool or has one value only.
+            value; 0.5 tells nothing. None where min is, and where the label is no bool or has one value only.
         information: bits that the column tells about the label: mutual information over tenths of the values (single
             values where there are up to 20, the 20 most frequent ones of text) and null, less what chance alone gives;
-            None without a label, and of lists.
+            None without a label, and of lists and maps.
     """
 
     name: str
@@ -77,7 +77,7 @@ def _statistics(name: str, column: Column, label: Column | None) -> ColumnStatis
     valid = column.mask()
     count, nulls = int(valid.sum()), int((~valid).sum())
     kind = column.dtype.value
-    if column.dtype is DType.LIST:
+    if column.dtype is DType.LIST or column.dtype.is_nested:
         return ColumnStatistics(name, kind, count, nulls)
     values = column.values[valid]
     told = None if label is None else _information(column, label)

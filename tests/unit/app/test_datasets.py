@@ -103,3 +103,24 @@ def test_what_is_not_there_or_was_touched_is_said(history: Project) -> None:
     data.file.write_bytes(b"other")
     with pytest.raises(StoreError, match="not what was stored"):
         _ = history.dataset("june").rows
+
+
+def test_lists_and_maps_are_kept_and_have_what_statistics_they_can(tmp_path: Path) -> None:
+    folder = write_shop(tmp_path / "shop")
+    features = folder / "features.py"
+    nested = """    last = hr.last(Order.amount)
+    often = hr.top_k(Order.amount, k=2, window="7d")
+    by_order = hr.count(by=Order.order_id, window="7d")
+    lately = hr.last_n(Order.amount, n=3, window="7d")"""
+    text = features.read_text().replace("    last = hr.last(Order.amount)", nested)
+    features.write_text(text)
+    with Project.open(folder, clock=SimulatedClock(to_us(NOON))) as project:
+        project.publish("order", orders(40, NOON - timedelta(hours=2), step_s=1000))
+        data = project.dataset("june", "order", until=NOON)
+        assert data.rows.to_arrow().equals(project.history("order", until=NOON).to_arrow())
+        assert project.datasets.verify(data)
+        found = project.statistics("order", until=NOON)
+        assert found["spend__lately"].count == 40
+        assert (found["spend__lately"].distinct, found["spend__by_order"].max) == (None, None)
+        at = project.snapshot("spend", NOON)
+        assert project.history(["spend"], at.to_arrow().select(["user", "at"])).to_arrow().equals(at.to_arrow())
