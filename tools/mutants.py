@@ -25,6 +25,10 @@ WINDOWS = ("tests/unit/retrieval", "tests/properties")
 VERDICTS = ("tests/unit/engines", "tests/unit/ingestion", "tests/properties")
 KERNELS = ("tests/unit/aggregations",)
 TILES = ("tests/properties/test_tiles.py",)
+ROWS_OF_WINDOWS, NESTED = ("tests/properties/test_window_rows.py",), ("tests/properties/test_nested.py",)
+DERIVED = ("tests/unit/testing/test_given_derived.py", "tests/recovery/test_derive_kill.py")
+DERIVER = "derivation/deriver.py"
+BACKFILLS = ("tests/unit/app/test_backfill.py", "tests/recovery/test_backfill.py")
 KERNEL, EXACT = "aggregations/kernel.py", "aggregations/exact.py"
 
 
@@ -54,10 +58,33 @@ MUTANTS = (
         "running totals: a carry is lost", "aggregations/prefixes.py",
         "high += more_high + (low >> 62)", "high += more_high", ("tests/properties/test_running_totals.py",),
     ),
+    Mutant(
+        "decayed weights: a step of the table is off", "aggregations/decayed.py",
+        "_WEIGHTS[power & (_STEPS - 1)]", "_WEIGHTS[(power - 1) & (_STEPS - 1)]", ROWS_OF_WINDOWS,
+    ),
+    Mutant(
+        "hash of approximate counts: another rotation", "aggregations/sketch.py",
+        "_finished(_turned(h, 27) * _P1 + _P4)", "_finished(_turned(h, 26) * _P1 + _P4)", ROWS_OF_WINDOWS,
+    ),
+    Mutant(
+        "most frequent values: ties go to the greatest", "aggregations/nested.py",
+        'np.argsort(-often[:found], kind="mergesort")', 'np.argsort(often[:found], kind="mergesort")[::-1]', NESTED,
+    ),
+    Mutant(
+        "buckets: a null key is one", "aggregations/nested.py",
+        "counts(i8, f8, by_kind, by, by_validity, where,", "counts(i8, f8, ROWS, by, by_validity, where,", NESTED,
+    ),
+    Mutant(
+        "cap: one value more is counted", "aggregations/frequent.py", "if found == cap:", "if found == cap + 1:", NESTED
+    ),
+    Mutant(
+        "texts: a merge does not order its dictionary", "aggregations/texts.py",
+        "self._texts = sorted(", "self._texts = list(", ("tests/properties/test_engine_vs_oracle.py",),
+    ),
     Mutant("rounding: half away from zero", EXACT, "if half and (rest or mantissa & 1):", "if half:"),
     Mutant("null rule: a variance of too few values", KERNEL, "ok = count > freedom", "ok = count >= freedom"),
-    Mutant("null rule: share of nothing", KERNEL, "elif code == ANY:\n                    ok = count > 0",
-           "elif code == ANY:\n                    ok = True"),
+    Mutant("null rule: share of nothing", KERNEL, "elif code == ANY:\n        ok = count > 0",
+           "elif code == ANY:\n        ok = True"),
     Mutant("null rule: NaN and -0.0", "core/columns.py", "values = column.values + 0.0", "values = column.values"),
     Mutant(
         "as served: the limit itself is below the limit", KERNEL,
@@ -137,6 +164,28 @@ MUTANTS = (
     ),
     Mutant("tables: the edge of the ttl", "aggregations/reads.py", "time < t - ttl", "time <= t - ttl"),
     Mutant(
+        "derive: an event does not wait for what arrived before it", DERIVER,
+        "limit_us = self._frontier_us()", "limit_us = MAX_US", DERIVED,
+    ),
+    Mutant(
+        "derive: what the condition leaves out counts", DERIVER, "codes[at[~belongs]] = OUTSIDE", "pass", DERIVED,
+    ),
+    Mutant(
+        "derive: a duplicate of the source counts", DERIVER,
+        "for offset, code in exceptions.items():", "for offset, code in ():", DERIVED,
+    ),
+    Mutant(
+        "derive: as served is derived again", "retrieval/history.py",
+        "return ServedAt(streams, np.full(n, -1, np.int64), None if logged else positions)",
+        "return ServedAt(streams, np.full(n, -1, np.int64), positions)",
+        (*DERIVED, "tests/unit/app/test_derived.py"),
+    ),
+    Mutant(
+        "derive: the clock of a derived stream is that of its events alone", "engines/stream/verdicts.py",
+        "np.where(codes == DEAD, NULL_US, np.minimum(times, arrivals))", "np.where(codes == DEAD, NULL_US, times)",
+        ("tests/unit/app/test_derived.py",),
+    ),
+    Mutant(
         "tables over history: a row at t counts", "aggregations/latest.py",
         "following < stop and times[following] < t:", "following < stop and times[following] <= t:", KERNELS,
     ),
@@ -155,6 +204,31 @@ MUTANTS = (
     Mutant(
         "labels: a row trains before its wait has passed", "training/dataset.py",
         "done = t + model.label.wait_us <= now_us", "done = t <= now_us", ("tests/unit/training", "tests/unit/app"),
+    ),
+    Mutant(
+        "backfill: a piece that was cut off is done again over another range", "ingestion/backfill.py",
+        "target = begun or [", "target = [", BACKFILLS,
+    ),
+    Mutant(
+        "backfill: published behind what is served", "app/backfill.py",
+        "            _check_complete(parts, groups)\n", "", BACKFILLS,
+    ),
+    Mutant(
+        "backfill: what came while it ran is left out", "app/backfill.py",
+        "            _advance(parts, groups, None, None)\n            _check_complete(parts, groups)\n", "", BACKFILLS,
+    ),
+    Mutant(
+        "backfill: a dropped version is taken to be as far as stream compute", "app/backfill.py",
+        "GroupState(served[stream])", "GroupState(committed_positions(parts.features)[stream])", BACKFILLS,
+    ),
+    Mutant(
+        "kept: the version to roll back to is let go", "app/kept.py",
+        "sorted(live if former is None else live | {former})", "sorted(live)", ("tests/unit/app/test_kept.py",),
+    ),
+    Mutant(
+        "kept: a challenger's features are shown to the champion", "orchestration/retraining.py",
+        "    if view is None:\n        return fitted", "    if True:\n        return fitted",
+        ("tests/unit/app/test_kept.py",),
     ),
 )  # fmt: skip
 

@@ -27,7 +27,9 @@ from headrace.features.aggregate import (
     time_since_last,
     var,
 )
+from headrace.features.collect import first_n, histogram, last_n, top_k
 from headrace.features.column import Family
+from headrace.features.decay import decayed_count, decayed_mean, decayed_sum, ratio
 from headrace.features.entity import Entity
 from headrace.features.event import Event
 from headrace.features.expr import Expr
@@ -83,22 +85,30 @@ __all__ = [
     "approx_n_unique",
     "connect",
     "count",
+    "decayed_count",
+    "decayed_mean",
+    "decayed_sum",
     "event_time",
     "field",
     "first",
+    "first_n",
     "function",
+    "histogram",
     "key",
     "last",
+    "last_n",
     "mean",
     "most_frequent",
     "n_unique",
     "quantile",
     "rate",
+    "ratio",
     "share",
     "skewness",
     "std",
     "time_since_first",
     "time_since_last",
+    "top_k",
     "var",
 ]
 

@@ -254,7 +254,7 @@ def test_no_event_is_lost_when_fields_are_added_widened_and_renamed(
             archive(project)
             worker = project.parts.compute()
             worker.checkpoint()
-            assert worker.positions["transfer"] != [0, 0]
+            assert worker.windows.positions["transfer"] != [0, 0]
         # In the log, but not yet computed when the definitions change.
         project.publisher.publish("transfer", oracle.add(transfers(60, start=200, seed=7)))
     with open_at(tmp_path / "p", clock, after()) as project:

@@ -42,8 +42,58 @@ def test_the_archive_is_replayed_and_the_project_stays_as_it_is(tmp_path: Path) 
         assert not list(project.settings.state.glob("replay-*"))
 
 
+DERIVED = """
+class Again(Order, where=Order.amount > 0.0):
+    before = Spend.n["7d"]
+
+
+class Habit(hr.FeatureGroup, key=Again.user):
+    mean = hr.mean(Again.before, window="7d")
+    part = mean / Spend.n["7d"]
+
+
+class Seen(hr.FeatureGroup, key=Again.order_id):
+    n = hr.count()
+
+
+class Checked(Outcome, where=Seen.n > 0):
+    seen = Seen.n
+
+
+view = hr.FeatureView("order", request=Order, features=[Spend, Habit, Order.amount])
+"""
+
+
+@pytest.mark.slow
+def test_streams_that_look_something_up_are_derived_in_the_replay(tmp_path: Path) -> None:
+    folder = loop_shop(tmp_path / "shop")
+    definitions, model = (folder / "features.py").read_text().split("view = hr.FeatureView")
+    model = model.split("risk = hr.Model")[1].replace("Outcome.bad", "Checked.bad")
+    (folder / "features.py").write_text(definitions + DERIVED + "\nrisk = hr.Model" + model)
+    with hr.connect(folder) as project:
+        past = orders(1_000, now() - timedelta(days=10), step_s=1000)
+        project.publish("order", past)
+        project.publish("outcome", outcomes(past))
+        found = project.replay("risk")
+        assert found.events == 2_000
+        assert 300 < found.scored < 1_000
+        assert (found.values_differing, found.values_checked) == (0, 9 * found.scored)
+        # Orders of nothing are in no derived stream, so their truth is none.
+        worth = sum(order["amount"] > 0 for order in past[-found.scored :])
+        assert worth - 5 <= sum(month.rows for month in found.months) <= worth
+
+
 def test_what_cannot_be_replayed_is_said(tmp_path: Path) -> None:
     with hr.connect(write_shop(tmp_path / "put")) as project, pytest.raises(PlanError, match="fed by put"):
+        project.replay("risk")
+    behind = loop_shop(tmp_path / "behind")
+    text = (behind / "features.py").read_text()
+    looked_up = "class Aged(Order):\n    age = Profile.age\n\n\nclass ByAge(hr.FeatureGroup, key=Aged.user):\n"
+    looked_up += "    mean = hr.mean(Aged.age)\n\n\nview ="
+    (behind / "features.py").write_text(
+        text.replace("view =", looked_up, 1).replace("features=[Spend", "features=[ByAge, Spend")
+    )
+    with hr.connect(behind) as project, pytest.raises(PlanError, match="fed by put"):
         project.replay("risk")
     with hr.connect(loop_shop(tmp_path / "empty")) as project, pytest.raises(ConfigError, match="nothing to replay"):
         project.replay("risk")

@@ -111,8 +111,8 @@ def dense_cases(draw: st.DrawFn) -> tuple[StreamPlan, list[RawEvent], GroupPlan]
     group = draw(strategies.group_plans(stream, max_aggregates=1))
     resolution = draw(st.sampled_from((1, 1, 2)))
     specs = tuple(
-        AggregateSpec(f"f{n}", kind, source, None, window, hop, delay, dtype)
-        for n, (kind, source, dtype) in enumerate(
+        AggregateSpec(f"f{n}", kind, source, None, window, hop, delay, dtype, tuple(params))
+        for n, (kind, source, dtype, *params) in enumerate(
             (
                 ("count", None, DType.INT),
                 ("sum", 0, DType.FLOAT),
@@ -121,6 +121,7 @@ def dense_cases(draw: st.DrawFn) -> tuple[StreamPlan, list[RawEvent], GroupPlan]
                 ("min", 0, DType.FLOAT),
                 ("std", 3, DType.FLOAT),
                 ("time_since_first", None, DType.DURATION),
+                *draw(st.sampled_from(((), _KEPT))),
             )
         )
         for window, hop, delay in [draw(_EDGES)]
@@ -132,6 +133,13 @@ def dense_cases(draw: st.DrawFn) -> tuple[StreamPlan, list[RawEvent], GroupPlan]
     return stream, records, plan
 
 
+# What the lifetime needs single old rows for: the first and last ones, and one of each value.
+_KEPT = (
+    ("first_n", 3, DType.LIST_INT, ("n", 2)),
+    ("last_n", 3, DType.LIST_INT, ("n", 2)),
+    ("n_unique", 0, DType.INT, ("cap", 2)),
+    ("n_unique", 0, DType.INT),
+)
 # Far enough apart for the first ones to be folded, or dropped, before the last ones come.
 _DENSE_US = st.one_of(st.integers(0, 6), st.builds(int.__add__, st.sampled_from((14, 28, 60)), st.integers(0, 6)))
 _EDGES = st.tuples(st.sampled_from((None, None, 2, 4, 8)), st.sampled_from((1, 2)), st.sampled_from((0, 0, 1, 3)))

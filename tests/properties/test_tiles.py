@@ -225,6 +225,27 @@ def groups_of(*specs: AggregateSpec, resolution_us: int) -> GroupPlan:
     )  # fmt: skip
 
 
+def test_the_first_and_the_last_value_of_a_tile_stay_though_nulls_lie_around_them() -> None:
+    specs = [AggregateSpec(kind, kind, 0, None, 480, 96, 0, DType.FLOAT) for kind in ("first", "last", "sum")]
+    plan = groups_of(*specs, resolution_us=4)
+    entity = Entity(plan, layout_of(plan), Random(1), False)
+    amounts = [None, 1.0, *[2.0] * 20, 3.0, None]
+    for index, amount in enumerate(amounts):
+        row = dict.fromkeys(DTYPES) | {"x": amount, "user": "k"}
+        entity.events.append(Event(0, index, 1_000, (1_000, "", 0, index), row))
+    n = len(amounts)
+    nothing = np.full(n, np.nan).tobytes()
+    columns = [np.array([np.nan if a is None else a for a in amounts]).tobytes()]
+    columns += [nothing] * (entity.layout.width - 1)
+    order = np.arange(n).tobytes()
+    times = np.full(n, 1_000).tobytes()
+    delta = Delta([n], [1_000], [[n]], times, columns, order, bytes(8 * n), None)
+    merge_groups([(entity.layout, delta, [b"k"])], entity.record, HORIZON_US)
+    assert (entity.tiles, entity.words[1]) == (1, 4)
+    assert entity.read(1_010) == {"first": 1.0, "last": 3.0, "sum": 44.0}
+    entity.check(1_010)
+
+
 def test_a_value_that_no_tile_can_sum_stays_an_event() -> None:
     spec = AggregateSpec("s", "sum", 0, None, 480, 96, 0, DType.FLOAT)
     plan = groups_of(spec, resolution_us=4)

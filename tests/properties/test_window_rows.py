@@ -1,4 +1,4 @@
-"""Rates, quantiles, skewness and unique counts of the kernel are the oracle's values to the last bit."""
+"""What the kernel reads from the rows of a window, one by one, are the oracle's values to the last bit."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from headrace.aggregations import kernel as k
 from headrace.aggregations.layout import GroupLayout, Scratch, layout_of, physical_columns
+from headrace.aggregations.sketch import hash_texts
 from headrace.aggregations.window_rows import read_rows
 from headrace.core.columns import column_of
 from headrace.core.schema import DType
@@ -19,10 +20,13 @@ from headrace.core.time import US_PER_DAY, US_PER_HOUR
 from headrace.features.nodes import ColumnRef
 from headrace.features.plan import AggregateSpec, GroupPlan, InputSpec
 from headrace.testing.oracle.aggregations import Row, aggregate
+from headrace.testing.oracle.sketch import signed, xxh64
 from headrace.testing.strategies import floats, integers
 
 HOP_US = 1_000
 UNITS_US = (1, 7, US_PER_HOUR, 36_525 * US_PER_DAY)
+# From one step of weights per µs to weights that hardly fall; a century times 1,024 does not fit an int64.
+HALFLIVES_US = (1, 3, 1_000, 1_024 * 7, 36_525 * US_PER_DAY)
 SHARES = (0.0, 1e-9, 0.1, 0.25, 0.3, 0.5, 0.7, 0.95, 1.0)
 
 
@@ -31,7 +35,8 @@ def specs(dtype: DType) -> list[AggregateSpec]:
 
     def add(kind: str, gives: DType, window_us: int = 10_000, source: int | None = 0, **params: Any) -> None:
         name = f"f{len(made)}"
-        made.append(AggregateSpec(name, kind, source, None, window_us, HOP_US, 0, gives, tuple(params.items())))
+        hop_us = params.get("halflife_us", HOP_US)
+        made.append(AggregateSpec(name, kind, source, None, window_us, hop_us, 0, gives, tuple(params.items())))
 
     if dtype in (DType.INT, DType.FLOAT):
         for unit_us in UNITS_US:
@@ -42,9 +47,17 @@ def specs(dtype: DType) -> list[AggregateSpec]:
         for q in SHARES:
             add("quantile", DType.FLOAT, q=q)
         add("skewness", DType.FLOAT)
+        for halflife_us in HALFLIVES_US:
+            for kind in ("decayed_sum", "decayed_mean"):
+                add(kind, DType.FLOAT, 64 * halflife_us, halflife_us=halflife_us)
+            add("decayed_count", DType.FLOAT, 64 * halflife_us, None, halflife_us=halflife_us)
+        add("decayed_mean", DType.FLOAT, 20, halflife_us=10)
         # Beside another feature of the same lane.
         add("sum", dtype)
+    for cap in (1, 2, 5):
+        add("n_unique", DType.INT, cap=cap)
     add("n_unique", DType.INT)
+    add("approx_n_unique", DType.INT)
     return made
 
 
@@ -86,7 +99,7 @@ def same(values: Sequence[Any], dtype: DType, t_us: int) -> None:
     wanted = {}
     for spec in plan.aggregates:
         assert spec.window_us is not None
-        lo_us = (t_us - spec.window_us) // HOP_US * HOP_US
+        lo_us = (t_us - spec.window_us) // spec.hop_us * spec.hop_us
         rows = [Row(time, (value,)) for time, value in enumerate(values) if lo_us <= time < t_us]
         wanted[spec.name] = aggregate(spec, rows, t_us, lo_us, t_us)
     found, _ = read(LAYOUTS[dtype], values, dtype, t_us)
@@ -148,12 +161,13 @@ def test_long_windows(seed: int, scale: float, n: int) -> None:
 
 @pytest.mark.parametrize("dtype", [DType.FLOAT, DType.INT, DType.TIMESTAMP])
 def test_more_than_a_thousand_different_values_are_null_and_counted(dtype: DType) -> None:
-    name = next(spec.name for spec in PLANS[dtype].aggregates if spec.kind == "n_unique")
+    name = next(spec.name for spec in PLANS[dtype].aggregates if spec.kind == "n_unique" and not spec.params)
     make = float if dtype is DType.FLOAT else int
     many = [make(i % 1_000) for i in range(4_000)]
     assert read(LAYOUTS[dtype], many, dtype, 4_000)[0][name] == 1_000
     found, overflows = read(LAYOUTS[dtype], [*many, make(1_000)], dtype, 4_001)
-    assert (found[name], overflows) == (None, 1)
+    capped = sum(spec.kind == "n_unique" for spec in PLANS[dtype].aggregates)
+    assert (found[name], overflows) == (None, capped)
 
 
 def test_a_rate_divides_by_the_span_that_the_window_really_has() -> None:
@@ -161,3 +175,39 @@ def test_a_rate_divides_by_the_span_that_the_window_really_has() -> None:
     name = next(s.name for s in PLANS[DType.INT].aggregates if s.input is None and dict(s.params)["unit_us"] == 7)
     found, _ = read(LAYOUTS[DType.INT], [1, 1, 1, 1], DType.INT, 10_500)
     assert found[name] == 4 * 7 / 10_500
+
+
+@pytest.mark.parametrize("n", [1, 2, 10, 100, 1_000, 5_000, 20_000, 100_000, 1_000_000])
+def test_an_approximate_count_lies_within_four_standard_errors(n: int) -> None:
+    plan = GroupPlan(
+        "g", "0" * 16, "s", None, (), (InputSpec(ColumnRef("x", DType.INT), DType.INT),),
+        (AggregateSpec("f", "approx_n_unique", 0, None, 2**40, 1, 0, DType.INT),), (), ("f",),
+    )  # fmt: skip
+    for seed in range(3):
+        values = np.random.default_rng(seed).permutation(n) * 1_000_003 + seed
+        found, _ = read(layout_of(plan), [*values.tolist(), *values[: n // 2].tolist()], DType.INT, 2**40)
+        assert abs(found["f"] - n) <= max(4 * 1.04 / 64 * n, 0.5)
+
+
+@given(st.text(max_size=80))
+@example("")
+@example("abc")
+@example("\U0001f600" * 16)
+def test_the_hash_of_a_text_is_xxh64_of_its_utf8_bytes(text: str) -> None:
+    assert hash_texts([text, "x" + text]).tolist() == [
+        signed(xxh64(text.encode())),
+        signed(xxh64(b"x" + text.encode())),
+    ]
+
+
+def test_the_oracle_hashes_as_the_specification_says() -> None:
+    assert xxh64(b"") == 0xEF46DB3751D8E999
+    assert xxh64(b"abc") == 0x44BC2CF5AD770999
+    assert xxh64(b"Nobody inspects the spammish repetition") == 0xFBCEA83C8A378BF1
+
+
+def test_weights_halve_with_each_half_life() -> None:
+    plan = PLANS[DType.FLOAT]
+    name = next(s.name for s in plan.aggregates if s.kind == "decayed_sum" and s.params == (("halflife_us", 1_000),))
+    found, _ = read(LAYOUTS[DType.FLOAT], [8.0], DType.FLOAT, 3_000)
+    assert found[name] == 1.0

@@ -186,6 +186,10 @@ def bits(value: Any) -> Any:
     """A value such that two are equal only if they have one type and the same bits."""
     if isinstance(value, float):
         return ("float", struct.pack("<d", value))
+    if isinstance(value, list):
+        return ("list", [bits(item) for item in value])
+    if isinstance(value, dict):
+        return ("dict", [(bits(key), bits(item)) for key, item in value.items()])
     return (type(value).__name__, value)
 
 

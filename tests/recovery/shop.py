@@ -83,6 +83,9 @@ class Shop:
     def compute(self) -> ComputeWorker:
         return ComputeWorker(PROJECT, self.raw, self.features, self.folder / "compute.checkpoint")
 
+    def archive(self) -> ArchiveWorker:
+        return ArchiveWorker(PROJECT, self.raw, self.features, self.offline())
+
     def online(self) -> LmdbOnlineStore:
         return LmdbOnlineStore(self.folder / "online", sync=False)
 
@@ -164,5 +167,5 @@ def steps_of(role: str, shop: Shop, rng: random.Random) -> Callable[[], int]:
     if role == "ingest":
         ingest = OnlineIngest(PROJECT, shop.features, shop.online(), horizon_us=HORIZON_US)
         return lambda: ingest.step(rng.choice((1, 3)))
-    archive = ArchiveWorker(PROJECT, shop.raw, shop.features, shop.offline())
+    archive = shop.archive()
     return lambda: archive.step(rng.choice((1, 2, 5)))

@@ -16,6 +16,23 @@ usd_per_day: hr.Family[float] = hr.rate(Transfer.amount, per="1d", window=["1d",
 p95: hr.Family[float] = hr.quantile(Transfer.amount, 0.95, window=["1d", "7d"])
 lean: hr.Expr[float] = hr.skewness(Transfer.amount, window="7d", where=Transfer.amount > 0)
 payees: hr.Expr[int] = hr.n_unique(Transfer.receiver, window="7d")
+spread: hr.Expr[float] = hr.var(Transfer.amount, window="7d", population=True)
+shops: hr.Family[int] = hr.approx_n_unique(Transfer.merchant, window=["1d", "7d"])
+few: hr.Expr[int] = hr.n_unique(Transfer.merchant, window="7d", cap=100)
+recent: hr.Expr[float] = hr.decayed_sum(Transfer.amount, halflife="1d")
+pace: hr.Family[float] = hr.decayed_count(halflife=["1h", "1d"], where=Transfer.amount > 0)
+level: hr.Expr[float] = hr.decayed_mean(Transfer.amount, halflife="1h", window="24h")
+quotient: hr.Expr[float] = hr.ratio(Pair.n_30d, Spend.n["1h"])
+quotients: hr.Family[float] = hr.ratio(Spend.total, Spend.total)
+hours: hr.Expr[list[float]] = hr.last_n(Transfer.amount, 5, window="1h")
+firsts: hr.Family[list[str]] = hr.first_n(Transfer.channel, 2, window=["1h", "1d"])
+channels: hr.Expr[dict[str, int]] = hr.histogram(Transfer.channel, window="1d")
+favourites: hr.Expr[list[str]] = hr.top_k(Transfer.receiver, 3, window="30d", cap=5_000)
+favourite: hr.Expr[str] = hr.most_frequent(Transfer.receiver, window="30d")
+per_channel: hr.Expr[dict[str, int]] = hr.count(by=Transfer.channel, window="1d")
+spent: hr.Family[dict[str, float | None]] = hr.sum(Transfer.amount, by=Transfer.channel, window=["1d", "7d"])
+worst: hr.Expr[dict[str, float | None]] = hr.max(Transfer.amount, by=Transfer.channel, window="1d")
+means: hr.Expr[dict[str, float | None]] = hr.mean(Transfer.amount, by=Transfer.channel, window="1d")
 
 
 def use(request: Transfer, spine: Any) -> None:

@@ -10,10 +10,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from headrace.aggregations import decayed, nested
 from headrace.aggregations import kernel as k
 from headrace.aggregations import lanes as ln
 from headrace.aggregations import window_rows as wr
 from headrace.aggregations.exact import WORK_WORDS
+from headrace.aggregations.kept import KEPT_WORDS
+from headrace.aggregations.limits import DISTINCT_CAP
 from headrace.aggregations.tiles import ALWAYS, LEVEL_AGE
 from headrace.core.columns import BoolArray, IntArray
 from headrace.core.schema import DType
@@ -38,6 +41,24 @@ _CODES: dict[str, tuple[int, int]] = {
     "quantile": (wr.QUANTILE, 0),
     "skewness": (wr.SKEWNESS, 0),
     "n_unique": (wr.N_UNIQUE, 0),
+    "approx_n_unique": (wr.APPROX_N_UNIQUE, 0),
+    "most_frequent": (wr.MOST_FREQUENT, 0),
+    "decayed_sum": (decayed.DECAYED_SUM, 0),
+    "decayed_count": (decayed.DECAYED_COUNT, 0),
+    "decayed_mean": (decayed.DECAYED_MEAN, 0),
+}
+_NESTED = {
+    "first_n": nested.FIRST_N,
+    "last_n": nested.LAST_N,
+    "histogram": nested.HISTOGRAM,
+    "top_k": nested.TOP_K,
+}
+_BY = {
+    "count": nested.BY_COUNT,
+    "sum": nested.BY_SUM,
+    "mean": nested.BY_MEAN,
+    "min": nested.BY_MIN,
+    "max": nested.BY_MAX,
 }
 
 
@@ -67,6 +88,8 @@ class _Aggregate(Protocol):
     def dtype(self) -> DType: ...
     @property
     def params(self) -> tuple[tuple[str, Any], ...]: ...
+    @property
+    def by(self) -> int | None: ...
 
 
 class _Group(Protocol):
@@ -89,9 +112,12 @@ class GroupLayout:
         base_words: additive words of the lifetime in each record (0: none).
         ordered: ties of event time decide values, so records keep ids and offsets.
         lifetime: some feature has no window.
+        rows: some feature is read from the rows of its window, one by one.
+        kept: the table of `kept.keep_rows`: lifetime features that need old rows one by one.
+        texts: physical columns that hold numbers of texts (`texts.py`).
+        nested: the table of `nested.read_nested`, with `nested_names` and `nested_dtypes` beside it.
         edges: per lane 1 if some feature needs its first and last rows, with `lifetime_edges` of the lifetime.
         flagged: rows may stay in a record though a tile or the base counts them, so each has a flag.
-        rows: some feature is read by `window_rows.read_rows`.
         tile_words: words of a tile, its start apart.
         levels: int64 [levels, 3]: from which age on (µs behind the clock, the as-of horizon apart) events may be in
             tiles of which length, and in which steps that border moves; see `tiles.py`.
@@ -113,6 +139,11 @@ class GroupLayout:
     lifetime_edges: IntArray
     flagged: bool
     rows: bool
+    kept: IntArray
+    texts: tuple[int, ...]
+    nested: IntArray
+    nested_names: tuple[str, ...]
+    nested_dtypes: tuple[DType, ...]
     tile_words: int
     levels: IntArray
     fewest: int
@@ -136,6 +167,12 @@ class GroupLayout:
         return len(self.columns)
 
     @cached_property
+    def objects(self) -> tuple[str, ...]:
+        """Names of features that are no 8-byte words: lists and maps, then texts (whose slots hold their numbers)."""
+        texts = [n for n, dtype in zip(self.names, self.dtypes, strict=True) if dtype is DType.STRING]
+        return (*self.nested_names, *texts)
+
+    @cached_property
     def row_words(self) -> int:
         """Words of a row: its time, its columns, its flag, its offset and partition."""
         return 1 + self.width + self.flagged + 2 * self.ordered
@@ -157,16 +194,18 @@ def layout_of(group: _Group) -> GroupLayout:
         if spec.dtype is DType.INT:
             columns.append((index, True))
     windows = sorted({_window(a) for a in group.aggregates})
-    lane_ids: dict[tuple[int, int], int] = {}
-    for a in group.aggregates:
-        lane_ids.setdefault((-1 if a.input is None else a.input, -1 if a.where is None else a.where), len(lane_ids))
+    listed = [a for a in group.aggregates if _is_nested(a)]
+    plain = [a for a in group.aggregates if not _is_nested(a)]
+    lane_ids: dict[tuple[int, int, bool], int] = {}
+    for a in plain:
+        lane_ids.setdefault(_lane_of(group, a), len(lane_ids))
     lanes = np.full((len(lane_ids), 7), -1, np.int64)
     lifetime_edges = np.zeros(len(lane_ids), np.int64)
     base_of: dict[int, int] = {}
     lanes[:, k.LANE_OPS] = 0
     features = []
-    for a in group.aggregates:
-        lane = lane_ids[(-1 if a.input is None else a.input, -1 if a.where is None else a.where)]
+    for a in plain:
+        lane = lane_ids[_lane_of(group, a)]
         kind = ln.ROWS if a.input is None else _kind(group.inputs[a.input].dtype)
         code, ops = _CODES[a.kind]
         if a.kind == "count" and a.input is not None:
@@ -199,17 +238,21 @@ def layout_of(group: _Group) -> GroupLayout:
         for window in range(len(windows) + 1):
             pointers[lane, window] = sum((f[0], f[1]) < (lane, window) for f in features)
     reach = max((w + hop for w, hop, _ in windows if w >= 0), default=0) + max(d for _, _, d in windows)
-    whole = {_window(a) for a in group.aggregates if _CODES[a.kind][0] >= wr.RATE}
-    levels = _levels([(*window, window in whole) for window in windows], group.resolution_us)
+    whole = {_window(a) for a in group.aggregates if _is_nested(a) or _CODES[a.kind][0] >= wr.RATE}
+    texts = tuple(c for c, (index, _) in enumerate(columns) if group.inputs[index].dtype is DType.STRING)
+    kept = _kept(group, first_column)
+    # Numbers of texts change with the rows that a record holds, so no tile may have any.
+    single = bool(texts) or bool(len(kept))
+    levels = _levels([] if single else [(*window, window in whole) for window in windows], group.resolution_us)
     lifetime = any(w < 0 for w, _, _ in windows)
-    flagged = bool(edges.any()) and (lifetime or len(levels) > 0)
-    ordered = any(f[2] in (k.FIRST, k.LAST) for f in features)
+    flagged = (bool(edges.any()) or bool(len(kept))) and (lifetime or len(levels) > 0)
+    ordered = any(a.kind in _BY_ORDER for a in group.aggregates)
     row_words = 1 + len(columns) + flagged + 2 * ordered
     return GroupLayout(
         columns=tuple(columns),
         lanes=lanes,
         windows=np.array([(w, hop, delay, group.resolution_us) for w, hop, delay in windows], np.int64),
-        features=np.array([f[:5] for f in features], np.int64),
+        features=np.array([f[:5] for f in features], np.int64).reshape(-1, 5),
         pointers=pointers,
         names=tuple(f[5] for f in features),
         dtypes=tuple(f[6] for f in features),
@@ -220,11 +263,68 @@ def layout_of(group: _Group) -> GroupLayout:
         edges=edges,
         lifetime_edges=lifetime_edges,
         flagged=flagged,
-        rows=any(f[2] >= wr.RATE for f in features),
+        rows=bool(listed) or any(f[2] >= wr.RATE for f in features),
+        kept=kept,
+        texts=texts,
+        nested=_nested(group, listed, first_column, windows),
+        nested_names=tuple(a.name for a in listed),
+        nested_dtypes=tuple(a.dtype for a in listed),
         tile_words=tile_words,
         levels=levels,
         fewest=_fewest(row_words, 1 + tile_words, int(edges.sum())),
     )
+
+
+def _lane_of(group: _Group, spec: _Aggregate) -> tuple[int, int, bool]:
+    """What shares a lane: an input under a condition; of texts, the lifetime has its own.
+
+    Numbers of texts change with the rows that a record holds, so no state of older rows may have any.
+    """
+    source = -1 if spec.input is None else spec.input
+    texts = source >= 0 and group.inputs[source].dtype is DType.STRING
+    return source, -1 if spec.where is None else spec.where, texts and spec.window_us is None
+
+
+def _is_nested(spec: _Aggregate) -> bool:
+    return spec.kind in _NESTED or spec.by is not None
+
+
+def _nested(
+    group: _Group, specs: list[_Aggregate], first_column: list[int], windows: list[tuple[int, int, int]]
+) -> IntArray:
+    """The table of lists and maps; its columns are those that `nested.py` names."""
+    table = []
+    for a in specs:
+        params = dict(a.params)
+        code = _NESTED[a.kind] if a.by is None else _BY[a.kind]
+        size = int(params.get("n", params.get("k", 0)))
+        row = [code, windows.index(_window(a)), size, int(params.get("cap", DISTINCT_CAP))]
+        row += _read(group, a.input, first_column)
+        row.append(-1 if a.where is None else first_column[a.where])
+        row += _read(group, a.by, first_column)
+        table.append(row)
+    return np.array(table, np.int64).reshape(-1, nested.NESTED_WORDS)
+
+
+def _kept(group: _Group, first_column: list[int]) -> IntArray:
+    """The table of lifetime features that need old rows one by one; its columns are those that `kept.py` names."""
+    table = []
+    for a in group.aggregates:
+        if a.window_us is None and a.kind in _KEEPS:
+            params = dict(a.params)
+            # One value more than are counted tells that there are too many.
+            size = int(params.get("cap", DISTINCT_CAP)) + 1 if a.kind == "n_unique" else int(params["n"])
+            where = -1 if a.where is None else first_column[a.where]
+            table.append([_NESTED.get(a.kind, wr.N_UNIQUE), size, *_read(group, a.input, first_column), where])
+    return np.array(table, np.int64).reshape(-1, KEPT_WORDS)
+
+
+def _read(group: _Group, source: int | None, first_column: list[int]) -> tuple[int, int, int]:
+    """How an input is read: its kind, its column, and the column of its validity (-1: none)."""
+    if source is None:
+        return ln.ROWS, 0, -1
+    kind, column = _kind(group.inputs[source].dtype), first_column[source]
+    return kind, column, column + 1 if kind == ln.NULLABLE_INT else -1
 
 
 def _fewest(row_words: int, tile_words: int, edge_lanes: int) -> int:
@@ -248,6 +348,8 @@ def _levels(windows: list[tuple[int, int, int, bool]], resolution_us: int) -> In
         for length, hop, delay, whole in windows
         if length >= 0
     )
+    if not windows:
+        return np.zeros((0, 3), np.int64)
     newest = max(delay for _, _, delay, _ in windows) + resolution_us
     hops = [hop for _, hop in finite]
     # Near the newest event both edges of windows fall, further back those lower edges that reach there.
@@ -262,7 +364,11 @@ def _levels(windows: list[tuple[int, int, int, bool]], resolution_us: int) -> In
     return np.array(levels, np.int64).reshape(-1, 3)
 
 
-_VALUES = (k.MIN, k.MAX, k.FIRST, k.LAST)
+_VALUES = (k.MIN, k.MAX, k.FIRST, k.LAST, wr.MOST_FREQUENT)
+_KEEPS = ("first_n", "last_n", "n_unique")
+"""Aggregations that are read from single rows over the lifetime too: they need a bounded number of old ones."""
+_BY_ORDER = ("first", "last", "first_n", "last_n")
+"""Aggregations whose value is decided by ties of event time."""
 
 
 def _window(spec: _Aggregate) -> tuple[int, int, int]:
@@ -271,13 +377,17 @@ def _window(spec: _Aggregate) -> tuple[int, int, int]:
 
 
 def _param(spec: _Aggregate) -> int:
-    """The feature's number for the kernel: degrees of freedom, a unit in µs, or a share in QUANTILE_STEPS."""
+    """The feature's number for the kernel: degrees of freedom, a cap, µs of a unit or half-life, or QUANTILE_STEPS."""
     params = dict(spec.params)
     if spec.kind == "rate":
         return int(params["unit_us"])
     if spec.kind == "quantile":
         # The decimal as it was written, not the float64 nearest to it.
         return int(Decimal(str(params["q"])) * wr.QUANTILE_STEPS)
+    if spec.kind in ("n_unique", "most_frequent"):
+        return int(params.get("cap", DISTINCT_CAP))
+    if "halflife_us" in params:
+        return int(params["halflife_us"])
     return int(params.get("ddof", 1))
 
 

@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from headrace.aggregations.kept import keep_rows
 from headrace.aggregations.lanes import LANE_WORDS
 from headrace.aggregations.layout import GroupLayout
 from headrace.aggregations.tiles import cut_of, fold_rows, fold_tiles, keep_edges, tile_rows
@@ -198,6 +199,10 @@ def _fold(
         n = rows.shape[1]
         words = np.ascontiguousarray(rows).reshape(-1)
         keep_edges(words, words.view(np.float64), n, n, 0, n, layout.lanes, layout.lifetime_edges, keep)
+    if len(layout.kept):
+        n = rows.shape[1]
+        words = np.concatenate([rows.reshape(-1), np.zeros(1, np.int64)])
+        keep_rows(words, words.view(np.float64), n, n, n, layout.kept, keep)
 
 
 def _padded(tail: bytes) -> bytes:

@@ -17,6 +17,7 @@ from numba import njit
 
 from headrace.aggregations.layout import GroupLayout
 from headrace.aggregations.records import FORMAT, EntityDelta, append_ids, merge
+from headrace.aggregations.texts import TextMerge
 from headrace.aggregations.tiles import to_tile
 from headrace.core.time import NULL_US
 
@@ -50,6 +51,8 @@ class Events(Protocol):
     def partitions(self) -> bytes: ...
     @property
     def ids(self) -> list[Any] | None: ...
+    @property
+    def texts(self) -> Sequence[str]: ...
 
 
 def merge_groups(
@@ -60,6 +63,24 @@ def merge_groups(
     Every key must be in `records` (None: there is no record yet) and may occur once. Events that a record already
     reflects change nothing.
     """
+    texts: list[tuple[TextMerge, Sequence[bytes]]] = []
+    plain_groups: list[tuple[GroupLayout, Events, Sequence[bytes]]] = []
+    for layout, events, keys in groups:
+        if layout.texts:
+            merge_of = TextMerge(layout, events.columns, events.texts, [records[key] for key in keys])
+            texts.append((merge_of, keys))
+            records.update(zip(keys, merge_of.plain, strict=True))
+            events = _Numbered(events, merge_of.columns)
+        plain_groups.append((layout, events, keys))
+    _merge_plain(plain_groups, records, horizon_us)
+    for merge_of, keys in texts:
+        records.update(zip(keys, merge_of.merged([records[key] for key in keys]), strict=True))
+
+
+def _merge_plain(
+    groups: Sequence[tuple[GroupLayout, Events, Sequence[bytes]]], records: dict[bytes, bytes | None], horizon_us: int
+) -> None:
+    """`merge_groups`, of records without texts or with words of one dictionary."""
     parts: list[bytes] = []
     about: list[int] = []
     at = room = entities = 0
@@ -107,6 +128,20 @@ def merge_groups(
                 delta = _delta_of(events, index, first, count)
                 records[key] = merge(layout, records[key], delta, horizon_us)
             first += count
+
+
+class _Numbered:
+    """Events whose texts are words of the dictionary that a merge has in common."""
+
+    def __init__(self, events: Events, columns: list[bytes]) -> None:
+        self.counts, self.clocks, self.positions, self.times = (
+            events.counts,
+            events.clocks,
+            events.positions,
+            events.times,
+        )
+        self.columns, self.texts = columns, ()
+        self.offsets, self.partitions, self.ids = events.offsets, events.partitions, events.ids
 
 
 def _delta_of(events: Events, index: int, first: int, count: int) -> EntityDelta:

@@ -1,6 +1,7 @@
-"""Integers of any length, for the third moment: arrays of 30-bit digits, least first, without leading zeros.
+"""Integers of any length, for third moments and weighted sums: arrays of 30-bit digits, least first.
 
-A digit's product with another stays below 2^60, so sums of products fit int64. Zero is the empty array.
+There are no leading zeros, and zero is the empty array. A digit's product with another stays below 2^60, so sums of
+products fit int64.
 """
 
 from __future__ import annotations
@@ -95,8 +96,8 @@ def _shifted(a, by, room):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def root_of_ratio(a, b):  # type: ignore[no-untyped-def]
-    """sqrt(RN(a / b)), b positive: the quotient is rounded once to float64, and its root once more."""
+def rounded_ratio(a, b, exponent):  # type: ignore[no-untyped-def]
+    """RN(a / b · 2^exponent), b positive; inf if that is too large for a float64."""
     if len(a) == 0:
         return 0.0
     length_a, length_b = _length(a), _length(b)
@@ -127,4 +128,10 @@ def root_of_ratio(a, b):  # type: ignore[no-untyped-def]
     for k in range(room):
         sticky = sticky or rest[k] != 0
     digits = np.array([quotient & DIGIT, quotient >> 32], np.int64)
-    return math.sqrt(round_digits(digits, 2, length_a - length_b - _QUOTIENT_BITS + 1, sticky))
+    return round_digits(digits, 2, length_a - length_b - _QUOTIENT_BITS + 1 + exponent, sticky)
+
+
+@njit(cache=True)
+def root_of_ratio(a, b):  # type: ignore[no-untyped-def]
+    """sqrt(RN(a / b)), b positive: the quotient is rounded once to float64, and its root once more."""
+    return math.sqrt(rounded_ratio(a, b, 0))

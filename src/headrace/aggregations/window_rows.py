@@ -12,8 +12,12 @@ import math
 import numpy as np
 from numba import njit
 
+from headrace.aggregations.counted import counts, parts
+from headrace.aggregations.decayed import DECAYED_SUM, decayed
 from headrace.aggregations.exact import DIGIT, GUARD, SUM_WORDS, normalise, round_digits, take_magnitude
+from headrace.aggregations.frequent import most_frequent
 from headrace.aggregations.kernel import (
+    FEATURE_BOOL,
     FEATURE_CODE,
     FEATURE_LANE,
     FEATURE_PARAM,
@@ -22,6 +26,8 @@ from headrace.aggregations.kernel import (
     LANE_KIND,
     LANE_VALIDITY,
     LANE_WHERE,
+    LIFETIME,
+    WINDOW_LENGTH,
     first_at_or_after,
     window_edges,
 )
@@ -37,17 +43,15 @@ from headrace.aggregations.lanes import (
     SUMS,
     add_row,
     clear,
-    present,
 )
+from headrace.aggregations.sketch import estimate
 from headrace.aggregations.wide import combine, multiply, root_of_ratio, signed_digits
 
 # Their codes go on after the kernel's own.
-RATE, QUANTILE, SKEWNESS, N_UNIQUE = range(15, 19)
+RATE, QUANTILE, SKEWNESS, N_UNIQUE, APPROX_N_UNIQUE = range(15, 20)
+MOST_FREQUENT = 23
 QUANTILE_STEPS = 1_000_000_000
 """A quantile is a whole number of these parts, so that its rank is exact."""
-DISTINCT_CAP = 1_000
-"""More different values than this are not counted (design 4.11)."""
-_SLOTS = 2_048
 _EXACT = 1 << 53
 _LOW30 = (1 << 30) - 1
 
@@ -118,16 +122,6 @@ def _scaled(lane, unit, span, work):  # type: ignore[no-untyped-def]
     return -value if negative and value != 0.0 else value
 
 
-@njit(cache=True, inline="always")
-def _counts(i8, f8, kind, column, validity, where, offsets, partitions, limits, i):  # type: ignore[no-untyped-def]
-    """True if row i is known, meets the condition and has a value."""
-    if offsets >= 0 and i8[offsets + i] >= limits[i8[partitions + i]]:
-        return False
-    if where >= 0 and f8[where + i] != 1.0:
-        return False
-    return kind == ROWS or present(i8, f8, kind, column + i, validity + i)
-
-
 @njit(cache=True)
 def rate(  # type: ignore[no-untyped-def]
     i8, f8, kind, column, validity, where, offsets, partitions, limits, start, stop, unit, span, lane, work
@@ -135,7 +129,7 @@ def rate(  # type: ignore[no-untyped-def]
     """Rows, or the sum of a column, times `unit / span`, rounded once; 0.0 without rows, NaN without values."""
     clear(lane, SUMS)
     for i in range(start, stop):
-        if _counts(i8, f8, kind, column, validity, where, offsets, partitions, limits, i):
+        if counts(i8, f8, kind, column, validity, where, offsets, partitions, limits, i):
             if kind == ROWS:
                 lane[AT_INT_LOW] += 1
             else:
@@ -197,7 +191,7 @@ def quantile(  # type: ignore[no-untyped-def]
     offset = 1 << 18
     upper = np.zeros(1_024, np.int64)
     for i in range(start, stop):
-        if _counts(i8, f8, kind, column, validity, where, offsets, partitions, limits, i):
+        if counts(i8, f8, kind, column, validity, where, offsets, partitions, limits, i):
             upper[(_bucket(i8, kind, column + i) + offset) >> 9] += 1
             count += 1
     if count == 0:
@@ -209,7 +203,7 @@ def quantile(  # type: ignore[no-untyped-def]
         half += 1
     lower = np.zeros(512, np.int64)
     for i in range(start, stop):
-        if _counts(i8, f8, kind, column, validity, where, offsets, partitions, limits, i):
+        if counts(i8, f8, kind, column, validity, where, offsets, partitions, limits, i):
             number = _bucket(i8, kind, column + i) + offset
             if number >> 9 == half:
                 lower[number & 511] += 1
@@ -222,42 +216,32 @@ def quantile(  # type: ignore[no-untyped-def]
 
 @njit(cache=True)
 def n_unique(  # type: ignore[no-untyped-def]
-    i8, f8, kind, column, validity, where, offsets, partitions, limits, start, stop
+    i8, f8, kind, column, validity, where, offsets, partitions, limits, start, stop, cap
 ):
-    """Number of different values; -1 if there are more than DISTINCT_CAP."""
-    seen = np.empty(_SLOTS, np.int64)
-    used = np.zeros(_SLOTS, np.bool_)
+    """Number of different values; -1 if there are more than `cap`."""
+    slots = 64
+    while slots < 2 * min(cap, stop - start) + 2:
+        slots *= 2
+    seen = np.empty(slots, np.int64)
+    used = np.zeros(slots, np.bool_)
     found = 0
     for i in range(start, stop):
-        if not _counts(i8, f8, kind, column, validity, where, offsets, partitions, limits, i):
+        if not counts(i8, f8, kind, column, validity, where, offsets, partitions, limits, i):
             continue
         # −0.0 is 0.0; other equal floats have equal bits.
         word = np.int64(0) if kind == FLOAT and f8[column + i] == 0.0 else i8[column + i]
         # Fibonacci hashing, on the two halves so that close values and whole floats both spread.
-        place = (((word ^ (word >> 32)) & DIGIT) * 2_654_435_769 >> 21) & (_SLOTS - 1)
+        mixed = ((word ^ (word >> 32)) & DIGIT) * 2_654_435_769
+        place = (mixed ^ (mixed >> 21)) & (slots - 1)
         while used[place] and seen[place] != word:
-            place = (place + 1) & (_SLOTS - 1)
+            place = (place + 1) & (slots - 1)
         if not used[place]:
-            if found == DISTINCT_CAP:
+            if found == cap:
                 return -1
             used[place] = True
             seen[place] = word
             found += 1
     return found
-
-
-@njit(cache=True)
-def _parts(i8, kind, at):  # type: ignore[no-untyped-def]
-    """A value as (integer, exponent of 2)."""
-    if kind != FLOAT:
-        return i8[at], 0
-    bits = i8[at]
-    exponent = (bits >> 52) & 0x7FF
-    mantissa = bits & 0xFFFFFFFFFFFFF
-    if exponent > 0:
-        mantissa |= 1 << 52
-        exponent -= 1
-    return (-mantissa if bits < 0 else mantissa), exponent
 
 
 @njit(cache=True)
@@ -271,9 +255,9 @@ def skewness(  # type: ignore[no-untyped-def]
     """
     least, greatest, count = 4_096, -1, np.int64(0)
     for i in range(start, stop):
-        if _counts(i8, f8, kind, column, validity, where, offsets, partitions, limits, i):
+        if counts(i8, f8, kind, column, validity, where, offsets, partitions, limits, i):
             count += 1
-            mantissa, exponent = _parts(i8, kind, column + i)
+            mantissa, exponent = parts(i8, kind, column + i)
             if mantissa != 0:
                 least = min(least, exponent)
                 greatest = max(greatest, exponent)
@@ -285,9 +269,9 @@ def skewness(  # type: ignore[no-untyped-def]
     second = np.zeros(2 * length + 9, np.int64)
     third = np.zeros(3 * length + 12, np.int64)
     for i in range(start, stop):
-        if not _counts(i8, f8, kind, column, validity, where, offsets, partitions, limits, i):
+        if not counts(i8, f8, kind, column, validity, where, offsets, partitions, limits, i):
             continue
-        mantissa, exponent = _parts(i8, kind, column + i)
+        mantissa, exponent = parts(i8, kind, column + i)
         if mantissa == 0:
             continue
         at, shift = (exponent - least) // 30, (exponent - least) % 30
@@ -358,12 +342,32 @@ def read_rows(  # type: ignore[no-untyped-def]
         validity = columns + lanes[index, LANE_VALIDITY] * stride if kind == NULLABLE_INT else -1
         lo, hi = window_edges(windows, w, t)
         stop = first_at_or_after(i8, times, 0, n, hi)
-        start = first_at_or_after(i8, times, 0, stop, lo)
+        start = np.int64(0)
+        if windows[w, WINDOW_LENGTH] != LIFETIME:
+            start = first_at_or_after(i8, times, 0, stop, lo)
         if code == N_UNIQUE:
-            found = n_unique(i8, f8, kind, column, validity, where, offsets, partitions, limits, start, stop)
+            cap = features[f, FEATURE_PARAM]
+            found = n_unique(i8, f8, kind, column, validity, where, offsets, partitions, limits, start, stop, cap)
             valid[target] = found >= 0
             out[target] = max(found, 0)
             tally[0] += found < 0
+            continue
+        if code == MOST_FREQUENT:
+            cap = features[f, FEATURE_PARAM]
+            word, state = most_frequent(
+                i8, f8, kind, column, validity, where, offsets, partitions, limits, start, stop, cap
+            )  # fmt: skip
+            valid[target] = state > 0
+            out[target] = word
+            if features[f, FEATURE_BOOL] and state > 0:
+                out[target] = np.int64(1 if out_f8[target] == 1.0 else 0)
+            tally[0] += state < 0
+            continue
+        if code == APPROX_N_UNIQUE:
+            valid[target] = True
+            out[target] = estimate(
+                i8, f8, kind, column, validity, where, offsets, partitions, limits, start, stop
+            )  # fmt: skip
             continue
         if code == RATE:
             unit = features[f, FEATURE_PARAM]
@@ -374,6 +378,11 @@ def read_rows(  # type: ignore[no-untyped-def]
         elif code == QUANTILE:
             part = features[f, FEATURE_PARAM]
             value = quantile(i8, f8, kind, column, validity, where, offsets, partitions, limits, start, stop, part)
+        elif code >= DECAYED_SUM:
+            value = decayed(
+                i8, f8, times, kind, column, validity, where, offsets, partitions, limits, start, stop, hi,
+                features[f, FEATURE_PARAM], code,
+            )  # fmt: skip
         else:
             value = skewness(i8, f8, kind, column, validity, where, offsets, partitions, limits, start, stop)
         tally[0] += math.isinf(value)

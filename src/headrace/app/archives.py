@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
+
 from headrace.retrieval.past import WRITER
-from headrace.retrieval.predictions import TIME, read_predictions
+from headrace.retrieval.predictions import TIME, read_predictions_of
 from headrace.retrieval.stored import beside_ints
 
 if TYPE_CHECKING:
@@ -34,13 +36,15 @@ class PredictionArchive:
         """Archive the next predictions of each model; returns how many there were."""
         done = 0
         for name, start in self._at.items():
-            view = self._parts.plan.views[self._parts.plan.models[name].view]
-            batch, end = read_predictions(self._parts.internal, name, view, start, _AT_ONCE)
-            if len(batch):
+            views = self._parts.plan.views_of(name)
+            batches, end = read_predictions_of(self._parts.internal, name, views, start, _AT_ONCE)
+            pieces = [batch.to_arrow() for batch in batches if len(batch)]
+            done += sum(map(len, batches))
+            if pieces:
                 table, offline = predictions_table(name), self._parts.offline
-                rows = beside_ints(batch.to_arrow(), offline.columns(table))
+                held = offline.columns(table)
+                rows = pa.concat_tables([beside_ints(piece, held) for piece in pieces], promote_options="permissive")
                 offline.append(table, rows, time_column=TIME, writer=WRITER, number=end)
             self._at[name] = end
-            done += len(batch)
         self.archived += done
         return done

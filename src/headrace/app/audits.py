@@ -49,7 +49,10 @@ def audit_prediction(parts: Parts, id: str) -> PredictionAudit:
 
     known = TOPIC in parts.internal.topics()
     tail = parts.internal.end(TOPIC, 0) if known else 0
-    block = find_prediction(parts.internal, id, parts.plan.views, tail=max(tail, 1))
+    # Predictions of a kept view are found by a second look: the log names a view by name and version.
+    kept = [{view.name: view} for view in parts.plan.kept_views.values()]
+    found_in = ({**parts.plan.views}, *kept)
+    block = next((b for v in found_in if (b := find_prediction(parts.internal, id, v, tail=max(tail, 1)))), None)
     if block is None:
         raise NotFound(
             f'there is no prediction "{id}" among the {tail:,} in the log, or its view has changed since; '
@@ -60,8 +63,9 @@ def audit_prediction(parts: Parts, id: str) -> PredictionAudit:
         name: np.broadcast_to(np.array(ends, np.int64), (n, len(ends))) for name, ends in position.streams.items()
     }
     # A prediction made before anything was ingested names no position: it saw nothing of any stream.
-    streams |= {g.stream: np.zeros((n, 1), np.int64) for g in parts.plan.groups.values() if g.stream not in streams}
+    streams |= {g.stream: np.zeros((n, 1), np.int64) for g in parts.plan.computed_groups if g.stream not in streams}
     served = ServedAt(streams, np.full(n, position.tables, np.int64))
-    again = HistoryReader(parts.plan.views[block.view], parts.plan, parts.past).read(block.request, served)
+    view = next(v[block.view] for v in found_in if block.view in v and v[block.view].version == block.view_version)
+    again = HistoryReader(view, parts.plan, parts.past).read(block.request, served)
     found = compare([id], block.features, again)
     return PredictionAudit(id, block.model, block.champion, float(block.values[0]), int(block.t_us[0]), found)

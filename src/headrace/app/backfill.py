@@ -1,109 +1,237 @@
-"""State of new and changed groups, computed from the events that the log holds already.
+"""Backfill: the state of new and edited groups, prepared beside what is served and published as a whole.
 
-The verdicts of the past are given again, as they were, by judging every event from the beginning; the deltas of the
-missing events are appended to the feature log as commits that read nothing: their positions are where stream compute
-stands, so the worker goes on from there with the new groups complete.
+`prepare` is the long part: it needs no lock of a layer, reads are answered by the former versions while it runs, and
+killed it goes on where it was. `publish` is short: with compute and ingestion at rest it adds what came meanwhile,
+makes sure that the new versions have come as far as what is served, and only then lets the definitions change.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from headrace.app.locks import FolderLock
-from headrace.core.events import EventBlock, concat_blocks, decode_block
+from headrace.core.errors import StoreError
+from headrace.core.positions import decode_position
 
 if TYPE_CHECKING:
     from headrace.app.wiring import Parts
-    from headrace.engines.stream.engine import RawChunk, StreamEngine
-    from headrace.features.plan import GroupPlan, ProjectPlan
+    from headrace.features.plan import GroupPlan
+    from headrace.ingestion.backfill import GroupState
+    from headrace.stores.online.base import OnlineStore
 
-_AT_ONCE = 200_000
-_STOPPED = "computed until "
+Progress = Callable[[int, int], None]
+_PUBLISHED = "backfilled "
+_RATE = "backfill.events_per_s"
 
 
-def backfill_groups(parts: Parts, names: Sequence[str], dropped: Sequence[str] = ()) -> int:
-    """Compute groups from the log up to where stream compute stands; returns how many events were read.
+@dataclass(frozen=True, slots=True)
+class BackfillReport:
+    """What a backfill did.
 
-    `dropped` are versions of groups that are no longer computed from here on. The caller makes sure that nothing reads
-    the groups before this returns. Raises Busy if a worker runs.
+    Attributes:
+        names: groups (or the table) that it was asked for, or found to be due.
+        events: events read, each once for all groups of its stream; rows written, of a table.
+        seconds: how long that took.
+        positions: by stream, the offsets per partition up to which the groups are computed.
+        due: groups that are complete but not served yet: `apply` publishes them.
+    """
+
+    names: tuple[str, ...]
+    events: int
+    seconds: float
+    positions: dict[str, list[int]] = field(default_factory=dict)
+    due: tuple[str, ...] = ()
+
+    @property
+    def events_per_s(self) -> float:
+        """Events read per second; 0.0 if nothing was to be read."""
+        return self.events / self.seconds if self.events and self.seconds else 0.0
+
+    def __str__(self) -> str:
+        if not self.names:
+            return "no group has to be computed"
+        rate = f" in {self.seconds:.1f} s ({self.events_per_s:,.0f}/s)" if self.events else ""
+        lines = [f"{', '.join(self.names)}: {self.events:,} events read{rate}"]
+        if self.due:
+            lines.append("complete; publish with: headrace apply")
+        return "\n".join(lines)
+
+
+def prepare(
+    parts: Parts, names: Sequence[str], *, since_us: int | None = None, progress: Progress | None = None
+) -> BackfillReport:
+    """Compute groups up to where stream compute stands; what comes meanwhile is caught up with in turn.
+
+    The groups' versions must not be computed by the live stream. Raises Busy if another backfill runs, and PlanError if
+    `since_us` would leave out events that count.
+    """
+    began, read = time.monotonic(), 0
+    with FolderLock(parts.settings.state, "backfill"):
+        while True:
+            more = _advance(parts, [parts.plan.groups[name] for name in names], since_us, progress)
+            read += more
+            if more < _small():
+                break
+    seconds = time.monotonic() - began
+    if read >= _small():
+        parts.catalog.set_setting(_RATE, read / seconds)
+    return BackfillReport(tuple(names), read, seconds, _positions(parts, names))
+
+
+def publish(parts: Parts, names: Sequence[str], dropped: Mapping[str, str], change: Callable[[], object]) -> None:
+    """Complete the groups, note where versions that are `dropped` stand (each with its topic), and `change` the
+    definitions; all while nothing runs. The plan of `parts` holds all that is computed afterwards.
+
+    Raises Busy if compute or ingestion runs, StoreError if a group would be published behind what is served.
     """
     from headrace.engines.stream.worker import committed_positions
+    from headrace.ingestion.backfill import GroupState, write_state
 
-    with FolderLock(parts.settings.state, "compute"), FolderLock(parts.settings.state, "ingest"):
-        positions = committed_positions(parts.features)
-        for version in dropped:
-            parts.catalog.set_setting(_STOPPED + version, positions)
+    state = parts.settings.state
+    with FolderLock(state, "compute"), FolderLock(state, "ingest"):
+        served = decode_position(parts.online.position()).streams
+        for version, stream in dropped.items():
+            if stream in served:
+                # What the store does not reflect yet is computed again if the version comes back.
+                write_state(parts.online, version, GroupState(served[stream]))
         groups = [parts.plan.groups[name] for name in names]
-        read = 0
-        for stream in dict.fromkeys(group.stream for group in groups):
-            ends = positions.get(stream, [])
-            if any(ends):
-                mine = [group for group in groups if group.stream == stream]
-                read += sum(_backfill(parts, stream, group, ends, positions) for group in mine)
-        if read:
+        if groups and committed_positions(parts.features):
             ingest = parts.ingest()
             while ingest.step():
                 pass
-        return read
+            _advance(parts, groups, None, None)
+            _check_complete(parts, groups)
+        change()
+        for group in groups:
+            found = _state(parts, group)
+            if found is not None:
+                parts.catalog.set_setting(_PUBLISHED + group.version, found.at)
 
 
-def _backfill(parts: Parts, stream: str, group: GroupPlan, ends: list[int], positions: dict[str, list[int]]) -> int:
-    from headrace.engines.stream.commits import WINDOWS, encode_commit
-    from headrace.engines.stream.engine import StreamEngine
-    from headrace.eventlog.base import Append
+def derive_streams(parts: Parts) -> int:
+    """Bring new and changed derived streams, and the groups over them, up to the log; returns the steps that it took.
 
-    plan: ProjectPlan = replace(parts.plan, groups={group.name: group})
-    engine = StreamEngine(plan)
-    # A group that was computed before, then dropped, lacks only what came since.
-    begin = parts.catalog.setting(_STOPPED + group.version, {}).get(stream, [0] * len(ends))
-    _judge(parts, engine, stream, begin)
-    at = list(begin)
+    What is waiting of raw streams is computed, too. Raises Busy if a worker runs.
+    """
+    steps = 0
+    with FolderLock(parts.settings.state, "compute"), FolderLock(parts.settings.state, "ingest"):
+        computing = parts.compute()
+        while computing.step():
+            steps += 1
+        if steps:
+            ingest = parts.ingest()
+            while ingest.step():
+                pass
+    return steps
+
+
+def fill_lookups(parts: Parts, store: OnlineStore) -> None:
+    """Bring to the state of look-ups what was backfilled of its groups: the feature log begins behind that."""
+    from headrace.derivation.worker import looked_up
+    from headrace.ingestion.backfill import GroupBackfill, read_state
+
+    for group in looked_up(parts.plan).groups.values():
+        published = parts.catalog.setting(_PUBLISHED + group.version)
+        found = read_state(store, group.version)
+        at = [0] * len(published or ()) if found is None else found.at
+        if published is not None and any(a < b for a, b in zip(at, published, strict=True)):
+            job = GroupBackfill(
+                parts.plan, [group], parts.raw, parts.features, parts.offline, store,
+                horizon_us=parts.horizon_us, clock_us=None,
+            )  # fmt: skip
+            job.advance(at, published)
+
+
+def measured_rate(parts: Parts) -> float | None:
+    """Events per second of the last backfill in this project; None if none was long enough to tell."""
+    found = parts.catalog.setting(_RATE)
+    return None if found is None else float(found)
+
+
+def events_to_read(parts: Parts, names: Iterable[str]) -> int:
+    """How many events a backfill of these groups would read at most; each once for all groups of its stream."""
+    from headrace.engines.stream.worker import committed_positions
+
+    ends = committed_positions(parts.features)
+    left: dict[str, int] = {}
+    for name in names:
+        group = parts.plan.groups[name]
+        found, end = _state(parts, group), ends.get(group.stream, [])
+        done = 0 if found is None else sum(found.at)
+        left[group.stream] = max(left.get(group.stream, 0), sum(end) - done)
+    return sum(left.values())
+
+
+def lost_groups(parts: Parts) -> list[str]:
+    """Groups that are served but whose backfilled state is not in the online store: it was lost, or never finished."""
+    found = []
+    for group in parts.plan.groups.values():
+        published = parts.catalog.setting(_PUBLISHED + group.version)
+        if published is not None:
+            state = _state(parts, group)
+            if state is None or state.target or any(a < b for a, b in zip(state.at, published, strict=True)):
+                found.append(group.name)
+    return found
+
+
+def _small() -> int:
+    from headrace.ingestion.backfill import PIECE
+
+    return PIECE // 10
+
+
+def _state(parts: Parts, group: GroupPlan) -> GroupState | None:
+    from headrace.ingestion.backfill import read_state
+
+    return read_state(parts.online, group.version)
+
+
+def _positions(parts: Parts, names: Iterable[str]) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for name in names:
+        group = parts.plan.groups[name]
+        state = _state(parts, group)
+        if state is not None:
+            found[group.stream] = state.at
+    return found
+
+
+def _advance(parts: Parts, groups: Sequence[GroupPlan], since_us: int | None, progress: Progress | None) -> int:
+    """One pass up to where stream compute stands now; returns how many events were read."""
+    from headrace.engines.stream.worker import committed_positions
+    from headrace.ingestion.backfill import GroupBackfill
+
+    ends = committed_positions(parts.features)
+    clocks = decode_position(parts.online.position()).clock_us
+    # Groups of one stream that are equally far are computed together; each event is read once for all of them.
+    together: dict[tuple[str, tuple[int, ...], tuple[int, ...]], dict[str, GroupPlan]] = {}
+    for group in groups:
+        if any(ends.get(group.stream, [])):
+            found = _state(parts, group)
+            at = [0] * len(ends[group.stream]) if found is None else found.at
+            target = () if found is None else tuple(found.target or ())
+            if any(a < b for a, b in zip(at, ends[group.stream], strict=True)):
+                together.setdefault((group.stream, tuple(at), target), {})[group.version] = group
     read = 0
-    while any(a < end for a, end in zip(at, ends, strict=True)):
-        chunks = [
-            chunk_of(parts, stream, p, a, min(end, a + _AT_ONCE))
-            for p, (a, end) in enumerate(zip(at, ends, strict=True))
-            if a < end
-        ]
-        output = engine.process({stream: chunks}, {**positions, stream: at})
-        at = output.commit.positions[stream]
-        read += sum(chunk.block.n for chunk in chunks)
-        commit = output.commit
-        commit.positions, commit.streams = positions, {}
-        parts.features.append([Append(WINDOWS, 0, encode_commit(commit))])
+    for (stream, begin, _), chosen in together.items():
+        job = GroupBackfill(
+            parts.plan, list(chosen.values()), parts.raw, parts.features, parts.offline, parts.online,
+            horizon_us=parts.horizon_us, clock_us=clocks.get(stream), since_us=since_us,
+        )  # fmt: skip
+        job.advance(begin, ends[stream], progress)
+        read += job.read
     return read
 
 
-def _judge(parts: Parts, engine: StreamEngine, stream: str, ends: list[int]) -> None:
-    states = engine.state(stream, len(ends))
-    for partition, end in enumerate(ends):
-        at = 0
-        while at < end:
-            chunk = chunk_of(parts, stream, partition, at, min(end, at + _AT_ONCE))
-            states[partition].judge(parts.plan.streams[stream], chunk.block, chunk.arrivals)
-            at += chunk.block.n
-
-
-def chunk_of(parts: Parts, stream: str, partition: int, begin: int, end: int) -> RawChunk:
-    """The events `begin` to `end` (exclusive) of one partition, as the stream engine takes them."""
-    from headrace.engines.stream.engine import RawChunk
-
-    blocks: list[EventBlock] = []
-    arrivals: list[int] = []
-    counts: list[int] = []
-    at = begin
-    while at < end:
-        for batch in parts.raw.read(stream, partition, at, end - at):
-            start, stop = max(at - batch.base, 0), min(batch.count, end - batch.base)
-            if stop <= start:
-                break
-            block = decode_block(batch.payload, parts.plan.streams[stream].schema)
-            blocks.append(block.slice(start, stop) if stop - start < block.n else block)
-            arrivals.append(batch.arrival_us)
-            counts.append(stop - start)
-            at = batch.base + stop
-    return RawChunk(partition, begin, concat_blocks(blocks), np.repeat(arrivals, counts).astype(np.int64))
+def _check_complete(parts: Parts, groups: Sequence[GroupPlan]) -> None:
+    served = decode_position(parts.online.position()).streams
+    for group in groups:
+        found, wanted = _state(parts, group), served.get(group.stream, [])
+        if any(wanted) and (found is None or any(a < b for a, b in zip(found.at, wanted, strict=True))):
+            raise StoreError(
+                f"group {group.name} is computed up to {[] if found is None else found.at} of stream {group.stream}, "
+                f"but {wanted} is served; nothing was published: run headrace backfill {group.name} and apply again"
+            )

@@ -8,32 +8,44 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from headrace.app.evolution import Body, evolved, field_body, refusals, widened
+from headrace.app.kept import Need
 from headrace.catalog.records import DefinitionChange, DefinitionRecord
 from headrace.core.errors import PlanError
-from headrace.features.plan import GroupPlan, ModelPlan, ProjectPlan, StreamPlan, TablePlan, ViewPlan
+from headrace.features.plan import DerivedPlan, GroupPlan, ModelPlan, ProjectPlan, StreamPlan, TablePlan, ViewPlan
 from headrace.features.version import digest, node_content
 
 if TYPE_CHECKING:
     from headrace.catalog.catalog import Catalog
 
 _UNUSED = "definitions without events of "
+_NAMED = ("stream", "derived")
+"""What lies in a topic of its name: another name is another one."""
 SIGNS = {"added": "+", "changed": "~", "removed": "-", "renamed": ">"}
 
 
 def definition_records(plan: ProjectPlan, owner: str = "") -> list[DefinitionRecord]:
-    """One record per stream, table, group, feature, view and model; `owner` stands in where none is named.
+    """One record per stream, logged derived stream, table, group, feature, view and model; `owner` stands in where none
+    is named.
 
     A feature is named `<group>.<feature>`. Versions hash what is computed, not what it is called.
     """
     records = [_stream(stream) for stream in plan.streams.values()]
+    records += [_derived(derived, plan) for derived in plan.derived.values()]
     records += [_table(table) for table in plan.tables.values()]
     for group in plan.groups.values():
-        records += [_group(group), *_features(group)]
+        stream = stream_name(plan, group.stream)
+        records += [_group(group, stream), *_features(group, stream)]
     records += [_view(view) for view in plan.views.values()]
     records += [_model(model, plan) for model in plan.models.values()]
     if not owner:
         return records
     return [record if record.owner else DefinitionRecord(**{**_as_dict(record), "owner": owner}) for record in records]
+
+
+def stream_name(plan: ProjectPlan, topic: str) -> str:
+    """What users call the stream of a topic."""
+    derived = plan.derived.get(topic)
+    return topic if derived is None else derived.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +76,13 @@ class ProjectChanges:
         models: models that read something that changes; each keeps its champion only if its view stays as it is.
         backfills: groups whose state has to be computed from events that are in the log already.
         dropped: versions of groups that are computed no longer.
+        derives: derived streams that have to be derived from events that are in the log already.
         records: what the catalog will hold.
         evolutions: by stream, how its fields change while its older events stay readable.
+        needs: versions of models that may answer and were trained on another version of their view.
+        reuse: new and edited features though one of equal definition is there: (new, there, its owner).
+        events: how many events the backfills will read.
+        seconds: about how long that takes, by the last backfill's rate; None if none has told.
     """
 
     changes: tuple[Change, ...]
@@ -74,6 +91,11 @@ class ProjectChanges:
     dropped: tuple[str, ...]
     records: tuple[DefinitionRecord, ...]
     evolutions: tuple[tuple[str, str], ...] = ()
+    derives: tuple[str, ...] = ()
+    needs: tuple[Need, ...] = ()
+    reuse: tuple[tuple[str, str, str], ...] = ()
+    events: int = 0
+    seconds: float | None = None
 
     def __bool__(self) -> bool:
         return bool(self.changes)
@@ -83,8 +105,20 @@ class ProjectChanges:
             return "nothing changes"
         lines = [str(change) for change in self.changes]
         lines += [f"  stream {name}: {told}" for name, told in self.evolutions]
-        lines += [f"  model {name} reads something that changes: train it again" for name in self.models]
-        lines += [f"  group {name} is computed from the events in the log" for name in self.backfills]
+        bound = {need.model for need in self.needs}
+        lines += [
+            f"  model {name} reads something that changes: train it again" for name in self.models if name not in bound
+        ]
+        lines += [f"  {need}" for need in self.needs]
+        lines += [
+            f"  {added} is the same as {there}{f' of {owner}' if owner else ''}: use that one"
+            for added, there, owner in self.reuse
+        ]
+        lines += [f"  stream {name} is derived from the events in the log" for name in self.derives]
+        lines += [f"  group {name} is computed from archive and log" for name in self.backfills]
+        if self.events:
+            about = "" if self.seconds is None else f", about {_rough(self.seconds)}"
+            lines.append(f"  backfill: {self.events:,} events{about}")
         lines += [
             f"  table {change.name} starts empty: its query runs again, or put its rows again"
             for change in self.changes
@@ -100,11 +134,13 @@ def project_changes(
     *,
     has_events: Callable[[str], bool] = lambda stream: True,
     largest: Callable[[str, str], float] = lambda stream, field: 0.0,
+    computed: frozenset[str] = frozenset(),
 ) -> ProjectChanges:
     """Compare definitions with what is applied.
 
     `has_events` says whether anything was ever published to a stream; one that is empty may change in any way.
-    `largest` gives the greatest absolute value of a field of a stream, asked of ints that become floats. Raises
+    `largest` gives the greatest absolute value of a field of a stream, asked of ints that become floats. `computed` are
+    versions of groups that are computed besides the applied ones. Raises
     PlanError, listing every reason with its cure, if older events of a stream cannot be read under its new fields.
     """
     records = definition_records(plan, owner)
@@ -117,10 +153,43 @@ def project_changes(
         for model in plan.models.values()
         if ("view", model.view) in touched and any(c.change == "changed" and c.name == model.view for c in changes)
     ]
-    groups = [c.name for c in changes if c.kind == "group" and c.change in ("added", "changed")]
-    dropped = [c.before for c in changes if c.kind == "group" and c.change in ("removed", "changed") and c.before]
+    active = catalog.definitions()
+    before = computed | {d.record.version for d in active if d.record.kind == "group"}
+    groups = [
+        c.name
+        for c in changes
+        if c.kind == "group" and c.change in ("added", "changed") and plan.groups[c.name].version not in before
+    ]
+    derives = [c.name for c in changes if c.kind == "derived" and c.change in ("added", "changed")]
+    dropped = sorted(before - {group.version for group in plan.computed_groups})
     return ProjectChanges(
-        tuple(changes), tuple(models), tuple(groups), tuple(dropped), tuple(records), tuple(evolutions)
+        tuple(changes), tuple(models), tuple(groups), tuple(dropped), tuple(records), tuple(evolutions),
+        derives=tuple(derives), reuse=_reuse(changes, records),
+    )  # fmt: skip
+
+
+def _reuse(changes: Sequence[Change], records: Sequence[DefinitionRecord]) -> tuple[tuple[str, str, str], ...]:
+    """New and edited features of whose very definition there is another."""
+    added = {c.name: c.after for c in changes if c.kind == "feature" and c.change in ("added", "changed")}
+    features = [record for record in records if record.kind == "feature"]
+    found = []
+    for name, version in added.items():
+        same = [r for r in features if r.version == version and r.name != name and r.name not in added]
+        # Of several that are added at once the first one is the one to use.
+        same += [r for r in features if r.version == version and r.name in added]
+        if same[0].name != name:
+            found.append((name, same[0].name, same[0].owner))
+    return tuple(found)
+
+
+def _rough(seconds: float) -> str:
+    """About how long, for people."""
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 90
+        else f"{seconds / 60:.0f} min"
+        if seconds < 5400
+        else f"{seconds / 3600:.1f} h"
     )
 
 
@@ -176,7 +245,7 @@ def _evolutions(
 
 def _with_renames(changes: Sequence[DefinitionChange], catalog: Catalog) -> list[Change]:
     """Pairs of one removed and one added definition of the same content become one renaming."""
-    removed = {(c.kind, c.before): c.name for c in changes if c.change == "removed" and c.kind != "stream"}
+    removed = {(c.kind, c.before): c.name for c in changes if c.change == "removed" and c.kind not in _NAMED}
     renamed: dict[tuple[str, str], str] = {}
     for change in changes:
         was = removed.get((change.kind, change.after))
@@ -232,9 +301,21 @@ def _table(table: TablePlan) -> DefinitionRecord:
     return DefinitionRecord("table", table.name, table.version, body, table.owner, table.doc, table.tags)
 
 
-def _group(group: GroupPlan) -> DefinitionRecord:
+def _derived(derived: DerivedPlan, plan: ProjectPlan) -> DefinitionRecord:
+    stream = derived.stream
     body = {
-        "stream": group.stream,
+        "source": stream_name(plan, derived.source),
+        "fields": _fields(stream.schema),
+        "computed": list(derived.computed),
+        "looks_up": sorted({binding.source for binding in derived.view.bindings}),
+    }
+    return DefinitionRecord("derived", derived.name, derived.version, body, stream.owner, stream.doc, stream.tags)
+
+
+def _group(group: GroupPlan, stream: str) -> DefinitionRecord:
+    body = {
+        "stream": stream,
+        "topic": group.stream,
         "key": [part.name for part in group.key],
         "entities": [part.entity for part in group.key],
         "features": list(group.order),
@@ -243,8 +324,8 @@ def _group(group: GroupPlan) -> DefinitionRecord:
     return DefinitionRecord("group", group.name, group.version, body, group.owner, group.doc, group.tags)
 
 
-def _features(group: GroupPlan) -> list[DefinitionRecord]:
-    base = {"group": group.name, "stream": group.stream, "entities": [part.entity for part in group.key]}
+def _features(group: GroupPlan, stream: str) -> list[DefinitionRecord]:
+    base = {"group": group.name, "stream": stream, "entities": [part.entity for part in group.key]}
     found = {}
     for spec in group.aggregates:
         found[spec.name] = DefinitionRecord(
@@ -267,26 +348,32 @@ def _view(view: ViewPlan) -> DefinitionRecord:
         "columns": [column.name for column in view.visible],
         "sources": sorted({binding.source for binding in view.bindings}),
     }
-    return DefinitionRecord("view", view.name, view.version, body, view.owner, view.doc)
+    return DefinitionRecord("view", view.name, view.version, body, view.owner, view.doc, view.tags)
 
 
 def _model(model: ModelPlan, plan: ProjectPlan) -> DefinitionRecord:
     label = model.label
     estimator = _text(model.estimator)
     default = None if not label.has_default else [str(label.default)]
-    names = plan.streams[label.stream].schema.first_names
+    names = plan.stream(label.stream).schema.first_names
     join = names.get(label.join_field, label.join_field)
     truth = [label.stream, join, node_content(label.node, names), label.wait_us, default]
+    if label.where is not None:
+        truth.append(node_content(label.where, names))
     content = [plan.views[model.view].version, truth, _estimator(model.estimator), model.metric, model.train_on_us]
     body = {
         "view": model.view,
         "estimator": estimator,
         "metric": model.metric,
         "train_on_us": model.train_on_us,
-        "label": {"stream": label.stream, "wait_us": label.wait_us, "has_default": label.has_default},
+        "label": {
+            "stream": stream_name(plan, label.stream),
+            "wait_us": label.wait_us,
+            "has_default": label.has_default,
+        },
         "retrain": [[trigger.kind, dict(trigger.params)] for trigger in model.retrain],
     }
-    return DefinitionRecord("model", model.name, digest(content), body, model.owner, model.doc)
+    return DefinitionRecord("model", model.name, digest(content), body, model.owner, model.doc, model.tags)
 
 
 def _estimator(estimator: Any) -> list[Any]:

@@ -11,7 +11,7 @@ from headrace.core.positions import decode_position, encode_position
 
 if TYPE_CHECKING:
     from headrace.app.wiring import Parts
-    from headrace.engines.stream.worker import ComputeWorker
+    from headrace.derivation.worker import ComputingLayer
     from headrace.ingestion.archive import ArchiveWorker
     from headrace.ingestion.materialize import OnlineIngest
 
@@ -27,7 +27,7 @@ class EmbeddedWorkers:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._compute: ComputeWorker | None = None
+        self._compute: ComputingLayer | None = None
         self._compute_end = -1
         self._ingest: OnlineIngest | None = None
         self._archive: ArchiveWorker | None = None
@@ -51,11 +51,13 @@ class EmbeddedWorkers:
         """
         if self.drive():
             return
-        raw, features = self._parts.raw, self._parts.features
+        raw, features, plan = self._parts.raw, self._parts.features, self._parts.plan
+        roots = {name: plan.root(name) for name in plan.topics()}
+        # Derived records stand at the offsets of their sources.
         ends = {
-            name: [raw.end(name, p) for p in range(raw.topics()[name])]
-            for name in self._parts.plan.streams
-            if name in raw.topics()
+            name: [raw.end(root, p) for p in range(raw.topics()[root])]
+            for name, root in roots.items()
+            if root in raw.topics()
         }
         rows = features.end("tables", 0) if "tables" in features.topics() else 0
         deadline = time.monotonic() + timeout_s
@@ -88,10 +90,10 @@ class EmbeddedWorkers:
             while self._archive.step():
                 pass
 
-    def _compute_worker(self) -> ComputeWorker:
+    def _compute_worker(self) -> ComputingLayer:
         features = self._parts.features
         end = features.end("windows", 0) if "windows" in features.topics() else 0
-        if self._compute is None or end != self._compute_end:
+        if self._compute is None or end != self._compute_end or self._compute.overtaken:
             self._compute = self._parts.compute()
         return self._compute
 

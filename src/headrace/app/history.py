@@ -19,15 +19,16 @@ from headrace.engines.stream.commits import TABLES
 from headrace.features.column import ColumnOf, Family, column_name
 from headrace.features.compile import compile_project
 from headrace.features.definition import definition_of, unbound
-from headrace.features.plan import Binding, ModelPlan, ProjectPlan, TablePlan, ViewColumn, ViewPlan
+from headrace.features.plan import Binding, ModelPlan, ProjectPlan, TablePlan, ViewPlan
 from headrace.features.view import columns_of
+from headrace.features.view_columns import ViewColumns, hidden_except
 from headrace.ingestion.frames import as_table, encode_arrow
-from headrace.retrieval.history import HistoryReader, ServedAt
+from headrace.retrieval.history import HistoryReader, ServedAt, everything_below
 from headrace.retrieval.labels import labels_of
 from headrace.retrieval.past import ORDER, Past
 from headrace.retrieval.predictions import read_predictions
 from headrace.retrieval.rows import FeatureBlock, Rows
-from headrace.training.dataset import everything_below, request_columns, requests, training_set
+from headrace.training.dataset import request_columns, requests, training_set
 
 if TYPE_CHECKING:
     from headrace.app.wiring import Parts
@@ -60,16 +61,20 @@ class HistoryRows(Rows):
 
 
 class PastAsOf(Past):
-    """What was known at a moment: per partition all that arrived before it."""
+    """What was known at a moment: per partition all that arrived before it, derived streams as they had been logged."""
+
+    logged = True
 
     def __init__(self, plan: ProjectPlan, parts: Parts, at_us: int) -> None:
         super().__init__(plan, parts.raw, parts.features, parts.offline, memory_bytes=parts.memory_bytes)
         topics = parts.raw.topics()
-        self._limits = {
+        limits = {
             name: [first_arrival(parts.raw, name, p, at_us) for p in range(topics[name])]
             for name in plan.streams
             if name in topics
         }
+        # A derived record stands where its source does and arrived when that did.
+        self._limits = {topic: limits[root] for topic in plan.topics() if (root := plan.root(topic)) in limits}
         known = TABLES in parts.features.topics()
         self.tables = first_arrival(parts.features, TABLES, 0, at_us) if known else 0
 
@@ -95,6 +100,24 @@ class PastAsOf(Past):
             yield rows.filter(pc.less(rows[ORDER], self.tables))
 
 
+class PastAt(Past):
+    """What is known below given positions: offsets per raw stream and partition, and of table rows."""
+
+    def __init__(self, parts: Parts, positions: Mapping[str, list[int]], tables: int) -> None:
+        super().__init__(parts.plan, parts.raw, parts.features, parts.offline)
+        self._positions = {name: list(offsets) for name, offsets in positions.items()}
+        self.tables = tables
+
+    def computed(self) -> dict[str, list[int]]:
+        """The given positions."""
+        return dict(self._positions)
+
+    def rows(self, table: TablePlan, since_us: int | None = None, until_us: int | None = None) -> pa.Table | None:
+        """Rows of a table below the given position."""
+        rows = super().rows(table, since_us, until_us)
+        return None if rows is None else rows.filter(pc.less(rows[ORDER], self.tables))
+
+
 def first_arrival(log: EventLog, topic: str, partition: int, at_us: int) -> int:
     """The first offset of a partition whose record arrived at `at_us` or later; its end if there is none."""
     low, high = log.begin(topic, partition), log.end(topic, partition)
@@ -113,7 +136,14 @@ def model_history(
     """The training set of a model: request fields, features, label."""
     past = parts.past if as_of_us is None else PastAsOf(parts.plan, parts, as_of_us)
     now = parts.clock.now_us() if as_of_us is None else as_of_us
-    data = training_set(parts.plan, model, past, until_us=until_us, since_us=since_us, now_us=now)
+    return model_rows(parts.plan, model, past, since_us, until_us, now)
+
+
+def model_rows(
+    plan: ProjectPlan, model: ModelPlan, past: Past, since_us: int | None, until_us: int, now_us: int
+) -> HistoryRows:
+    """The training set of a model, of what `past` knows, at `now_us`."""
+    data = training_set(plan, model, past, until_us=until_us, since_us=since_us, now_us=now_us)
     columns = _columns(data.request, data.block)
     columns[LABEL] = _label(model, data.labels, np.ones(len(data), np.bool_))
     return HistoryRows(columns, as_of=data.as_of, waiting=data.waiting, unlabelled=data.unlabelled)
@@ -157,6 +187,15 @@ def view_history(
     return HistoryRows(_columns(request | extra, block), as_of=as_of)
 
 
+def view_rows(plan: ProjectPlan, view: ViewPlan, past: Past, since_us: int | None, until_us: int | None) -> HistoryRows:
+    """A view at the requests of its stream, of what `past` knows."""
+    as_of = past.computed()
+    request = request_columns(view, requests(plan, view, past, since_us, until_us, as_of))
+    n = len(next(iter(request.values())))
+    block = HistoryReader(view, plan, past).read(request, everything_below(as_of, n))
+    return HistoryRows(_columns(request, block), as_of=as_of)
+
+
 def listed_history(
     parts: Parts, items: Sequence[Any], spine: Any, as_of_us: int | None, find: Callable[[str], Any]
 ) -> HistoryRows:
@@ -174,11 +213,15 @@ def listed_history(
         past = PastAsOf(plan, parts, as_of_us)
     request, extra = spine_columns(view.request, table)
     n = table.num_rows
-    known = {name: ends for name, ends in past.computed().items() if name in plan.streams}
+    known = {name: ends for name, ends in past.computed().items() if name in plan.topics()}
     missing = [name for name in plan.streams if name not in known]
     if missing:
         raise PlanError(f"stream {missing[0]} is in no log of this project yet; apply it and publish events first")
     served = None if as_of_us is None else _limited(past, known, n)
+    if served is not None and not all(topic in known for topic in plan.derived):
+        # Some derived stream was never logged: all are derived again, of what was known.
+        known = {topic: known.get(topic, known[plan.root(topic)]) for topic in plan.topics()}
+        served = replace(everything_below(known, n), tables=served.tables)
     block = HistoryReader(view, plan, past).read(request, served)
     return HistoryRows(_columns(request | extra, block), as_of=known)
 
@@ -223,8 +266,7 @@ def spine_view(plan: ProjectPlan, columns: Sequence[ColumnOf[Any]], table: pa.Ta
     Raises SchemaError if they lack a column of a key, or have no one column of times.
     """
     fields: dict[str, Field] = {}
-    bindings: list[Binding] = []
-    listed: list[ViewColumn] = []
+    reads = ViewColumns(plan.groups, plan.tables, {})
     times: list[str] = []
     for column in columns:
         definition = definition_of(column.owner)
@@ -235,18 +277,12 @@ def spine_view(plan: ProjectPlan, columns: Sequence[ColumnOf[Any]], table: pa.Ta
         for name, part in zip(names, key, strict=True):
             fields[name] = Field(name, part.dtype, True, entity=part.entity)
         prefix = "".join(f"{part.name}__" for part in bound)
-        binding = Binding(definition.name, is_table, prefix, names)
-        if binding not in bindings:
-            bindings.append(binding)
         if column.dtype is None:
             raise SchemaError(f"{column!r} cannot be computed")
-        listed.append(
-            ViewColumn(column_name(column), column.dtype, "feature", bindings.index(binding), column.name)
-        )  # fmt: skip
+        stem = column_name(column).removesuffix(column.name)
+        reads.feature(stem, Binding(definition.name, is_table, prefix, names), column.name, column.dtype)
         schema = (
-            plan.tables[definition.name].schema
-            if is_table
-            else plan.streams[plan.groups[definition.name].stream].schema
+            plan.tables[definition.name].schema if is_table else plan.stream(plan.groups[definition.name].stream).schema
         )
         times.append(schema.time_field or "")
     time = _time_column(table, times)
@@ -258,7 +294,8 @@ def spine_view(plan: ProjectPlan, columns: Sequence[ColumnOf[Any]], table: pa.Ta
             field=missing[0],
         )
     request = Schema("the given rows", tuple(fields.values()), time)
-    return ViewPlan("given rows", "", "", request, tuple(bindings), tuple(listed))
+    listed = hidden_except(reads.columns, {column_name(column) for column in columns})
+    return ViewPlan("given rows", "", "", request, tuple(reads.bindings), listed)
 
 
 def _time_column(table: pa.Table, names: Sequence[str]) -> str:
@@ -315,5 +352,8 @@ def _label(model: ModelPlan, values: Any, known: Any) -> Column:
 
 
 def _limited(past: Past, as_of: dict[str, list[int]], n: int) -> ServedAt:
-    served = everything_below(as_of, n)
-    return replace(served, tables=np.full(n, past.tables, np.int64)) if isinstance(past, PastAsOf) else served
+    if not isinstance(past, PastAsOf):
+        return everything_below(as_of, n)
+    # As served: derived streams as they had been logged by then.
+    served = everything_below(as_of, n, logged=True)
+    return replace(served, tables=np.full(n, past.tables, np.int64))

@@ -14,7 +14,8 @@ from headrace.core.keys import entity_encoder, record_key
 from headrace.core.schema import DType, Field, Schema
 from headrace.core.time import MAX_US, NULL_US
 from headrace.core.values import Misfit, read_value
-from headrace.features.plan import Binding, GroupPlan, KeyPart, TablePlan, ViewColumn, ViewPlan
+from headrace.features.plan import GroupPlan, KeyPart, ProjectPlan, TablePlan, ViewPlan
+from headrace.features.view_columns import source_columns
 
 if TYPE_CHECKING:
     from headrace.aggregations.table_records import TableRow
@@ -40,13 +41,14 @@ def key_values(name: str, parts: tuple[KeyPart, ...], given: Mapping[str, Any]) 
     return values
 
 
-def group_view(group: GroupPlan) -> ViewPlan:
+def group_view(group: GroupPlan, plan: ProjectPlan) -> ViewPlan:
     """A view of all features of one group, asked by its key and a time; columns have the features' own names."""
-    dtypes = {spec.name: spec.dtype for spec in group.aggregates} | {spec.name: spec.dtype for spec in group.derived}
+    dtypes = group.dtypes
     fields = (*[Field(p.name, p.dtype, True, entity=p.entity) for p in group.key], Field(TIME, DType.TIMESTAMP))
-    binding = Binding(group.name, False, "", tuple(part.name for part in group.key))
-    columns = tuple(ViewColumn(name, dtypes[name], "feature", 0, name) for name in group.order)
-    return ViewPlan(f"get {group.name}", group.version, "", Schema("key", fields, TIME), (binding,), columns)
+    keys = tuple(part.name for part in group.key)
+    listed = [(name, dtypes[name]) for name in group.order]
+    bindings, columns = source_columns(group.name, False, listed, keys, plan.groups, plan.tables)
+    return ViewPlan(f"get {group.name}", group.version, "", Schema("key", fields, TIME), bindings, columns)
 
 
 def read_group(parts: Parts, group: GroupPlan, key: Mapping[str, Any], at_us: int) -> dict[str, Any]:
@@ -55,7 +57,7 @@ def read_group(parts: Parts, group: GroupPlan, key: Mapping[str, Any], at_us: in
     from headrace.retrieval.online import OnlineReader
 
     values = key_values(group.name, group.key, key)
-    view = group_view(group)
+    view = group_view(group, parts.plan)
     request: dict[str, Column] = {p.name: column_of(p.dtype, [values[p.name]]) for p in group.key}
     request[TIME] = column_of(DType.TIMESTAMP, [at_us])
     try:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from headrace.app.clock import SystemClock
+from headrace.app.kept import rolled_back_to
 from headrace.app.rows import request_columns
 from headrace.app.times import Time, given_us
 from headrace.core.errors import NotFound, PlanError, TrainingError
@@ -90,7 +91,7 @@ def scorer_of(parts: Parts, model: ModelPlan, log: PredictionLog | None, *, cloc
     prefix = (SystemClock().now_us() << 24) + (os.getpid() % 65_536 << 8) + next(_scorers) % 256
     return Scorer(
         parts.plan, model, parts.reader(model.view), parts.registry, clock or parts.clock, log,
-        id_prefix=prefix, shadows=("shadow",),
+        id_prefix=prefix, shadows=("shadow",), open_reader=parts.view_reader,
     )  # fmt: skip
 
 
@@ -142,8 +143,7 @@ class ModelHandle:
 
         Raises TrainingError if there is no such truth, NotFound for an unknown version.
         """
-        from headrace.orchestration.retraining import DEFAULT_JUDGING
-        from headrace.registry.predictor import load_model
+        from headrace.orchestration.retraining import DEFAULT_JUDGING, predict_on
         from headrace.training.promotion import Verdict, judge
 
         number = self._number(v)
@@ -152,16 +152,16 @@ class ModelHandle:
             return Verdict(True, "the first version: there is no champion to compare it with", [])
         if champion == number:
             return Verdict(False, f"version {number} is the champion", [])
-        rule = self._model.promote or DEFAULT_JUDGING
-        registry = self._parts.registry
+        rule, parts = self._model.promote or DEFAULT_JUDGING, self._parts
+        registry = parts.registry
         known = [self._served_version(n).info.snapshot.until_us for n in (number, champion)]
         data = self._unseen(max(known), given_us(until, "until"), rule.on_us)
         block = data.block
         return judge(
             rule,
             data.labels,
-            load_model(registry, self.name, champion).predict(block),
-            load_model(registry, self.name, number).predict(block),
+            predict_on(parts.plan, parts.past, registry, self.name, champion, data),
+            predict_on(parts.plan, parts.past, registry, self.name, number, data),
             {column: np.array(block.column(column).to_pylist(), object) for column in rule.no_worse_in},
             metric=self._model.metric,
             seed=number,
@@ -180,14 +180,10 @@ class ModelHandle:
 
     def rollback(self, *, why: str) -> Promotion:
         """Make the version that was champion before this one champion again. Raises NotFound if there was none."""
-        registry = self._parts.registry
-        current = self.champion
-        former = [c.number for c in registry.alias_history(self.name, CHAMPION) if c.number is not None]
-        while former and former[-1] == current:
-            former.pop()
-        if not former:
+        number = rolled_back_to(self._parts.registry, self.name)
+        if number is None:
             raise NotFound(f'model "{self.name}" had no other champion before; there is nothing to go back to')
-        return self.promote(former[-1], why=why)
+        return self.promote(number, why=why)
 
     @overload
     def score(self, request: Event | Mapping[str, Any], *, log: bool = True) -> Answer: ...
@@ -229,14 +225,15 @@ class ModelHandle:
         from headrace.retrieval.history import HistoryReader
         from headrace.retrieval.predictions import read_predictions
 
-        parts = self._parts
-        view = parts.plan.views[self._model.view]
-        total, at = Audit(), 0
-        while True:
-            batch, end = read_predictions(parts.internal, self.name, view, at, _AUDITED_AT_ONCE)
-            if end == at:
-                return total
-            total, at = total + audit(batch, HistoryReader(view, parts.plan, parts.past)), end
+        parts, total = self._parts, Audit()
+        for view in parts.plan.views_of(self.name):
+            at, reader = 0, HistoryReader(view, parts.plan, parts.past)
+            while True:
+                batch, end = read_predictions(parts.internal, self.name, view, at, _AUDITED_AT_ONCE)
+                if end == at:
+                    break
+                total, at = total + audit(batch, reader), end
+        return total
 
     def _scorer_now(self, log: bool) -> Scorer:
         if not log:
@@ -259,10 +256,10 @@ class ModelHandle:
         return versions[-1].number
 
     def _served_version(self, number: int) -> ModelVersion:
-        """A version, if it reads the view as it is now."""
+        """A version, if it reads the view as it is now, or one that is kept."""
         version = self._parts.registry.get(self.name, number)
         view = self._parts.plan.views[self._model.view]
-        if version.info.view_version != view.version:
+        if version.info.view_version not in (view.version, *self._parts.plan.kept_views):
             raise PlanError(
                 f"version {number} of model {self.name} was trained on view {version.info.view} "
                 f"{version.info.view_version}, but the project has {view.version}; train a new version"

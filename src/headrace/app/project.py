@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import difflib
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from headrace.app.changes import ProjectChanges, forget_empty_streams, project_changes
 from headrace.app.clock import SystemClock
 from headrace.app.embedded import EmbeddedWorkers
-from headrace.app.heartbeats import LAYERS
-from headrace.app.locks import holder_of
 from headrace.app.rows import Row, as_mapping, is_record, python_values, request_columns
 from headrace.app.schedules import sources_of
 from headrace.app.settings import Settings, load_settings
 from headrace.app.times import Time, given_us
-from headrace.app.widening import largest_number
 from headrace.app.wiring import Parts
-from headrace.core.errors import Busy, NotFound, PlanError, SchemaError
+from headrace.core.errors import ConfigError, NotFound, PlanError, SchemaError
 from headrace.core.time import Clock
 from headrace.features.compile import compile_project
 from headrace.features.definition import definition_of, is_bound
@@ -34,10 +32,14 @@ from headrace.features.view import FeatureView
 
 if TYPE_CHECKING:
     from headrace.app.audits import PredictionAudit
+    from headrace.app.backfill import BackfillReport
+    from headrace.app.changes import ProjectChanges
+    from headrace.app.datasets import Dataset, Datasets
     from headrace.app.describe import Description
     from headrace.app.history import HistoryRows
     from headrace.app.models import ModelHandle
     from headrace.app.replays import ReplayOutcome
+    from headrace.app.statistics import Statistics
     from headrace.app.status import ProjectStatus
     from headrace.catalog.records import Definition
     from headrace.engines.batch.runner import BatchReport, BatchRunner
@@ -97,46 +99,83 @@ class Project:
 
     @cached_property
     def parts(self) -> Parts:
-        """The opened parts."""
-        return Parts(self.settings, self.definition_plan, self.clock)
+        """The opened parts, with what is kept computed for models."""
+        from headrace.app.kept import kept_plan
+
+        parts = Parts(self.settings, self.definition_plan, self.clock)
+        parts.plan = kept_plan(parts.plan, parts.catalog)
+        return parts
 
     def plan(self) -> ProjectChanges:
         """What `apply` would change.
 
         Raises PlanError, with reasons and cures, if older events of a stream cannot be read under its new fields.
         """
-        return project_changes(
-            self.definition_plan,
-            self.parts.catalog,
-            self.settings.owner,
-            has_events=self.parts.has_events,
-            largest=partial(largest_number, self.parts),
-        )
+        from headrace.app.applying import plan_changes
 
-    def apply(self, changes: ProjectChanges | None = None) -> ProjectChanges:
+        return plan_changes(self.parts, self.definition_plan)
+
+    def apply(
+        self,
+        changes: ProjectChanges | None = None,
+        *,
+        abandon: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> ProjectChanges:
         """Make the definitions the ones that run; returns what changed.
 
-        A group that is new or changed is computed from all events in the log. Raises Busy, naming the holder, if a
-        layer runs with the former definitions, and PlanError if `changes` is no longer what would change or if older
-        events of a stream cannot be read under its new fields.
+        A derived stream that is new or changed is derived from the events in the log, a group computed from archive and
+        log first; `backfill` can do most of that before.
+        `progress` gets how many events are read and how many there are. Raises Busy, naming the holder, if a layer runs
+        with the former definitions, and PlanError if `changes` is no longer what would change, if older events of a
+        stream cannot be read under its new fields, or if a live model could not answer any more (unless `abandon`).
         """
-        from headrace.app.backfill import backfill_groups
+        from headrace.app.applying import apply_changes
 
-        current = self.plan()
-        if changes is not None and changes.changes != current.changes:
-            raise PlanError("the definitions changed after this plan was made; make it again")
-        if current:
-            for role in LAYERS:
-                holder = holder_of(self.settings.state, role)
-                if holder is not None:
-                    raise Busy(
-                        f"{self.settings.state} is in use by {holder}, which runs the former definitions; stop it first"
-                    )
-            backfill_groups(self.parts, current.backfills, current.dropped)
-        forget_empty_streams(current, self.parts.catalog, self.parts.has_events)
-        self.parts.catalog.apply(current.records)
+        try:
+            current = apply_changes(self.parts, self.definition_plan, changes, abandon=abandon, progress=progress)
+        finally:
+            self._reopen()
         self._ready = True
         return current
+
+    def backfill(
+        self,
+        what: Any = None,
+        *,
+        since: Time | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> BackfillReport:
+        """Compute new or edited groups from archive and log, so that `apply` only has to publish them.
+
+        `what` is a group, its name or a list of them; None is all that `plan` finds due. No layer has to stop for it:
+        reads are answered by the former version. Killed, it goes on where it was when it is asked again. `since` leaves
+        older events out; PlanError if any of them count. A table with a query is filled with rows from `since` on, each
+        available from its event time (and the table's delay) on.
+        """
+        from headrace.app.backfill import BackfillReport, lost_groups, prepare
+
+        chosen = what if isinstance(what, list | tuple) else [] if what is None else [what]
+        names = [self._name(item) for item in chosen]
+        since_us = given_us(since, "since")
+        tables = [name for name in names if name in self.definition_plan.tables]
+        if tables:
+            if len(names) > 1:
+                raise SchemaError("backfill one table at a time, and groups apart from tables")
+            self.ensure_applied()
+            began = time.monotonic()
+            written = self._batch.run(self.definition_plan.tables[tables[0]], since_us=since_us, backfill=True)
+            self.settle(wait=False)
+            return BackfillReport((tables[0],), written.appended, time.monotonic() - began)
+        for name in names:
+            if name not in self.definition_plan.groups:
+                raise self._unknown(
+                    "group or table", name, [*self.definition_plan.groups, *self.definition_plan.tables]
+                )
+        planned = self.plan().backfills
+        due = [name for name in dict.fromkeys([*planned, *lost_groups(self.parts)]) if what is None or name in names]
+        report = prepare(self.parts, due, since_us=since_us, progress=progress)
+        return replace(report, due=tuple(name for name in due if name in planned))
 
     def ensure_applied(self) -> None:
         """Apply the definitions if none were ever applied; raise PlanError if others are."""
@@ -295,6 +334,64 @@ class Project:
         view = self.definition_plan.views[model.view] if model is not None else self._view(what)
         return history.view_history(self.parts, view, spine, since_us, until_us, as_of_us)
 
+    def snapshot(self, what: Any, at: Time | None = None, *, since: Time | None = None) -> HistoryRows:
+        """The row of every entity at one time (now), as `history` would give it: what batch scoring starts from.
+
+        Of a group or table: of each key that occurs before `at`. Of a view or model: of each combination of keys among
+        the requests before `at`, other request fields being those of its newest request. `since` leaves out what occurs
+        only before it. Rows come in order of their keys.
+        """
+        from headrace.app import snapshots
+
+        given, since_us = given_us(at, "at"), given_us(since, "since")
+        at_us = self.clock.now_us() if given is None else given
+        if self._is_source(what):
+            name = self._name(what)
+            plan = self.parts.plan
+            if name in plan.groups:
+                return self.history([what], snapshots.group_entities(self.parts, plan.groups[name], at_us, since_us))
+            return self.history([what], snapshots.table_entities(self.parts, plan.tables[name], at_us, since_us))
+        return snapshots.view_snapshot(self.parts, self._view(what), at_us, since_us)
+
+    def dataset(
+        self,
+        name: str,
+        what: Model | FeatureView | str | None = None,
+        *,
+        since: Time | None = None,
+        until: Time | None = None,
+        negatives: float | None = None,
+        seed: int = 0,
+        version: int | None = None,
+        refresh: bool = False,
+    ) -> Dataset:
+        """A named data set: made of a model's labelled rows or of a view's, requests in [since, until), and kept.
+
+        The same call gives the same rows for good, whatever comes later; another query under the name, or `refresh`, is
+        a new version. `negatives` keeps so many rows with a false label per row with a true one, drawn by `seed`, with
+        the weight of each row in column `weight`. Without `what`, the newest version of that name, or `version`.
+        """
+        from headrace.app.datasets import Datasets
+
+        sets = Datasets(self.parts)
+        if what is None:
+            return sets.get(name, version)
+        until_us = given_us(until, "until")
+        if until_us is None:
+            raise ConfigError(f'data set {name}: until when? give until="2026-06-01", so that it can be made again')
+        source = self._model_or_none(what) or self._view(what)
+        return sets.make(
+            name, source, since_us=given_us(since, "since"), until_us=until_us, negatives=negatives, seed=seed,
+            refresh=refresh,
+        )  # fmt: skip
+
+    @property
+    def datasets(self) -> Datasets:
+        """All data sets: `all`, `get`, `delete`, `verify`."""
+        from headrace.app.datasets import Datasets
+
+        return Datasets(self.parts)
+
     def audit(self, prediction_id: str) -> PredictionAudit:
         """Recompute one prediction's features as they were served and compare every bit."""
         from headrace.app.audits import audit_prediction
@@ -345,6 +442,20 @@ class Project:
 
         return describe(self.parts, what if isinstance(what, str) else self._described_name(what))
 
+    def statistics(
+        self, what: Model | FeatureView | str, *, since: Time | None = None, until: Time | None = None
+    ) -> Statistics:
+        """Figures of every column of a view or model over requests in [since, until); `describe` shows them.
+
+        Of a model also how much each column tells about the label, as far as it could be known at the request's time.
+        """
+        from headrace.app.statistics import compute_statistics
+
+        model, view = self._model_or_none(what), self._view(what)
+        rows = self.history(view.name if model is None else model.name, since=since, until=until)
+        name = view.name if model is None else model.name
+        return compute_statistics(name, view.version, rows, self.clock.now_us(), self.parts.catalog)
+
     def status(self) -> ProjectStatus:
         """What runs, how far it is, and what is wrong."""
         from headrace.app.status import project_status
@@ -366,6 +477,17 @@ class Project:
         return f"Project({str(self.settings.folder)!r}, env={self.settings.env!r})"
 
     # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _reopen(self) -> None:
+        """Go on with what is kept now; what was made of the former plan is made anew when it is asked for."""
+        from headrace.app.kept import kept_plan
+
+        self.parts.plan = kept_plan(self.definition_plan, self.parts.catalog)
+        self.parts.__dict__.pop("past", None)
+        self.__dict__.pop("_workers", None)
+        self.__dict__.pop("publisher", None)
+        self._readers.clear()
+        self._handles.clear()
 
     @cached_property
     def publisher(self) -> Publisher:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import importlib.util
 import multiprocessing
 import sys
@@ -83,7 +84,8 @@ def load_history(spec: ReplaySpec, plan: ProjectPlan) -> History:
 
 def data_module(project: Path) -> ModuleType:
     """Import a project's `data.py` under a name of its own."""
-    name = f"headrace_data_{project.name}"
+    # By the whole path: two scratch copies may have one name.
+    name = f"headrace_data_{hashlib.blake2b(str(project.resolve()).encode(), digest_size=8).hexdigest()}"
     if name in sys.modules:
         return sys.modules[name]
     found = importlib.util.spec_from_file_location(name, project / "data.py")

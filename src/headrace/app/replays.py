@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from headrace.orchestration.replay import DEFAULT_TICK_US, ReplayProgress
 if TYPE_CHECKING:
     from headrace.app.project import Project
     from headrace.app.wiring import Parts
-    from headrace.features.plan import ModelPlan
+    from headrace.features.plan import Binding, ModelPlan, ProjectPlan
 
 IMPORTED_US = 7 * US_PER_DAY
 """An event that arrived later than this after it happened was imported: it counts as known when it happened."""
@@ -102,7 +102,7 @@ def replay_project(
     """
     plan = project.definition_plan
     view = plan.views[model.view]
-    fed = [b.source for b in view.bindings if b.is_table and plan.tables[b.source].query is None]
+    fed = [name for name in sorted(_tables_behind(plan, view.bindings)) if plan.tables[name].query is None]
     if fed:
         raise PlanError(f"model {model.name} reads table {fed[0]}, which is fed by put; a replay has no rows for it")
     state = project.settings.state
@@ -127,6 +127,20 @@ def replay_project(
             return _outcome(run)
         finally:
             run.parts.close()
+
+
+def _tables_behind(plan: ProjectPlan, bindings: Iterable[Binding]) -> set[str]:
+    """The tables that these bindings look up, also at the events of derived streams."""
+    found: set[str] = set()
+    for binding in bindings:
+        if binding.is_table:
+            found.add(binding.source)
+            continue
+        topic = plan.groups[binding.source].stream
+        while topic in plan.derived:
+            found |= _tables_behind(plan, plan.derived[topic].view.bindings)
+            topic = plan.derived[topic].source
+    return found
 
 
 def _copied(project: Project, folder: Path) -> Path:

@@ -62,13 +62,18 @@ class Row:
 
 
 def python_value(value: Any, dtype: DType) -> Any:
-    """A column's value as users write it: times as aware datetimes, durations as timedeltas, lists as lists."""
+    """A column's value as users write it: times as aware datetimes, durations as timedeltas; lists, maps alike."""
     if value is None:
         return None
     if dtype is DType.TIMESTAMP:
         return from_us(value)
     if dtype is DType.DURATION:
         return timedelta(microseconds=value)
+    if dtype.is_nested:
+        if len(dtype.parts) == 1:
+            return [python_value(item, dtype.parts[0]) for item in value]
+        key, item = dtype.parts
+        return {python_value(one, key): python_value(other, item) for one, other in value.items()}
     return value.tolist() if isinstance(value, np.ndarray) else value
 
 

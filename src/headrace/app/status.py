@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from headrace.app.changes import stream_name
 from headrace.app.heartbeats import LAYERS, STALE_US, Heartbeat, read_heartbeat
 from headrace.app.locks import holder_of
 from headrace.core.positions import decode_position
@@ -33,7 +34,8 @@ class LayerStatus(msgspec.Struct, frozen=True):
 
 
 class StreamStatus(msgspec.Struct, frozen=True):
-    """A stream: events in the log, and how many of them are not computed, not visible online yet."""
+    """A stream, raw or derived: events in the log, and how many of them (of a derived stream: of its source's) are not
+    computed, not visible online yet."""
 
     name: str
     events: int
@@ -153,15 +155,15 @@ def _streams(parts: Parts) -> list[StreamStatus]:
     computed = committed_positions(parts.features)
     online = decode_position(parts.online.position()).streams
     found = []
-    for name in parts.plan.streams:
-        partitions = topics.get(name, 0)
-        ends = [parts.raw.end(name, p) for p in range(partitions)]
+    for topic in parts.plan.topics():
+        root = parts.plan.root(topic)
+        ends = [parts.raw.end(root, p) for p in range(topics.get(root, 0))]
         found.append(
             StreamStatus(
-                name,
-                sum(end - parts.raw.begin(name, p) for p, end in enumerate(ends)),
-                sum(ends) - sum(computed.get(name, [])),
-                sum(ends) - sum(online.get(name, [])),
+                stream_name(parts.plan, topic),
+                sum(parts.raw.end(topic, p) - parts.raw.begin(topic, p) for p in range(topics.get(topic, 0))),
+                sum(ends) - sum(computed.get(topic, [])),
+                sum(ends) - sum(online.get(topic, [])),
             )
         )
     return found

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from headrace.app.settings import Settings
+from headrace.core.errors import StoreError
 from headrace.core.time import US_PER_SECOND, Clock
-from headrace.features.plan import ModelPlan, ProjectPlan
+from headrace.features.plan import ModelPlan, ProjectPlan, ViewPlan
 
 if TYPE_CHECKING:
     from headrace.catalog.catalog import Catalog
+    from headrace.derivation.worker import ComputingLayer
     from headrace.engines.batch.runner import BatchRunner
-    from headrace.engines.stream.worker import ComputeWorker
     from headrace.eventlog.base import EventLog
     from headrace.ingestion.archive import ArchiveWorker
     from headrace.ingestion.materialize import OnlineIngest
@@ -56,6 +58,23 @@ class Parts:
 
         store = LmdbOnlineStore(self.settings.state / "online", sync=False)
         self._opened.append(store)
+        return store
+
+    @cached_property
+    def derivation(self) -> OnlineStore:
+        """The store of what derived streams look up, fed from the feature log; whoever opens it holds the lock of
+        compute. Stores of former definitions are deleted."""
+        from headrace.app.backfill import fill_lookups
+        from headrace.derivation.worker import state_name
+        from headrace.stores.online.lmdb import LmdbOnlineStore
+
+        folder, name = self.settings.state / "derivation", state_name(self.plan)
+        for other in folder.iterdir() if folder.exists() else ():
+            if other.name != name:
+                shutil.rmtree(other)
+        store = LmdbOnlineStore(folder / name, sync=False)
+        self._opened.append(store)
+        fill_lookups(self, store)
         return store
 
     @cached_property
@@ -112,16 +131,35 @@ class Parts:
 
         return Publisher(self.raw, self.plan.streams, partitions=self.settings.partitions)
 
-    def compute(self) -> ComputeWorker:
-        """The compute worker; the caller holds the lock of that role."""
-        from headrace.engines.stream.worker import ComputeWorker
+    def compute(self) -> ComputingLayer:
+        """The worker of the computing layer; the caller holds the lock of that role."""
+        from headrace.derivation.worker import ComputingLayer
 
-        return ComputeWorker(self.plan, self.raw, self.features, self.settings.state / "compute.checkpoint")
+        return ComputingLayer(
+            self.plan,
+            self.raw,
+            self.features,
+            self.settings.state / "compute.checkpoint",
+            state=lambda: self.derivation,
+            past=lambda: self.past,
+            horizon_us=self.horizon_us,
+            partitions=self.settings.partitions,
+        )
 
     def ingest(self) -> OnlineIngest:
-        """The worker that writes the online store; the caller holds the lock of that role."""
+        """The worker that writes the online store; the caller holds the lock of that role.
+
+        Raises StoreError if the store has lost what a backfill brought to it.
+        """
+        from headrace.app.backfill import lost_groups
         from headrace.ingestion.materialize import OnlineIngest
 
+        lost = lost_groups(self)
+        if lost:
+            raise StoreError(
+                f"the online store lacks what was computed for group {lost[0]} before it was applied; compute it again "
+                f"with: headrace backfill {' '.join(lost)}"
+            )
         return OnlineIngest(self.plan, self.features, self.online, horizon_us=self.horizon_us)
 
     def archive(self) -> ArchiveWorker:
@@ -142,9 +180,13 @@ class Parts:
 
     def reader(self, view: str) -> OnlineReader:
         """An online reader of a view, for one thread."""
+        return self.view_reader(self.plan.views[view])
+
+    def view_reader(self, view: ViewPlan) -> OnlineReader:
+        """An online reader of a view that is declared or kept, for one thread."""
         from headrace.retrieval.online import OnlineReader
 
-        return OnlineReader(self.plan.views[view], self.plan, self.online, horizon_us=self.horizon_us)
+        return OnlineReader(view, self.plan, self.online, horizon_us=self.horizon_us)
 
     def model(self, name: str) -> ModelPlan:
         """A model's plan; raises NotFound naming the models that there are."""

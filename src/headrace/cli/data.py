@@ -142,7 +142,32 @@ def register(group: click.Group) -> None:
         facts["snapshot"] = _snapshot(rows.as_of)
         lines.append(f"data snapshot {facts['snapshot']}")
         if output is not None:
-            _write_table(rows.to_arrow(), Path(output))
+            write_table(rows.to_arrow(), Path(output))
+            facts["file"] = output
+            lines.append(f"wrote {output}")
+        session.say("\n".join(lines), **facts)
+
+    @command(
+        group,
+        "snapshot",
+        "headrace snapshot flight --at 2013-06-01 -o june.parquet\nheadrace snapshot spend --since 2026-05-01",
+    )
+    @click.argument("what")
+    @click.option("--at", metavar="TIME", help="As it was known at this time (now).")
+    @click.option("--since", metavar="TIME", help="Only what occurs from this time on.")
+    @click.option("-o", "--output", type=click.Path(dir_okay=False), help="Write to a .parquet or .csv file.")
+    def snapshot(session: Session, what: str, at: str | None, since: str | None, output: str | None) -> None:
+        """The row of every entity of a view, model, group or table at one time, for batch scoring.
+
+        Of a view: of each combination of keys that was asked about before that time.
+        """
+        project = session.open()
+        with working(f"reading a snapshot of {what}"):
+            rows = project.snapshot(what, at, since=since)
+        facts: dict[str, Any] = {"rows": len(rows), "columns": len(rows.columns), "snapshot": _snapshot(rows.as_of)}
+        lines = [f"{len(rows):,} rows x {len(rows.columns)} columns", f"data snapshot {facts['snapshot']}"]
+        if output is not None:
+            write_table(rows.to_arrow(), Path(output))
             facts["file"] = output
             lines.append(f"wrote {output}")
         session.say("\n".join(lines), **facts)
@@ -220,7 +245,8 @@ def _read_table(file: str) -> Any:
     raise click.UsageError(f"{file}: rows are read from .parquet and .csv files")
 
 
-def _write_table(table: Any, path: Path) -> None:
+def write_table(table: Any, path: Path) -> None:
+    """Write to a Parquet or CSV file; a usage error for any other."""
     if path.suffix == ".csv":
         from pyarrow import csv
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from headrace.cli.common import REFUSED, Session, Told, command, working
+from headrace.cli.common import REFUSED, Session, Told, command, progress
 from headrace.core.errors import HeadraceError
 
 
@@ -44,6 +44,7 @@ def register(group: click.Group) -> None:
         counts = {
             kind: len(getattr(plan, f"{kind}s")) for kind in ("stream", "table", "group", "view", "model")
         }  # fmt: skip
+        counts["stream"] += len(plan.derived)
         features = sum(len(group.order) for group in plan.groups.values())
         words = ", ".join(f"{n} {kind}{'' if n == 1 else 's'}" for kind, n in counts.items() if n)
         session.say(f"{words}: ok", ok=True, features=features, **{f"{kind}s": n for kind, n in counts.items()})
@@ -59,14 +60,40 @@ def register(group: click.Group) -> None:
             models=changes.models,
             backfills=changes.backfills,
             evolutions=dict(changes.evolutions),
+            needs=changes.needs,
+            reuse=changes.reuse,
+            events=changes.events,
+            seconds=changes.seconds,
         )
+
+    @command(group, "backfill", "headrace backfill\nheadrace backfill spend --since 2026-01-01")
+    @click.argument("names", nargs=-1, metavar="[GROUP...]")
+    @click.option("--since", metavar="TIME", help="Leave older events out; refused if any of them count.")
+    def backfill(session: Session, names: tuple[str, ...], since: str | None) -> None:
+        """Compute new or edited groups (all that are due, or those named) from archive and log, ahead of `apply`.
+
+        No layer has to stop for it: until `apply`, reads are answered by the former versions. Killed, it goes on where
+        it was. A table with a query is filled with its rows from TIME on.
+        """
+        project = session.open()
+        with progress("computing groups") as shown:
+            report = project.backfill(
+                list(names) or None,
+                since=since,
+                progress=lambda read, of: shown.update(read, of, f"{read:,} of {of:,} events"),
+            )
+        session.say(
+            str(report), names=report.names, events=report.events, seconds=report.seconds,
+            events_per_s=report.events_per_s, positions=report.positions, due=report.due,
+        )  # fmt: skip
 
     @command(group, "apply", "headrace apply\nheadrace apply --yes")
     @click.option("--yes", is_flag=True, help="Do not ask.")
-    def apply(session: Session, yes: bool) -> None:
+    @click.option("--abandon", is_flag=True, help="Apply though a live model cannot answer any more.")
+    def apply(session: Session, yes: bool, abandon: bool) -> None:
         """Make the definitions the ones that run.
 
-        Groups that are new or changed are computed from all events in the log first.
+        Groups that are new or changed are computed from archive and log first, as by `backfill`.
         """
         project = session.open()
         changes = project.plan()
@@ -75,8 +102,10 @@ def register(group: click.Group) -> None:
                 raise Told("apply asks before it changes anything; say --yes")
             click.echo(str(changes))
             click.confirm("Apply?", abort=True)
-        with working("applying"):
-            done = project.apply(changes)
+        with progress("computing groups") as shown:
+            done = project.apply(
+                changes, abandon=abandon, progress=lambda read, of: shown.update(read, of, f"{read:,} events")
+            )
         text = f"applied: {len(done.changes)} changes" if done else "nothing changes"
         session.say(
             text,

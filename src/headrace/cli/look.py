@@ -29,6 +29,20 @@ def register(group: click.Group) -> None:
         found = session.open().describe(name)
         session.say(str(found), **found.to_dict())
 
+    @command(group, "statistics", "headrace statistics fraud --since 2026-05-01\nheadrace statistics flight --json")
+    @click.argument("what")
+    @click.option("--since", metavar="TIME", help="Requests from this time on.")
+    @click.option("--until", metavar="TIME", help="Requests before this time (now).")
+    def statistics(session: Session, what: str, since: str | None, until: str | None) -> None:
+        """Compute figures of every column of a view or model over its history; `describe` shows them from then on.
+
+        Of a model, columns come in the order of how many bits each tells about the label.
+        """
+        project = session.open()
+        with working(f"reading history of {what}"):
+            found = project.statistics(what, since=since, until=until)
+        session.say(str(found), **found.to_dict())
+
     @command(group, "report", "headrace report fraud\nheadrace report -o report.html")
     @click.argument("model", required=False)
     @click.option("-o", "--output", default="report.html", show_default=True, type=click.Path(dir_okay=False))

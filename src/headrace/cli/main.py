@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 
-_TOPICS = ("define", "data", "models", "look", "operate", "demo")
+_TOPICS = ("define", "data", "datasets", "models", "look", "operate", "demo")
 _ORDER = (
     ("Define", ("init", "check", "plan", "apply")),
-    ("Data", ("publish", "put", "get", "online", "history", "replay")),
+    ("Data", ("publish", "put", "get", "online", "history", "snapshot", "dataset", "datasets", "backfill", "replay")),
     ("Models", ("train", "evaluate", "promote", "rollback", "score")),
-    ("Look", ("search", "describe", "report", "audit")),
+    ("Look", ("search", "describe", "statistics", "report", "audit")),
     ("Operate", ("up", "run", "status", "doctor", "demo")),
 )
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from headrace.core.columns import NUMPY_DTYPES, Column, normalised
+from headrace.core.columns import NUMPY_DTYPES, Column, column_of, normalised
 from headrace.core.errors import SchemaError
 from headrace.core.schema import DType
+from headrace.core.time import to_us
 
 ARROW_TYPES: dict[DType, pa.DataType] = {
     DType.INT: pa.int64(),
@@ -21,6 +23,9 @@ ARROW_TYPES: dict[DType, pa.DataType] = {
     DType.DURATION: pa.duration("us"),
     DType.LIST: pa.list_(pa.float64()),
 }
+for _nested in (dtype for dtype in DType if dtype.is_nested):
+    _parts = [ARROW_TYPES[part] for part in _nested.parts]
+    ARROW_TYPES[_nested] = pa.list_(*_parts) if len(_parts) == 1 else pa.map_(*_parts)
 
 
 STORED_TYPES: dict[DType, pa.DataType] = {**ARROW_TYPES, DType.TIMESTAMP: pa.int64(), DType.DURATION: pa.int64()}
@@ -31,8 +36,11 @@ def to_arrow(column: Column) -> pa.Array:
     """An Arrow array with the same values and nulls; it may share the column's memory."""
     if column.arrow is not None:
         return column.arrow
-    if column.dtype is DType.LIST:
-        return pa.array(column.to_pylist(), ARROW_TYPES[DType.LIST])
+    if column.dtype is DType.LIST or column.dtype.is_nested:
+        items = column.to_pylist()
+        if column.dtype.is_nested and len(column.dtype.parts) == 2:
+            items = [None if item is None else list(item.items()) for item in items]
+        return pa.array(items, ARROW_TYPES[column.dtype])
     if column.dtype is DType.STRING:
         return pa.array(column.values, pa.string(), mask=None if column.valid is None else ~column.valid)
     present = None if column.valid is None or column.valid.all() else _bitmap(column.valid)
@@ -56,6 +64,8 @@ def from_arrow(array: pa.Array | pa.ChunkedArray, dtype: DType, name: str = "col
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise SchemaError(f'column "{name}" is {array.type}, which is no {dtype.value}: {error}', field=name) from None
     valid = None if array.null_count == 0 else np.asarray(array.is_valid())
+    if dtype.is_nested:
+        return column_of(dtype, [_plain(item, dtype) for item in array.to_pylist()])
     if dtype is DType.LIST:
         items = np.empty(len(array), np.object_)
         for index, item in enumerate(array.to_pylist()):
@@ -67,6 +77,22 @@ def from_arrow(array: pa.Array | pa.ChunkedArray, dtype: DType, name: str = "col
     filler = False if dtype is DType.BOOL else 0
     filled = pc.fill_null(array, filler) if valid is not None else array
     return normalised(Column(dtype, np.asarray(filled).astype(NUMPY_DTYPES[dtype], copy=False), valid))
+
+
+def _plain(item: Any, dtype: DType) -> Any:
+    """A list or map as columns hold it: times as int µs."""
+    if item is None:
+        return None
+    if len(dtype.parts) == 1:
+        return [_us(value, dtype.parts[0]) for value in item]
+    key, value = dtype.parts
+    return {_us(one, key): _us(other, value) for one, other in item}
+
+
+def _us(value: Any, dtype: DType) -> Any:
+    if value is None or dtype not in (DType.TIMESTAMP, DType.DURATION):
+        return value
+    return to_us(value) if dtype is DType.TIMESTAMP else value // timedelta(microseconds=1)
 
 
 def _cast(array: pa.Array, dtype: DType) -> pa.Array:

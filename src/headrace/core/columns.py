@@ -19,8 +19,15 @@ NUMPY_DTYPES: dict[DType, Any] = {
     DType.TIMESTAMP: np.int64,
     DType.DURATION: np.int64,
     DType.LIST: np.object_,
+    **{dtype: np.object_ for dtype in DType if dtype.is_nested},
 }
-_FILL: dict[DType, Any] = {DType.STRING: "", DType.FLOAT: np.nan, DType.BOOL: False, DType.LIST: None}
+_FILL: dict[DType, Any] = {
+    DType.STRING: "",
+    DType.FLOAT: np.nan,
+    DType.BOOL: False,
+    DType.LIST: None,
+    **{dtype: None for dtype in DType if dtype.is_nested},
+}
 
 BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.int64]
@@ -62,10 +69,10 @@ class Column:
 
 def column_of(dtype: DType, items: Sequence[Any]) -> Column:
     """Build a column from Python values of the right type, None for null."""
-    if dtype is DType.LIST:
+    if dtype is DType.LIST or dtype.is_nested:
         values = np.empty(len(items), np.object_)
         for index, item in enumerate(items):
-            values[index] = None if item is None else np.asarray(item, np.float64)
+            values[index] = item if item is None or dtype.is_nested else np.asarray(item, np.float64)
         valid = np.fromiter((item is not None for item in items), np.bool_, len(items))
         return Column(dtype, values, None if valid.all() else valid)
     if None not in items:

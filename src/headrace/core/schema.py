@@ -13,6 +13,9 @@ class DType(str, Enum):
 
     INT int64 · FLOAT float64 (NaN is null) · BOOL bool · STRING object of str · TIMESTAMP int64 µs UTC ·
     DURATION int64 µs · LIST object of float64 arrays of the declared size.
+
+    What aggregations give besides, never what arrives, is nested: object of Python lists ("list<int>") or dicts
+    ("map<string,int>"), whose items are of those types as `Column.to_pylist` gives them. Items of a map may be None.
     """
 
     INT = "int"
@@ -22,6 +25,38 @@ class DType(str, Enum):
     TIMESTAMP = "timestamp"
     DURATION = "duration"
     LIST = "list"
+    LIST_INT = "list<int>"
+    LIST_FLOAT = "list<float>"
+    LIST_BOOL = "list<bool>"
+    LIST_STRING = "list<string>"
+    LIST_TIMESTAMP = "list<timestamp>"
+    LIST_DURATION = "list<duration>"
+    MAP_INT_INT = "map<int,int>"
+    MAP_INT_FLOAT = "map<int,float>"
+    MAP_INT_TIMESTAMP = "map<int,timestamp>"
+    MAP_INT_DURATION = "map<int,duration>"
+    MAP_INT_STRING = "map<int,string>"
+    MAP_FLOAT_INT = "map<float,int>"
+    MAP_BOOL_INT = "map<bool,int>"
+    MAP_BOOL_FLOAT = "map<bool,float>"
+    MAP_BOOL_TIMESTAMP = "map<bool,timestamp>"
+    MAP_BOOL_DURATION = "map<bool,duration>"
+    MAP_BOOL_STRING = "map<bool,string>"
+    MAP_STRING_INT = "map<string,int>"
+    MAP_STRING_FLOAT = "map<string,float>"
+    MAP_STRING_TIMESTAMP = "map<string,timestamp>"
+    MAP_STRING_DURATION = "map<string,duration>"
+    MAP_STRING_STRING = "map<string,string>"
+    MAP_TIMESTAMP_INT = "map<timestamp,int>"
+    MAP_TIMESTAMP_FLOAT = "map<timestamp,float>"
+    MAP_TIMESTAMP_TIMESTAMP = "map<timestamp,timestamp>"
+    MAP_TIMESTAMP_DURATION = "map<timestamp,duration>"
+    MAP_TIMESTAMP_STRING = "map<timestamp,string>"
+    MAP_DURATION_INT = "map<duration,int>"
+    MAP_DURATION_FLOAT = "map<duration,float>"
+    MAP_DURATION_TIMESTAMP = "map<duration,timestamp>"
+    MAP_DURATION_DURATION = "map<duration,duration>"
+    MAP_DURATION_STRING = "map<duration,string>"
 
     # Types key the tables of every block that is decoded; Enum's own hash is a Python function.
     __hash__ = str.__hash__
@@ -30,6 +65,40 @@ class DType(str, Enum):
     def is_integer_backed(self) -> bool:
         """True if values are int64 in memory and in records."""
         return self in (DType.INT, DType.TIMESTAMP, DType.DURATION)
+
+    @property
+    def is_nested(self) -> bool:
+        """True for lists and maps that aggregations give."""
+        return self in _PARTS
+
+    @property
+    def is_object(self) -> bool:
+        """True if values are Python objects, not 8-byte words: texts, lists and maps."""
+        return self in (DType.STRING, DType.LIST) or self in _PARTS
+
+    @property
+    def parts(self) -> tuple[DType, ...]:
+        """The types that a nested one is made of: a list's items, or a map's keys and items."""
+        return _PARTS[self]
+
+
+_PARTS = {
+    dtype: tuple(DType(part) for part in dtype.value[:-1].partition("<")[2].split(","))
+    for dtype in DType
+    if "<" in dtype.value
+}
+SCALARS = frozenset(DType) - frozenset(_PARTS) - {DType.LIST}
+"""Types of one value each."""
+
+
+def list_of(item: DType) -> DType:
+    """The type of lists of these."""
+    return DType(f"list<{item.value}>")
+
+
+def map_of(key: DType, item: DType) -> DType:
+    """The type of maps of these keys to these items."""
+    return DType(f"map<{key.value},{item.value}>")
 
 
 @dataclass(frozen=True, slots=True)

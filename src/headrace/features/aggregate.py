@@ -11,30 +11,36 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Any, TypedDict, TypeVar, Unpack, overload
 
-from headrace.core.schema import DType
-from headrace.core.time import US_PER_DAY, parse_duration
+from headrace.aggregations.limits import DISTINCT_CAP, LOOKBACK
+from headrace.core.schema import SCALARS, DType, list_of, map_of
+from headrace.core.time import US_PER_DAY, format_duration, parse_duration
 from headrace.features.column import Family, suffix
 from headrace.features.expr import Expr, constant
 from headrace.features.typing_rules import shown
 
 T = TypeVar("T")
 N = TypeVar("N", int, float)
+K = TypeVar("K")
 Windows = list[str] | tuple[str, ...]
 
 _NUMBERS = frozenset({DType.INT, DType.FLOAT})
 _ORDERED = frozenset({DType.INT, DType.FLOAT, DType.TIMESTAMP, DType.DURATION, DType.STRING})
-_KEYS = frozenset(DType) - {DType.LIST}
+_BUCKETS = SCALARS - {DType.FLOAT}
 TAKES: dict[str, frozenset[DType]] = {
     **dict.fromkeys(("sum", "mean", "var", "std", "skewness", "quantile", "rate"), _NUMBERS),
+    **dict.fromkeys(("decayed_sum", "decayed_mean"), _NUMBERS),
     **dict.fromkeys(("min", "max"), _ORDERED),
-    **dict.fromkeys(("first", "last"), frozenset(DType)),
+    **dict.fromkeys(("first", "last"), SCALARS | {DType.LIST}),
     **dict.fromkeys(("share", "any", "all"), frozenset({DType.BOOL})),
-    **dict.fromkeys(("n_unique", "approx_n_unique", "most_frequent"), _KEYS),
+    **dict.fromkeys(("n_unique", "approx_n_unique", "most_frequent"), SCALARS),
+    **dict.fromkeys(("first_n", "last_n", "histogram", "top_k"), SCALARS),
 }
 """Column types that each aggregation of a column takes."""
+_MOST_ITEMS = 1_000
 _GIVES = {
     **dict.fromkeys(("count", "n_unique", "approx_n_unique"), DType.INT),
     **dict.fromkeys(("mean", "var", "std", "skewness", "quantile", "share", "rate"), DType.FLOAT),
+    **dict.fromkeys(("decayed_sum", "decayed_count", "decayed_mean"), DType.FLOAT),
     **dict.fromkeys(("any", "all"), DType.BOOL),
     **dict.fromkeys(("time_since_last", "time_since_first"), DType.DURATION),
 }
@@ -54,18 +60,25 @@ class Options(TypedDict, total=False):
 
 
 class Aggregate(Expr[T]):
-    """An aggregation as it is declared; `args` are its column and its condition, as far as it has them."""
+    """An aggregation as it is declared; `args` are its column, condition and buckets, as far as it has them."""
 
-    __slots__ = ("delay", "doc", "hop", "input", "kind", "params", "where", "window")
+    __slots__ = ("by", "delay", "doc", "hop", "input", "kind", "params", "where", "window")
 
     def __init__(
-        self, kind: str, column: Expr[Any] | None, window: str | None, options: Options, params: dict[str, Any]
+        self,
+        kind: str,
+        column: Expr[Any] | None,
+        window: str | None,
+        options: Options,
+        params: dict[str, Any],
+        by: Expr[Any] | None = None,
     ) -> None:
         where = options.get("where")
         self.kind, self.input, self.window, self.params = kind, column, window, params
         self.where = None if where is None else constant(where)
         self.hop, self.delay, self.doc = options.get("hop"), options.get("delay"), options.get("doc", "")
-        args = tuple(part for part in (self.input, self.where) if part is not None)
+        self.by = by
+        args = tuple(part for part in (self.input, self.where, self.by) if part is not None)
         super().__init__(None, args)
         unknown = builtins.sorted(set(options) - set(Options.__annotations__))
         if unknown:
@@ -75,19 +88,31 @@ class Aggregate(Expr[T]):
         elif self.where is not None and self.where.dtype not in (DType.BOOL, None):
             self.problem = f"where= takes a condition, but this is {shown(self.where.dtype)}"
         else:
-            self.problem = _param_problem(kind, window, params)
+            self.problem = _param_problem(kind, window, params) or decay_problem(self)
             if self.problem is None:
                 self._take_type()
 
     def _take_type(self) -> None:
-        column = self.input
+        column, by = self.input, self.by
         if column is None:
             self.dtype = _GIVES[self.kind]
         elif column.dtype is not None:
             if column.dtype in TAKES[self.kind]:
-                self.dtype = _GIVES.get(self.kind, column.dtype)
+                self.dtype = _gives(self.kind, column.dtype)
             else:
                 self.problem = f"hr.{self.kind} does not take {shown(column.dtype)}{_cure(self.kind, column.dtype)}"
+        if by is None or self.dtype is None:
+            return
+        if by.dtype is not None and by.dtype not in _BUCKETS:
+            cure = ", it has no exact equality" if by.dtype is DType.FLOAT else ""
+            self.problem = f"hr.{self.kind}: by= does not take {shown(by.dtype)}{cure}"
+        self.dtype = None if by.dtype not in _BUCKETS else map_of(by.dtype, self.dtype)
+
+
+def _gives(kind: str, dtype: DType) -> DType:
+    if kind in ("first_n", "last_n", "top_k"):
+        return list_of(dtype)
+    return map_of(dtype, DType.INT) if kind == "histogram" else _GIVES.get(kind, dtype)
 
 
 def _cure(kind: str, dtype: DType) -> str:
@@ -96,6 +121,31 @@ def _cure(kind: str, dtype: DType) -> str:
     if kind in ("share", "any", "all"):
         return "; it takes a condition, such as Paid.usd > 100"
     return ""
+
+
+def decay_problem(aggregate: Aggregate[Any]) -> str | None:
+    """What is wrong with the half-life, window or hop of a decayed aggregation; fills in its default window."""
+    if "halflife_us" not in aggregate.params:
+        return None
+    halflife_us = aggregate.params["halflife_us"]
+    if not isinstance(halflife_us, int):
+        return f"hr.{aggregate.kind}: {halflife_us}"
+    halflife = format_duration(halflife_us)
+    longest = format_duration(LOOKBACK * halflife_us)
+    named, aggregate.hop = aggregate.hop, halflife
+    aggregate.window = longest if aggregate.window is None else aggregate.window
+    if named is not None:
+        return f'hr.{aggregate.kind} has no option hop=; its hop is the half-life, "{halflife}"'
+    try:
+        window_us = parse_duration(aggregate.window)
+    except (ValueError, TypeError):
+        return None  # reported with the windows
+    if window_us > LOOKBACK * halflife_us:
+        return (
+            f'window "{aggregate.window}" is longer than {LOOKBACK} half-lives of "{halflife}", beyond which an event '
+            f'has no weight left; leave it out, or use at most "{longest}"'
+        )
+    return None
 
 
 def _param_problem(kind: str, window: str | None, params: dict[str, Any]) -> str | None:
@@ -110,60 +160,105 @@ def _param_problem(kind: str, window: str | None, params: dict[str, Any]) -> str
             return f"hr.quantile takes a share from 0 to 1, such as 0.95, not {q!r}"
         if Decimal(str(q)) != round(Decimal(str(q)), 9):
             return f"hr.quantile takes a share of at most 9 decimals; write {round(q, 9)} instead of {q}"
+    for size in ("n", "k"):
+        if size in params and not _is_count(params[size], _MOST_ITEMS):
+            return f"hr.{kind}: {size} is how many values, from 1 to {_MOST_ITEMS:,}, not {params[size]!r}"
+    if "cap" in params and not _is_count(params["cap"], 2**62):
+        return f"hr.{kind}: cap= is a number of different values, at least 1, not {params['cap']!r}"
     return None
 
 
-def _unit(per: Any) -> int | str:
-    """The unit of a rate in µs, or what is wrong with it."""
-    if not isinstance(per, str):
-        return f'per={per!r}: write a duration as a text, such as "1h"'
+def _is_count(value: Any, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
+
+
+def duration_param(name: str, text: Any) -> int | str:
+    """The µs of a parameter that is a duration, or what is wrong with it."""
+    if not isinstance(text, str):
+        return f'{name}={text!r}: write a duration as a text, such as "1h"'
     try:
-        unit_us = parse_duration(per)
+        found_us = parse_duration(text)
     except ValueError as error:
-        return f"per={error}"
+        return f"{name}={error}"
     longest = 36_525 * US_PER_DAY
-    return unit_us if 0 < unit_us <= longest else f'per="{per}" must be longer than nothing and at most 100 years'
+    return found_us if 0 < found_us <= longest else f'{name}="{text}" must be longer than nothing and at most 100 years'
 
 
-def _make(kind: str, column: Any, window: Any, options: Any, **params: Any) -> Any:
+def capped(cap: Any) -> dict[str, Any]:
+    """The parameter of a cap; the default one stands in no version."""
+    return {} if cap == DISTINCT_CAP and not isinstance(cap, bool) else {"cap": cap}
+
+
+def make(kind: str, column: Any, window: Any, options: Any, *, by: Any = None, **params: Any) -> Any:
+    """An aggregation, or a family of them where there are several windows."""
+    buckets = None if by is None else constant(by)
     read = None if column is None else constant(column)
     if isinstance(window, list | tuple):
         members: dict[str, Expr[Any]] = {}
         for text in window or ("",):
-            made: Aggregate[Any] = Aggregate(kind, read, text, options, params)
+            made: Aggregate[Any] = Aggregate(kind, read, text, options, params, buckets)
             name = suffix(text) if isinstance(text, str) else repr(text)
             if name in members:
                 made.problem = f'the window "{name}" stands there twice'
             members[name] = made
         return Family(members)
-    return Aggregate(kind, read, window, options, params)
+    return Aggregate(kind, read, window, options, params, buckets)
 
 
 @overload
-def count(*, window: str | None = None, **options: Unpack[Options]) -> Expr[int]: ...
+def count(*, window: str | None = None, by: None = None, **options: Unpack[Options]) -> Expr[int]: ...
 @overload
-def count(*, window: Windows, **options: Unpack[Options]) -> Family[int]: ...
-def count(*, window: Any = None, **options: Unpack[Options]) -> Any:
-    """Number of events; 0 if there is none."""
-    return _make("count", None, window, options)
+def count(*, window: Windows, by: None = None, **options: Unpack[Options]) -> Family[int]: ...
+@overload
+def count(*, window: str | None = None, by: Expr[K], **options: Unpack[Options]) -> Expr[dict[K, int]]: ...
+@overload
+def count(*, window: Windows, by: Expr[K], **options: Unpack[Options]) -> Family[dict[K, int]]: ...
+def count(*, window: Any = None, by: Any = None, **options: Unpack[Options]) -> Any:
+    """Number of events; 0 if there is none.
+
+    by: a second key; the value is a map of its values to this of their events, and those without one are left out.
+    """
+    return make("count", None, window, options, by=by)
 
 
 @overload
-def sum(column: Expr[N], *, window: str | None = None, **options: Unpack[Options]) -> Expr[N]: ...
+def sum(column: Expr[N], *, window: str | None = None, by: None = None, **options: Unpack[Options]) -> Expr[N]: ...
 @overload
-def sum(column: Expr[N], *, window: Windows, **options: Unpack[Options]) -> Family[N]: ...
-def sum(column: Any, *, window: Any = None, **options: Unpack[Options]) -> Any:
-    """Sum of a number; exact for int (overflow is null), correctly rounded for float; null if there is none."""
-    return _make("sum", column, window, options)
+def sum(column: Expr[N], *, window: Windows, by: None = None, **options: Unpack[Options]) -> Family[N]: ...
+@overload
+def sum(
+    column: Expr[N], *, window: str | None = None, by: Expr[K], **options: Unpack[Options]
+) -> Expr[dict[K, N | None]]: ...
+@overload
+def sum(column: Expr[N], *, window: Windows, by: Expr[K], **options: Unpack[Options]) -> Family[dict[K, N | None]]: ...
+def sum(column: Any, *, window: Any = None, by: Any = None, **options: Unpack[Options]) -> Any:
+    """Sum of a number; exact for int (overflow is null), correctly rounded for float; null if there is none.
+
+    by: a second key; the value is a map of its values to this of their events, and those without one are left out.
+    """
+    return make("sum", column, window, options, by=by)
 
 
 @overload
-def mean(column: Expr[float], *, window: str | None = None, **options: Unpack[Options]) -> Expr[float]: ...
+def mean(
+    column: Expr[float], *, window: str | None = None, by: None = None, **options: Unpack[Options]
+) -> Expr[float]: ...
 @overload
-def mean(column: Expr[float], *, window: Windows, **options: Unpack[Options]) -> Family[float]: ...
-def mean(column: Any, *, window: Any = None, **options: Unpack[Options]) -> Any:
-    """Mean of a number, correctly rounded; null if there is none."""
-    return _make("mean", column, window, options)
+def mean(column: Expr[float], *, window: Windows, by: None = None, **options: Unpack[Options]) -> Family[float]: ...
+@overload
+def mean(
+    column: Expr[float], *, window: str | None = None, by: Expr[K], **options: Unpack[Options]
+) -> Expr[dict[K, float | None]]: ...
+@overload
+def mean(
+    column: Expr[float], *, window: Windows, by: Expr[K], **options: Unpack[Options]
+) -> Family[dict[K, float | None]]: ...
+def mean(column: Any, *, window: Any = None, by: Any = None, **options: Unpack[Options]) -> Any:
+    """Mean of a number, correctly rounded; null if there is none.
+
+    by: a second key; the value is a map of its values to this of their events, and those without one are left out.
+    """
+    return make("mean", column, window, options, by=by)
 
 
 @overload
@@ -180,43 +275,75 @@ def rate(column: Any = None, *, per: Any = "1h", window: Any = None, **options: 
     per: the unit, a duration. The span is that which the window really has: from its lower edge, which moves in steps
     of the hop, to its upper one. Without events 0.0; of a column, null if it has no value. Needs a window.
     """
-    return _make("rate", column, window, options, unit_us=_unit(per))
+    return make("rate", column, window, options, unit_us=duration_param("per", per))
 
 
 @overload
-def min(column: Expr[T], *, window: str | None = None, **options: Unpack[Options]) -> Expr[T]: ...
+def min(column: Expr[T], *, window: str | None = None, by: None = None, **options: Unpack[Options]) -> Expr[T]: ...
 @overload
-def min(column: Expr[T], *, window: Windows, **options: Unpack[Options]) -> Family[T]: ...
-def min(column: Any, *, window: Any = None, **options: Unpack[Options]) -> Any:
-    """Least value; null if there is none."""
-    return _make("min", column, window, options)
+def min(column: Expr[T], *, window: Windows, by: None = None, **options: Unpack[Options]) -> Family[T]: ...
+@overload
+def min(
+    column: Expr[T], *, window: str | None = None, by: Expr[K], **options: Unpack[Options]
+) -> Expr[dict[K, T | None]]: ...
+@overload
+def min(column: Expr[T], *, window: Windows, by: Expr[K], **options: Unpack[Options]) -> Family[dict[K, T | None]]: ...
+def min(column: Any, *, window: Any = None, by: Any = None, **options: Unpack[Options]) -> Any:
+    """Least value; null if there is none.
+
+    by: a second key; the value is a map of its values to this of their events, and those without one are left out.
+    """
+    return make("min", column, window, options, by=by)
 
 
 @overload
-def max(column: Expr[T], *, window: str | None = None, **options: Unpack[Options]) -> Expr[T]: ...
+def max(column: Expr[T], *, window: str | None = None, by: None = None, **options: Unpack[Options]) -> Expr[T]: ...
 @overload
-def max(column: Expr[T], *, window: Windows, **options: Unpack[Options]) -> Family[T]: ...
-def max(column: Any, *, window: Any = None, **options: Unpack[Options]) -> Any:
-    """Greatest value; null if there is none."""
-    return _make("max", column, window, options)
+def max(column: Expr[T], *, window: Windows, by: None = None, **options: Unpack[Options]) -> Family[T]: ...
+@overload
+def max(
+    column: Expr[T], *, window: str | None = None, by: Expr[K], **options: Unpack[Options]
+) -> Expr[dict[K, T | None]]: ...
+@overload
+def max(column: Expr[T], *, window: Windows, by: Expr[K], **options: Unpack[Options]) -> Family[dict[K, T | None]]: ...
+def max(column: Any, *, window: Any = None, by: Any = None, **options: Unpack[Options]) -> Any:
+    """Greatest value; null if there is none.
+
+    by: a second key; the value is a map of its values to this of their events, and those without one are left out.
+    """
+    return make("max", column, window, options, by=by)
 
 
 @overload
-def var(column: Expr[float], *, window: str | None = None, **options: Unpack[Options]) -> Expr[float]: ...
+def var(
+    column: Expr[float], *, window: str | None = None, population: bool = False, **options: Unpack[Options]
+) -> Expr[float]: ...
 @overload
-def var(column: Expr[float], *, window: Windows, **options: Unpack[Options]) -> Family[float]: ...
-def var(column: Any, *, window: Any = None, **options: Unpack[Options]) -> Any:
-    """Sample variance, correctly rounded; null for fewer than two values."""
-    return _make("var", column, window, options)
+def var(
+    column: Expr[float], *, window: Windows, population: bool = False, **options: Unpack[Options]
+) -> Family[float]: ...
+def var(column: Any, *, window: Any = None, population: bool = False, **options: Unpack[Options]) -> Any:
+    """Variance, correctly rounded: of a sample, null for fewer than two values.
+
+    population: divide by the number of values instead of one less; of one value it is 0, of none null.
+    """
+    return make("var", column, window, options, **({"ddof": 0} if population else {}))
 
 
 @overload
-def std(column: Expr[float], *, window: str | None = None, **options: Unpack[Options]) -> Expr[float]: ...
+def std(
+    column: Expr[float], *, window: str | None = None, population: bool = False, **options: Unpack[Options]
+) -> Expr[float]: ...
 @overload
-def std(column: Expr[float], *, window: Windows, **options: Unpack[Options]) -> Family[float]: ...
-def std(column: Any, *, window: Any = None, **options: Unpack[Options]) -> Any:
-    """Square root of the sample variance; null for fewer than two values."""
-    return _make("std", column, window, options)
+def std(
+    column: Expr[float], *, window: Windows, population: bool = False, **options: Unpack[Options]
+) -> Family[float]: ...
+def std(column: Any, *, window: Any = None, population: bool = False, **options: Unpack[Options]) -> Any:
+    """Square root of the variance, which is correctly rounded first: of a sample, null for fewer than two values.
+
+    population: divide by the number of values instead of one less; of one value it is 0, of none null.
+    """
+    return make("std", column, window, options, **({"ddof": 0} if population else {}))
 
 
 @overload
@@ -228,7 +355,7 @@ def skewness(column: Any, *, window: Any = None, **options: Unpack[Options]) -> 
 
     It is sign(M3)·sqrt(n·M3²/M2³), where the quotient is exact and rounded once, and its root once more.
     """
-    return _make("skewness", column, window, options)
+    return make("skewness", column, window, options)
 
 
 @overload
@@ -237,7 +364,7 @@ def first(column: Expr[T], *, window: str | None = None, **options: Unpack[Optio
 def first(column: Expr[T], *, window: Windows, **options: Unpack[Options]) -> Family[T]: ...
 def first(column: Any, *, window: Any = None, **options: Unpack[Options]) -> Any:
     """Oldest value that is not null."""
-    return _make("first", column, window, options)
+    return make("first", column, window, options)
 
 
 @overload
@@ -246,16 +373,20 @@ def last(column: Expr[T], *, window: str | None = None, **options: Unpack[Option
 def last(column: Expr[T], *, window: Windows, **options: Unpack[Options]) -> Family[T]: ...
 def last(column: Any, *, window: Any = None, **options: Unpack[Options]) -> Any:
     """Newest value that is not null."""
-    return _make("last", column, window, options)
+    return make("last", column, window, options)
 
 
 @overload
-def n_unique(column: Expr[Any], *, window: str | None = None, **options: Unpack[Options]) -> Expr[int]: ...
+def n_unique(
+    column: Expr[Any], *, window: str | None = None, cap: int = DISTINCT_CAP, **options: Unpack[Options]
+) -> Expr[int]: ...
 @overload
-def n_unique(column: Expr[Any], *, window: Windows, **options: Unpack[Options]) -> Family[int]: ...
-def n_unique(column: Any, *, window: Any = None, **options: Unpack[Options]) -> Any:
-    """Number of different values; 0 if there is none, null beyond 1,000. Needs a window."""
-    return _make("n_unique", column, window, options)
+def n_unique(
+    column: Expr[Any], *, window: Windows, cap: int = DISTINCT_CAP, **options: Unpack[Options]
+) -> Family[int]: ...
+def n_unique(column: Any, *, window: Any = None, cap: Any = DISTINCT_CAP, **options: Unpack[Options]) -> Any:
+    """Number of different values; 0 if there is none, null and a warning beyond `cap`."""
+    return make("n_unique", column, window, options, **capped(cap))
 
 
 @overload
@@ -263,17 +394,27 @@ def approx_n_unique(column: Expr[Any], *, window: str | None = None, **options: 
 @overload
 def approx_n_unique(column: Expr[Any], *, window: Windows, **options: Unpack[Options]) -> Family[int]: ...
 def approx_n_unique(column: Any, *, window: Any = None, **options: Unpack[Options]) -> Any:
-    """Estimated number of different values, from a sketch of bounded size; 0 if there is none."""
-    return _make("approx_n_unique", column, window, options)
+    """Estimated number of different values, however many there are; 0 if there is none. Needs a window.
+
+    HyperLogLog of 4,096 registers: the standard error is 1.6 %, and the same values give the same bits in any order.
+    """
+    return make("approx_n_unique", column, window, options)
 
 
 @overload
-def most_frequent(column: Expr[T], *, window: str | None = None, **options: Unpack[Options]) -> Expr[T]: ...
+def most_frequent(
+    column: Expr[T], *, window: str | None = None, cap: int = DISTINCT_CAP, **options: Unpack[Options]
+) -> Expr[T]: ...
 @overload
-def most_frequent(column: Expr[T], *, window: Windows, **options: Unpack[Options]) -> Family[T]: ...
-def most_frequent(column: Any, *, window: Any = None, **options: Unpack[Options]) -> Any:
-    """The value that occurs most often; ties go to the least."""
-    return _make("most_frequent", column, window, options)
+def most_frequent(
+    column: Expr[T], *, window: Windows, cap: int = DISTINCT_CAP, **options: Unpack[Options]
+) -> Family[T]: ...
+def most_frequent(column: Any, *, window: Any = None, cap: Any = DISTINCT_CAP, **options: Unpack[Options]) -> Any:
+    """The value that occurs most often; ties go to the least. Null if there is none, and beyond `cap` different ones.
+
+    Needs a window.
+    """
+    return make("most_frequent", column, window, options, **capped(cap))
 
 
 @overload
@@ -288,7 +429,7 @@ def quantile(column: Any, q: float, *, window: Any = None, **options: Unpack[Opt
     q: from 0 to 1, with at most 9 decimals, taken as written: of ten values, 0.1 is the first. Values of one sign,
     exponent and first 7 bits of the mantissa share a bucket, whose middle is the answer.
     """
-    return _make("quantile", column, window, options, q=q)
+    return make("quantile", column, window, options, q=q)
 
 
 @overload
@@ -297,7 +438,7 @@ def share(condition: Expr[bool], *, window: str | None = None, **options: Unpack
 def share(condition: Expr[bool], *, window: Windows, **options: Unpack[Options]) -> Family[float]: ...
 def share(condition: Any, *, window: Any = None, **options: Unpack[Options]) -> Any:
     """Share of the events whose condition is true; those whose condition is null are left out."""
-    return _make("share", condition, window, options)
+    return make("share", condition, window, options)
 
 
 @overload
@@ -306,7 +447,7 @@ def any(condition: Expr[bool], *, window: str | None = None, **options: Unpack[O
 def any(condition: Expr[bool], *, window: Windows, **options: Unpack[Options]) -> Family[bool]: ...
 def any(condition: Any, *, window: Any = None, **options: Unpack[Options]) -> Any:
     """Whether the condition was ever true; null if it never had a value."""
-    return _make("any", condition, window, options)
+    return make("any", condition, window, options)
 
 
 @overload
@@ -315,7 +456,7 @@ def all(condition: Expr[bool], *, window: str | None = None, **options: Unpack[O
 def all(condition: Expr[bool], *, window: Windows, **options: Unpack[Options]) -> Family[bool]: ...
 def all(condition: Any, *, window: Any = None, **options: Unpack[Options]) -> Any:
     """Whether the condition was always true; null if it never had a value."""
-    return _make("all", condition, window, options)
+    return make("all", condition, window, options)
 
 
 @overload
@@ -324,7 +465,7 @@ def time_since_last(*, window: str | None = None, **options: Unpack[Options]) ->
 def time_since_last(*, window: Windows, **options: Unpack[Options]) -> Family[timedelta]: ...
 def time_since_last(*, window: Any = None, **options: Unpack[Options]) -> Any:
     """Time from the newest event to the time of reading; null if there is none."""
-    return _make("time_since_last", None, window, options)
+    return make("time_since_last", None, window, options)
 
 
 @overload
@@ -333,4 +474,4 @@ def time_since_first(*, window: str | None = None, **options: Unpack[Options]) -
 def time_since_first(*, window: Windows, **options: Unpack[Options]) -> Family[timedelta]: ...
 def time_since_first(*, window: Any = None, **options: Unpack[Options]) -> Any:
     """Time from the oldest event to the time of reading; null if there is none."""
-    return _make("time_since_first", None, window, options)
+    return make("time_since_first", None, window, options)

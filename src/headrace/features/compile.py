@@ -8,17 +8,20 @@ from typing import Any
 from headrace.core.errors import DefinitionError, PlanError
 from headrace.core.time import parse_duration
 from headrace.features.column import ColumnOf, column_name
+from headrace.features.compile_derived import compile_derived
 from headrace.features.compile_group import compile_group
 from headrace.features.compile_view import compile_view
 from headrace.features.definition import Definition, definition_of, unbound
-from headrace.features.event import EventDefinition, event_definition, root_event, schema_of
+from headrace.features.event import EventDefinition, event_definition, logged_event, root_event, schema_of
 from headrace.features.expr import Constant, Expr, constant, walk_expr
 from headrace.features.field import MISSING
 from headrace.features.group import GroupDefinition
-from headrace.features.lower import NOT_YET, dtype_of, lower_event
+from headrace.features.lower import dtype_of, lower_conditions, lower_event
 from headrace.features.model import Better, Every, Model, OnDrift, Shadow
 from headrace.features.model import Trigger as DeclaredTrigger
 from headrace.features.plan import (
+    DerivedPlan,
+    GroupPlan,
     LabelPlan,
     ModelPlan,
     ProjectPlan,
@@ -121,18 +124,15 @@ class _Collected:
 
 
 def _compile(found: _Collected) -> ProjectPlan:
-    problems: list[str] = []
-    streams = {name: _stream(definition) for name, definition in found.streams.items()}
-    tables = {name: _table(definition) for name, definition in found.tables.items()}
-    groups = {}
-    for name, definition in found.groups.items():
-        noted = Problems(definition.cls.__name__, definition.site)
-        group = compile_group(definition, noted)
-        problems += noted.found
-        if group is not None:
-            groups[name] = group
+    compiled = _Sources(found)
+    for group in found.groups.values():
+        compiled.group(group)
+    for derived in found.derived.values():
+        compiled.events(derived.cls)
+    problems = compiled.problems
     if problems:
         raise PlanError("\n".join(problems))
+    groups, tables = compiled.groups, compiled.tables
     views, models = {}, {}
     for name, view in found.views.items():
         try:
@@ -141,12 +141,78 @@ def _compile(found: _Collected) -> ProjectPlan:
             problems.append(f'{view.site.at()} view "{name}": {error}')
     for name, model in found.models.items():
         try:
-            models[name] = _model(model)
+            models[name] = _model(model, compiled)
         except PlanError as error:
             problems.append(f'{model.site.at()} model "{name}": {error}')
     if problems:
         raise PlanError("\n".join(problems))
-    return ProjectPlan(streams, groups, tables, views, models)
+    ordered = {name: groups[name] for name in found.groups}
+    return ProjectPlan(compiled.streams, ordered, tables, views, models, compiled.derived)
+
+
+class _Sources:
+    """Streams, tables and groups as plans, each after all that it reads."""
+
+    def __init__(self, found: _Collected) -> None:
+        self._found = found
+        self._done: dict[str, str | None] = {}
+        self.streams = {name: _stream(definition) for name, definition in found.streams.items()}
+        self.tables = {name: _table(definition) for name, definition in found.tables.items()}
+        self.groups: dict[str, GroupPlan] = {}
+        self.derived: dict[str, DerivedPlan] = {}
+        self.problems: list[str] = []
+
+    def events(self, cls: type) -> StreamPlan | None:
+        """The logged stream that holds the events of a class; None if it cannot be planned."""
+        logged = event_definition(logged_event(cls))
+        if logged.parent is None:
+            return self.streams[logged.name]
+        if logged.name not in self._done:
+            self._done[logged.name] = self._derive(logged)
+        topic = self._done[logged.name]
+        return None if topic is None else self.derived[topic].stream
+
+    def _derive(self, definition: EventDefinition) -> str | None:
+        assert definition.parent is not None
+        source = self.events(definition.parent)
+        conditions = [] if definition.where is None else [definition.where]
+        read = [self._read(expr) for expr in (*definition.computed.values(), *conditions)]
+        if source is None or not all(read):
+            return None
+        noted = Problems(definition.cls.__name__, definition.site)
+        plan = compile_derived(definition, source, self.groups, self.tables, noted)
+        self.problems += noted.found
+        if plan is None:
+            return None
+        self.derived[plan.topic] = plan
+        return plan.topic
+
+    def group(self, definition: GroupDefinition) -> bool:
+        """Plan a group; False if it, or something that it reads, cannot be planned."""
+        name = f"group {definition.name}"
+        if name not in self._done:
+            self._done[name] = self._group(definition)
+        return self._done[name] is not None
+
+    def _group(self, definition: GroupDefinition) -> str | None:
+        assert definition.source is not None
+        events = self.events(definition.source)
+        read = [self._read(expr) for expr in definition.computed.values()]
+        if events is None or not all(read):
+            return None
+        noted = Problems(definition.cls.__name__, definition.site)
+        plan = compile_group(definition, events, self.groups, self.tables, noted)
+        self.problems += noted.found
+        if plan is None:
+            return None
+        self.groups[plan.name] = plan
+        return plan.name
+
+    def _read(self, expr: Expr[Any]) -> bool:
+        """Plan the groups that an expression looks up."""
+        owners = {id(part.owner): part.owner for part in walk_expr(expr) if isinstance(part, ColumnOf)}
+        looked_up = [definition_of(owner) for owner in owners.values()]
+        return all(self.group(other) for other in looked_up if isinstance(other, GroupDefinition))
 
 
 def _stream(definition: EventDefinition) -> StreamPlan:
@@ -170,30 +236,26 @@ def _table(definition: TableDefinition) -> TablePlan:
     )  # fmt: skip
 
 
-def _model(model: Model) -> ModelPlan:
+def _model(model: Model, sources: _Sources) -> ModelPlan:
     return ModelPlan(
-        model.name, model.view.name, _label(model), model.estimator, model.metric, model.train_on_us,
+        model.name, model.view.name, _label(model, sources), model.estimator, model.metric, model.train_on_us,
         tuple(_trigger(trigger) for trigger in model.retrain),
-        None if model.promote is None else _promotion(model.promote), model.owner, model.doc,
+        None if model.promote is None else _promotion(model.promote), model.owner, model.doc, model.tags,
     )  # fmt: skip
 
 
-def _label(model: Model) -> LabelPlan:
+def _label(model: Model, sources: _Sources) -> LabelPlan:
     assert model.truth_event is not None
     assert model.join_field is not None
     assert model.wait_us is not None
-    event = event_definition(model.truth_event)
-    cls: type | None = model.truth_event
-    while cls is not None:
-        if event_definition(cls).where is not None:
-            raise PlanError(f"truth from the filtered stream {cls.__name__} is {NOT_YET}")
-        cls = event_definition(cls).parent
+    events = sources.events(model.truth_event)
+    assert events is not None, "what cannot be planned was reported before"
     truth, default = model.label.truth, model.label.default
     has_default = default is not MISSING
     read = constant(default) if has_default else None
     return LabelPlan(
-        event.root_name, model.join_field, lower_event(truth), dtype_of(truth), model.wait_us, has_default,
-        read.value if isinstance(read, Constant) else None,
+        events.name, model.join_field, lower_event(truth, model.truth_event), dtype_of(truth), model.wait_us,
+        has_default, read.value if isinstance(read, Constant) else None, lower_conditions(model.truth_event),
     )  # fmt: skip
 
 

@@ -6,51 +6,76 @@ from collections.abc import Mapping
 from typing import Any
 
 from headrace.core.errors import PlanError
-from headrace.core.schema import DType
+from headrace.core.schema import SCALARS, DType
 from headrace.features.aggregate import Aggregate
-from headrace.features.column import ColumnOf
+from headrace.features.column import ColumnOf, column_name
 from headrace.features.definition import definition_of
-from headrace.features.event import event_definition, schema_of
 from headrace.features.expr import Expr
 from headrace.features.group import GroupDefinition
+from headrace.features.keys import bind_key
 from headrace.features.lower import NOT_YET, dtype_of, lower, lower_conditions, lower_event
-from headrace.features.nodes import ColumnRef, Node
-from headrace.features.plan import AggregateSpec, DerivedSpec, GroupPlan, InputSpec, KeyPart
+from headrace.features.nodes import Call, ColumnRef, Node
+from headrace.features.plan import (
+    AggregateSpec,
+    DerivedSpec,
+    FeatureRead,
+    GroupPlan,
+    InputSpec,
+    KeyPart,
+    StreamPlan,
+    TablePlan,
+)
 from headrace.features.site import Problems
 from headrace.features.version import digest, node_content
+from headrace.features.view_columns import feature_versions
 
-_NOT_COMPUTED = frozenset({"approx_n_unique", "most_frequent"})
-_ONLY_WINDOWS = frozenset({"quantile", "skewness", "n_unique"})
+_ONLY_WINDOWS = frozenset(
+    {
+        "quantile", "skewness", "approx_n_unique", "most_frequent", "histogram", "top_k",
+    }
+)  # fmt: skip
 """What is computed from the rows of a window: it has no state that older events could be folded into."""
-_INPUTS = frozenset({DType.INT, DType.FLOAT, DType.BOOL, DType.TIMESTAMP, DType.DURATION})
 
 
 class _Inputs:
     """Input columns of a group; equal expressions share one."""
 
-    def __init__(self) -> None:
+    def __init__(self, source: type) -> None:
+        self._source = source
         self.specs: list[InputSpec] = []
         self._index: dict[Node, int] = {}
 
-    def add(self, expr: Expr[Any] | None) -> int | None:
+    def add(self, expr: Expr[Any] | None, *, hashed: bool = False) -> int | None:
+        """The input that holds the expression, or the hashes of its texts."""
         if expr is None:
             return None
-        node = lower_event(expr)
+        node, dtype = lower_event(expr, self._source), dtype_of(expr)
+        if hashed and dtype is DType.STRING:
+            node, dtype = Call("xxh64", (node,), DType.INT), DType.INT
         index = self._index.setdefault(node, len(self.specs))
         if index == len(self.specs):
-            self.specs.append(InputSpec(node, dtype_of(expr)))
+            self.specs.append(InputSpec(node, dtype))
         return index
 
 
-def compile_group(definition: GroupDefinition, problems: Problems) -> GroupPlan | None:
-    """The plan of a group; None if `problems` got any."""
+def compile_group(
+    definition: GroupDefinition,
+    events: StreamPlan,
+    groups: Mapping[str, GroupPlan],
+    tables: Mapping[str, TablePlan],
+    problems: Problems,
+) -> GroupPlan | None:
+    """The plan of a group over the logged stream `events`; None if `problems` got any.
+
+    `groups` and `tables` are the plans of those that it reads.
+    """
     before = len(problems.found)
     assert definition.source is not None
-    inputs = _Inputs()
+    inputs = _Inputs(definition.source)
     where, key = _source(definition, problems)
-    stream = event_definition(definition.source).root_name
+    stream = events.name
     # A renamed field is the same field: versions are made of the oldest names.
-    names: Mapping[str, str] = schema_of(definition.source).first_names
+    names: Mapping[str, str] = events.schema.first_names
     content = [
         stream,
         node_content(where, names),
@@ -64,10 +89,14 @@ def compile_group(definition: GroupDefinition, problems: Problems) -> GroupPlan 
                 aggregates.append(_aggregate(definition, name, expr, inputs, content, names))
             except PlanError as error:
                 problems.add(str(error), name)
-    derived = _derived(definition, {spec.name: spec.version for spec in aggregates}, problems)
+    versions = {spec.name: spec.version for spec in aggregates}
+    derived = _derived(definition, versions, names, feature_versions(groups, tables), problems)
     if len(problems.found) > before:
         return None
-    state = [[s.kind, s.input, s.where, s.window_us, s.hop_us, s.delay_us, list(s.params)] for s in aggregates]
+    state = [
+        [s.kind, s.input, s.where, s.window_us, s.hop_us, s.delay_us, list(s.params), *([] if s.by is None else [s.by])]
+        for s in aggregates
+    ]
     version = digest([*content, [node_content(spec.node, names) for spec in inputs.specs], state])
     return GroupPlan(
         definition.name, version, stream, where, key, tuple(inputs.specs), tuple(aggregates), derived,
@@ -83,12 +112,11 @@ def _source(definition: GroupDefinition, problems: Problems) -> tuple[Node | Non
         where = lower_conditions(definition.source, definition.where)
     except PlanError as error:
         problems.add(f"where: {error}")
-    computed = event_definition(definition.source).computed
     for part in definition.key:
         try:
-            node = lower_event(computed[part.name]) if part.name in computed else ColumnRef(part.name, part.dtype)
+            node = lower_event(getattr(definition.source, part.name), definition.source)
             if not isinstance(node, ColumnRef):
-                raise PlanError(f"is computed; a key that is not a field of the raw stream is {NOT_YET}")
+                raise PlanError(f"is computed; say what it names: {part.name} = (...).as_key(Entity)")
             key.append(KeyPart(node.name, part.dtype, part.entity))
         except PlanError as error:
             problems.add(f'key "{part.name}" {error}')
@@ -103,42 +131,70 @@ def _aggregate(
     content: list[Any],
     names: Mapping[str, str],
 ) -> AggregateSpec:
-    if expr.kind in _NOT_COMPUTED:
-        raise PlanError(f"hr.{expr.kind} is {NOT_YET}")
-    if expr.input is not None and expr.input.dtype not in _INPUTS:
-        raise PlanError(f"hr.{expr.kind} of {dtype_of(expr.input).value} columns is {NOT_YET}")
+    hashed = expr.kind == "approx_n_unique"
+    for part in (expr.input, expr.by):
+        if part is not None and part.dtype not in SCALARS:
+            raise PlanError(f"hr.{expr.kind} of {dtype_of(part).value} columns is {NOT_YET}")
     window = definition.windows[name]
-    if window.window_us is None and expr.kind in _ONLY_WINDOWS:
-        raise PlanError(f'hr.{expr.kind} over the whole lifetime is {NOT_YET}; give it a window, such as window="30d"')
-    column, where = inputs.add(expr.input), inputs.add(expr.where)
-    nodes = [None if index is None else node_content(inputs.specs[index].node, names) for index in (column, where)]
+    if window.window_us is None and (expr.kind in _ONLY_WINDOWS or expr.by is not None):
+        what = expr.kind if expr.by is None else f"{expr.kind} with by="
+        raise PlanError(f'hr.{what} over the whole lifetime is {NOT_YET}; give it a window, such as window="30d"')
+    if window.window_us is None and expr.kind in ("min", "max") and dtype_of(expr) is DType.STRING:
+        raise PlanError(
+            f'hr.{expr.kind} of texts over the whole lifetime is {NOT_YET}; give it a window, such as window="30d"'
+        )
+    column, where, by = inputs.add(expr.input, hashed=hashed), inputs.add(expr.where), inputs.add(expr.by)
+    read = (column, where) if by is None else (column, where, by)
+    nodes = [None if index is None else node_content(inputs.specs[index].node, names) for index in read]
     params = tuple(sorted(expr.params.items()))
     version = digest([*content, expr.kind, nodes, window.window_us, window.hop_us, window.delay_us, list(params)])
     return AggregateSpec(
         name, expr.kind, column, where, window.window_us, window.hop_us, window.delay_us, dtype_of(expr), params,
-        version, expr.doc,
+        version, expr.doc, by,
     )  # fmt: skip
 
 
-def _derived(definition: GroupDefinition, versions: dict[str, str], problems: Problems) -> tuple[DerivedSpec, ...]:
+def _derived(
+    definition: GroupDefinition,
+    versions: dict[str, Any],
+    first_names: Mapping[str, str],
+    features: Mapping[tuple[str, str], str],
+    problems: Problems,
+) -> tuple[DerivedSpec, ...]:
+    """Features of features; `features` are the versions of those of other groups and tables."""
     names = {id(expr): name for name, expr in definition.computed.items()}
     specs = []
     for name, expr in definition.computed.items():
         if isinstance(expr, Aggregate):
             continue
+        reads: dict[str, FeatureRead] = {}
 
-        def resolve(part: Expr[Any], whole: Expr[Any] = expr) -> Node | None:
+        def resolve(part: Expr[Any], whole: Expr[Any] = expr, reads: dict[str, FeatureRead] = reads) -> Node | None:
             if part is not whole and id(part) in names:
                 return ColumnRef(names[id(part)], dtype_of(part))
-            if isinstance(part, ColumnOf):
-                raise PlanError(f"looks {part!r} up ({definition_of(part.owner).kind}), which is {NOT_YET}")
-            return None
+            if not isinstance(part, ColumnOf):
+                return None
+            read = reads[column_name(part)] = _read(definition, part)
+            return ColumnRef(read.name, read.dtype)
 
         try:
             node = lower(expr, resolve)
         except PlanError as error:
             problems.add(str(error), name)
             continue
-        versions[name] = digest(node_content(node, versions))
-        specs.append(DerivedSpec(name, node, dtype_of(expr), versions[name]))
+        elsewhere = {
+            read.name: [features[read.source, read.feature], [first_names.get(key, key) for key in read.keys]]
+            for read in reads.values()
+        }
+        versions[name] = digest(node_content(node, versions | elsewhere))
+        specs.append(DerivedSpec(name, node, dtype_of(expr), versions[name], reads=tuple(reads.values())))
     return tuple(specs)
+
+
+def _read(definition: GroupDefinition, column: ColumnOf[Any]) -> FeatureRead:
+    """What a column of another group or a table means in a feature of this group: looked up by this group's key."""
+    keys = bind_key(column.owner, definition.scope())
+    if isinstance(keys, str):
+        raise PlanError(keys)
+    other = definition_of(column.owner)
+    return FeatureRead(column_name(column), other.name, other.kind == "table", column.name, dtype_of(column), keys)

@@ -236,6 +236,14 @@ def _cosine(node: Call, values: list[Values], masks: list[Mask], n: int) -> tupl
     return result, None if found.all() else found
 
 
+def _xxh64(node: Call, values: list[Values], masks: list[Mask], n: int) -> tuple[Values, Mask]:
+    # Late: it loads the compiler.
+    from headrace.aggregations.sketch import hash_texts
+
+    texts = values[0].tolist() if isinstance(values[0], np.ndarray) else [values[0]] * n
+    return hash_texts(texts), masks[0]
+
+
 OPERATIONS: Final[dict[str, _Operation]] = {
     "add": _arithmetic(_add, "add"),
     "sub": _arithmetic(_subtract, "sub"),
@@ -256,6 +264,7 @@ OPERATIONS: Final[dict[str, _Operation]] = {
     "between": _between,
     "fill_null": _fill_null,
     "cosine": _cosine,
+    "xxh64": _xxh64,
     **dict.fromkeys(("hour", "weekday", "month", "day"), _calendar),
     **dict.fromkeys(("seconds", "hours", "days"), _duration),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, dataclass_transform
 
+from headrace.core import schema
 from headrace.core.schema import DType, Schema
 from headrace.features import field as fields_of
 from headrace.features.column import ColumnOf
@@ -105,6 +106,66 @@ def schema_of(cls: type) -> Schema:
     return Schema(name, fields, by_kind.get("event_time"), by_kind.get("id"), definition.doc)
 
 
+def logged_event(cls: type) -> type:
+    """The class whose records the log holds for this event class: itself if it is raw or logged, else the nearest such
+    class that it derives from."""
+    parent = event_definition(cls).parent
+    return cls if parent is None or _is_logged(cls) else logged_event(parent)
+
+
+def own_columns(cls: type) -> dict[str, Expr[Any]]:
+    """The columns that a derived stream computes itself, by name; those that it inherits are left out."""
+    definition = event_definition(cls)
+    inherited = {} if definition.parent is None else event_definition(definition.parent).computed
+    return {name: expr for name, expr in definition.computed.items() if name not in inherited}
+
+
+def logged_schema(cls: type) -> Schema:
+    """Schema of the records of a logged stream: for a derived one its source's fields, then its own columns."""
+    definition = event_definition(cls)
+    if definition.parent is None:
+        return schema_of(cls)
+    source = logged_schema(logged_event(definition.parent))
+    scope = event_scope(cls).columns
+    columns = tuple(schema.Field(name, *_nullable(scope[name])) for name in _between(cls))
+    return Schema(definition.name, (*source.fields, *columns), source.time_field, source.id_field, definition.doc)
+
+
+def _between(cls: type) -> list[str]:
+    """Columns computed by a logged stream and by what lies between it and its source."""
+    parent = event_definition(cls).parent
+    assert parent is not None
+    inherited = event_definition(logged_event(parent)).computed
+    return [name for name in event_definition(cls).computed if name not in inherited]
+
+
+def _nullable(column: tuple[DType, str | None]) -> tuple[DType, bool, bool, None, str | None]:
+    dtype, entity = column
+    return dtype, True, False, None, entity
+
+
+def _is_logged(cls: type) -> bool:
+    """True if the class itself, not what it derives from, looks something up or computes a key."""
+    definition = event_definition(cls)
+    own = list(own_columns(cls).values())
+    conditions = [definition.where] if definition.where is not None else []
+    for expr in (*own, *conditions):
+        for part in walk_expr(expr):
+            if isinstance(part, ColumnOf) and definition_of(part.owner).kind != "event":
+                return True
+    return any(expr.entity is not None and not _is_copy(expr) for expr in own)
+
+
+def _is_copy(expr: Expr[Any]) -> bool:
+    """True for a field, or a column that is one under another name."""
+    while isinstance(expr, ColumnOf):
+        computed = definition_of(expr.owner).computed
+        if expr.name not in computed:
+            return True
+        expr = computed[expr.name]
+    return False
+
+
 def root_event(cls: type) -> type:
     """The raw event class of a derived stream; of another, itself."""
     parent = event_definition(cls).parent
@@ -146,10 +207,10 @@ def _check_event(definition: EventDefinition, problems: Problems) -> None:
         problems.add("where= filters a derived stream; write it on a subclass of a concrete event")
     if definition.abstract and definition.parent is not None:
         problems.add("a derived stream cannot be abstract")
-    if definition.where is not None:
+    if definition.where is not None and definition.parent is not None:
         _check_where(definition, problems)
     if definition.parent is not None:
-        for name, expr in definition.computed.items():
+        for name, expr in own_columns(definition.cls).items():
             _check_columns(definition, name, expr, problems)
 
 
@@ -198,7 +259,9 @@ def _check_columns(definition: EventDefinition, name: str | None, expr: Expr[Any
                 if not issubclass(definition.cls, part.owner):
                     problems.add(f"{part!r} is no column of {definition.cls.__name__} or of what it derives from", name)
             else:
-                problems.add_all(lookup_problems(part, event_scope(definition.cls)), name)
+                # What is looked up cannot be the key of another look-up of the same class: that is a second stream.
+                assert definition.parent is not None
+                problems.add_all(lookup_problems(part, event_scope(definition.parent)), name)
         elif getattr(part, "kind", None) is not None:
             problems.add("aggregations belong in an hr.FeatureGroup", name)
 

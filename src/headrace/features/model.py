@@ -110,6 +110,7 @@ class Model:
         promote: when a new version takes over; by hand if not given.
         owner: who answers for it.
         doc: what it is for.
+        tags: words to find it by.
 
     Raises DefinitionError with every problem at once.
     """
@@ -127,7 +128,9 @@ class Model:
         promote: Better | None = None,
         owner: str = "",
         doc: str = "",
+        tags: Sequence[str] = (),
     ) -> None:
+        self.tags = tuple(tags)
         self.name, self.view, self.label, self.estimator, self.metric = name, view, label, estimator, metric
         self.retrain, self.promote, self.owner, self.doc = tuple(retrain), promote, owner, inspect.cleandoc(doc)
         self.site = user_site()

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from headrace.core.schema import DType, Field, Schema
@@ -51,7 +51,8 @@ class AggregateSpec:
 
     `kind` is the aggregation's name (count, sum, mean, …). `input` and `where` index the group's inputs; `where` is a
     BOOL input whose null is false. `window_us` None is the whole lifetime. `hop_us` is the step of the window's lower
-    edge (at least the group's resolution; equal to it means exact).
+    edge (at least the group's resolution; equal to it means exact). `by` indexes the input whose values
+    are the keys of a map; None is no map.
     """
 
     name: str
@@ -65,22 +66,44 @@ class AggregateSpec:
     params: tuple[tuple[str, Any], ...] = ()
     version: str = ""
     doc: str = ""
+    by: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureRead:
+    """A feature of another group or a table that a feature of features reads; its expression calls it `name`.
+
+    `keys` are the fields of the reading group's key that hold the key of `source`, one per part.
+    """
+
+    name: str
+    source: str
+    is_table: bool
+    feature: str
+    dtype: DType
+    keys: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class DerivedSpec:
-    """A feature of features: an expression over the group's own feature names (local names such as "n_30m")."""
+    """A feature of features: an expression over the group's own feature names (local names such as "n_30m").
+
+    `reads` are the columns of other groups and tables in it, looked up at the time of the read.
+    """
 
     name: str
     node: Node
     dtype: DType
     version: str = ""
     doc: str = ""
+    reads: tuple[FeatureRead, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class GroupPlan:
     """A windowed feature group: aggregations over the events of one stream per entity.
+
+    `stream` is the topic of its events: a raw stream's name, or the topic of a logged derived stream.
 
     `where` keeps only events for which it is true. `order` lists all feature names as declared. `version` is 16 hex
     digits: the hash of everything that decides the stored state (stream, where, key, inputs, aggregates, resolution).
@@ -99,6 +122,11 @@ class GroupPlan:
     owner: str = ""
     doc: str = ""
     tags: tuple[str, ...] = ()
+
+    @property
+    def dtypes(self) -> dict[str, DType]:
+        """Types of all features by name."""
+        return {s.name: s.dtype for s in self.aggregates} | {s.name: s.dtype for s in self.derived}
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +207,8 @@ class ViewPlan:
     """A feature view: what a model sees for one request.
 
     `request` is the schema of the request event, `stream` its topic. Columns are in output order, and each computed
-    one stands after all that it reads. `version` is the hash of everything that decides a value.
+    one stands after all that it reads. `version` is the hash of everything that decides a value. `where` names the
+    hidden column of the condition that events of the stream have to meet to be requests; None: all are.
     """
 
     name: str
@@ -190,6 +219,8 @@ class ViewPlan:
     columns: tuple[ViewColumn, ...]
     owner: str = ""
     doc: str = ""
+    where: str | None = None
+    tags: tuple[str, ...] = ()
 
     @property
     def visible(self) -> tuple[ViewColumn, ...]:
@@ -198,8 +229,45 @@ class ViewPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class DerivedPlan:
+    """A derived stream that is logged, since it looks something up (or computes a key).
+
+    `view` is asked once per event of the stream `view.stream`, at the event's own time; its visible columns stand
+    beside the event's fields in the derived record, and the column `_where`, if it is there, says which events belong.
+    `stream` describes the logged records: its name is their topic, `<name>-<version>`, so that an edit begins a new
+    topic. A record has partition and offset of its source.
+    """
+
+    name: str
+    version: str
+    stream: StreamPlan
+    view: ViewPlan
+
+    @property
+    def topic(self) -> str:
+        """The topic of the derived records."""
+        return self.stream.name
+
+    @property
+    def source(self) -> str:
+        """The topic of the events that it is derived from."""
+        return self.view.stream
+
+    @property
+    def computed(self) -> tuple[str, ...]:
+        """Names of the columns that stand beside the source's fields."""
+        return tuple(column.name for column in self.view.visible if column.name != WHERE)
+
+
+WHERE = "_where"
+"""The column of a derived stream's view that says which events belong to it."""
+
+
+@dataclass(frozen=True, slots=True)
 class LabelPlan:
     """The truth: `node` over an event of `stream`, joined where its field `join_field` equals the request's id.
+
+    Only events for which `where` is true bring a truth; None: all do.
 
     The latest event wins. A row may train when `wait_us` has passed since the request; then without truth it gets
     `default`, or is left out if there is none (`has_default` False).
@@ -212,6 +280,7 @@ class LabelPlan:
     wait_us: int
     has_default: bool
     default: Any
+    where: Node | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,14 +318,53 @@ class ModelPlan:
     promote: PromotionPlan | None
     owner: str = ""
     doc: str = ""
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class ProjectPlan:
-    """Everything a project declares, by name."""
+    """Everything a project declares, by name.
+
+    `streams` are the raw ones. `derived` are the logged derived streams by topic, each after those that it reads.
+    `kept_views` (by version) and `kept_groups` (by a name of their own) are no longer declared, but computed still,
+    since a model may answer with them.
+    """
 
     streams: Mapping[str, StreamPlan]
     groups: Mapping[str, GroupPlan]
     tables: Mapping[str, TablePlan]
     views: Mapping[str, ViewPlan]
     models: Mapping[str, ModelPlan]
+    derived: Mapping[str, DerivedPlan] = field(default_factory=dict)
+    kept_groups: Mapping[str, GroupPlan] = field(default_factory=dict)
+    kept_views: Mapping[str, ViewPlan] = field(default_factory=dict)
+
+    def stream(self, topic: str) -> StreamPlan:
+        """The stream, raw or derived, whose records lie in `topic`."""
+        derived = self.derived.get(topic)
+        return self.streams[topic] if derived is None else derived.stream
+
+    def topics(self) -> dict[str, StreamPlan]:
+        """All streams by topic: raw ones, then derived ones."""
+        return {**self.streams, **{topic: derived.stream for topic, derived in self.derived.items()}}
+
+    def root(self, topic: str) -> str:
+        """The raw stream that the records of a topic come from; a raw stream itself."""
+        while topic in self.derived:
+            topic = self.derived[topic].source
+        return topic
+
+    @property
+    def computed_groups(self) -> tuple[GroupPlan, ...]:
+        """All groups that are computed, each version once."""
+        found = {group.version: group for group in (*self.kept_groups.values(), *self.groups.values())}
+        return tuple(found.values())
+
+    def views_of(self, model: str) -> tuple[ViewPlan, ...]:
+        """The view that a model is declared with, then the versions of it that are kept."""
+        view = self.views[self.models[model].view]
+        return (view, *(kept for kept in self.kept_views.values() if kept.name == view.name))
+
+    def group(self, name: str) -> GroupPlan:
+        """A group that is declared or kept."""
+        return self.groups[name] if name in self.groups else self.kept_groups[name]

@@ -8,7 +8,7 @@ import typing
 from datetime import datetime, timedelta
 from typing import Any
 
-from headrace.core.schema import DType
+from headrace.core.schema import SCALARS, DType
 from headrace.core.time import to_us
 
 PYTHON_TYPES: dict[Any, DType] = {
@@ -28,6 +28,11 @@ _SHOWN = {
     DType.TIMESTAMP: "datetime",
     DType.DURATION: "timedelta",
     DType.LIST: "list[float]",
+}
+_SHOWN |= {
+    dtype: f"{'list' if len(dtype.parts) == 1 else 'dict'}[{', '.join(_SHOWN[part] for part in dtype.parts)}]"
+    for dtype in DType
+    if dtype.is_nested
 }
 NUMBERS = frozenset({DType.INT, DType.FLOAT})
 _ORDERED = frozenset({DType.INT, DType.FLOAT, DType.STRING, DType.TIMESTAMP, DType.DURATION})
@@ -79,7 +84,7 @@ def operation_dtype(op: str, dtypes: tuple[DType, ...]) -> DType | None:
 
 
 def _comparable(op: str, dtypes: tuple[DType, ...]) -> bool:
-    if DType.LIST in dtypes:
+    if not SCALARS.issuperset(dtypes):
         return False
     if op in ("lt", "le", "gt", "ge", "between") and not set(dtypes) <= _ORDERED:
         return False

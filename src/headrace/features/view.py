@@ -30,17 +30,26 @@ class FeatureView:
             as `Spend.n["1h"]`, families, and fields of the request.
         owner: who answers for it.
         doc: what it is for.
+        tags: words to find it by.
 
     Raises DefinitionError, with every problem at once, for a key that cannot be bound and for columns named twice.
     """
 
     def __init__(
-        self, name: str, *, request: type[Event], features: Sequence[Listed], owner: str = "", doc: str = ""
+        self,
+        name: str,
+        *,
+        request: type[Event],
+        features: Sequence[Listed],
+        owner: str = "",
+        doc: str = "",
+        tags: Sequence[str] = (),
     ) -> None:
         self.name = name
         self.request = request
         self.owner = owner
         self.doc = inspect.cleandoc(doc)
+        self.tags = tuple(tags)
         self.site = user_site()
         problems = Problems(f'view "{name}"', self.site)
         problem = name_problem(name)

@@ -30,7 +30,8 @@ class ArchiveWorker:
         self._raw = raw
         self._features = features
         self._offline = offline
-        self._done = {name: max(offline.number(events_table(name), WRITER), 0) for name in plan.streams}
+        self._streams = plan.topics()
+        self._done = {name: max(offline.number(events_table(name), WRITER), 0) for name in self._streams}
         self._rows_done = {
             name: max(offline.number(rows_table(table), WRITER), 0) for name, table in plan.tables.items()
         }
@@ -58,9 +59,10 @@ class ArchiveWorker:
             return 0
         end = found[-1][0].end
         for name, done in self._done.items():
-            rows = judged_events(self._plan.streams[name], self._raw, [c for b, c in found if b.base >= done])
+            commits = [c for b, c in found if b.base >= done]
+            rows = judged_events(self._streams[name], self._raw, commits, derived=name in self._plan.derived)
             if rows is not None and len(rows):
-                schema, table = self._plan.streams[name].schema, events_table(name)
+                schema, table = self._streams[name].schema, events_table(name)
                 held = self._offline.columns(table)
                 time = column_of_field(held, schema[schema.time_field or ""])
                 self._offline.append(table, as_stored(rows, held, schema), time_column=time, writer=WRITER, number=end)

@@ -49,7 +49,7 @@ class OnlineIngest:
         self._horizon_us = horizon_us
         features.create(WINDOWS)
         features.create(TABLES)
-        self._layouts: dict[str, GroupLayout] = {group.version: layout_of(group) for group in plan.groups.values()}
+        self._layouts: dict[str, GroupLayout] = {group.version: layout_of(group) for group in plan.computed_groups}
         self.position: Position = decode_position(store.position())
         self._ahead: deque[LogBatch] = deque()
         self._read_to = self.position.windows
@@ -103,6 +103,12 @@ class OnlineIngest:
             taken.append(self._rows_ahead.popleft())
             rows += taken[-1].count
         return taken
+
+    @property
+    def events(self) -> int:
+        """Raw events that the store reflects, dead letters and duplicates included."""
+        streams = self.position.streams
+        return sum(sum(streams[name]) for name in self._plan.streams if name in streams)
 
     def lag(self) -> int:
         """Commits in the feature log that the online store does not reflect yet."""

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from headrace.core.schema import DType
 from headrace.retrieval.history import HistoryReader
 from headrace.retrieval.predictions import PredictionBatch
 from headrace.retrieval.rows import FeatureBlock
@@ -58,7 +57,7 @@ def compare(ids: list[str], served: FeatureBlock, again: FeatureBlock) -> Audit:
     """Compare two blocks of the same columns bit by bit; nulls equal nulls only."""
     differs = (served.valid != again.valid) | (served.valid & (served.words != again.words))
     for index, name in enumerate(served.names):
-        if served.dtypes[index] in (DType.STRING, DType.LIST):
+        if served.dtypes[index].is_object:
             a, b = served.objects[name].to_pylist(), again.objects[name].to_pylist()
             differs[:, index] = [not _same(x, y) for x, y in zip(a, b, strict=True)]
     result = Audit(len(ids), differs.size, int(differs.sum()))

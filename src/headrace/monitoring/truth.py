@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from headrace.core.columns import BoolArray, FloatArray, IntArray
-from headrace.core.time import US_PER_DAY
+from headrace.core.time import MIN_US, US_PER_DAY
 from headrace.engines.stream.admitted import ARRIVAL, OFFSET, PARTITION, VERDICT, judged_events
 from headrace.engines.stream.commits import WINDOWS
 from headrace.engines.stream.verdicts import COUNTED
@@ -23,7 +23,7 @@ from headrace.engines.stream.worker import read_heads
 from headrace.eventlog.base import Append, EventLog
 from headrace.features.plan import ModelPlan, ProjectPlan
 from headrace.retrieval.labels import evaluate_labels
-from headrace.retrieval.predictions import PredictionBatch, read_predictions
+from headrace.retrieval.predictions import PredictionBatch, read_predictions_of
 
 TOPIC = "truth"
 LABELS = "labels"
@@ -53,6 +53,7 @@ class LabelRow(msgspec.Struct):
 @dataclass(slots=True)
 class _Chunk:
     batch: PredictionBatch
+    view_version: str
     rows: dict[str, int]
     labels: FloatArray
     known_us: IntArray
@@ -76,7 +77,7 @@ class TruthTracker:
         until: Callable[[], int] | None = None,
     ) -> None:
         self._project, self._model = project, model
-        self._view = project.views[model.view]
+        self._views = project.views_of(model.name)
         self._raw, self._features, self._internal = raw, features, internal
         self._keep_us = keep_us
         self._until = until
@@ -92,9 +93,7 @@ class TruthTracker:
     def update(self) -> int:
         """Join what is new; returns how many truths were joined (corrections count again)."""
         self._recover()
-        batch, predictions_end = read_predictions(self._internal, self._model.name, self._view, self._at[0])
-        if len(batch):
-            self._add(batch)
+        predictions_end = self._read(self._at[0])
         ids, labels, known = self._events()
         more_ids, more_labels, more_known, labels_end = self._reported()
         joined = self._join(ids + more_ids, labels + more_labels, known + more_known)
@@ -108,15 +107,28 @@ class TruthTracker:
 
     @property
     def first_us(self) -> int | None:
-        """Time of the earliest request that is remembered; None if there is none."""
-        self._recover()
-        return min((int(chunk.batch.t_us.min()) for chunk in self._chunks), default=None)
+        """Time of the earliest request from which on all that are remembered were scored on the declared view.
 
-    def window(self, since_us: int, until_us: int) -> list[tuple[PredictionBatch, FloatArray, BoolArray, IntArray]]:
-        """Predictions of requests in `[since_us, until_us)`: batch, labels (NaN: unknown), known, when known."""
+        None if there is none.
+        """
+        self._recover()
+        declared = self._views[0].version
+        kept = max((int(c.batch.t_us.max()) for c in self._chunks if c.view_version != declared), default=MIN_US)
+        times = [c.batch.t_us[c.batch.t_us > kept] for c in self._chunks if c.view_version == declared]
+        return min((int(t.min()) for t in times if len(t)), default=None)
+
+    def window(
+        self, since_us: int, until_us: int, view_version: str | None = None
+    ) -> list[tuple[PredictionBatch, FloatArray, BoolArray, IntArray]]:
+        """Predictions of requests in `[since_us, until_us)`: batch, labels (NaN: unknown), known, when known.
+
+        Those that were scored on the declared view, or on `view_version` of it.
+        """
         self._recover()
         found = []
         for chunk in self._chunks:
+            if chunk.view_version != (view_version or self._views[0].version):
+                continue
             at = (chunk.batch.t_us >= since_us) & (chunk.batch.t_us < until_us)
             if at.all():
                 found.append((chunk.batch, chunk.labels, ~np.isnan(chunk.labels), chunk.known_us))
@@ -125,11 +137,19 @@ class TruthTracker:
                 found.append((chunk.batch.take(at), labels, ~np.isnan(labels), chunk.known_us[at]))
         return found
 
-    def _add(self, batch: PredictionBatch) -> None:
+    def _read(self, start: int, max_records: int = 1_000_000) -> int:
+        """Remember the predictions from an offset on; returns the offset to go on from."""
+        batches, end = read_predictions_of(self._internal, self._model.name, self._views, start, max_records)
+        for view, batch in zip(self._views, batches, strict=True):
+            if len(batch):
+                self._add(batch, view.version)
+        return end
+
+    def _add(self, batch: PredictionBatch, view_version: str) -> None:
         self.predictions += len(batch)
         rows = {key: row for row, key in enumerate(batch.request_ids) if key is not None}
         n = len(batch)
-        self._chunks.append(_Chunk(batch, rows, np.full(n, np.nan), np.zeros(n, np.int64)))
+        self._chunks.append(_Chunk(batch, view_version, rows, np.full(n, np.nan), np.zeros(n, np.int64)))
         edge = int(batch.t_us.max()) - self._keep_us
         self._chunks = [chunk for chunk in self._chunks if int(chunk.batch.t_us.max()) >= edge]
 
@@ -139,10 +159,11 @@ class TruthTracker:
         end = self._features.end(WINDOWS, 0) if self._until is None else self._until()
         found = read_heads(self._features, self._at[1], end - self._at[1]) if end > self._at[1] else []
         self._windows_end = found[-1][0].end if found else self._at[1]
-        rows = judged_events(self._project.streams[label.stream], self._raw, [commit for _, commit in found])
+        stream, derived = self._project.stream(label.stream), label.stream in self._project.derived
+        rows = judged_events(stream, self._raw, [commit for _, commit in found], derived=derived)
         if rows is None:
             return [], [], []
-        time = self._project.streams[label.stream].schema.time_field or ""
+        time = stream.schema.time_field or ""
         rows = rows.sort_by([(time, "ascending"), (PARTITION, "ascending"), (OFFSET, "ascending")])
         values, valid = evaluate_labels(label, self._project, rows)
         counted = valid & (np.asarray(rows[VERDICT]) == COUNTED)
@@ -193,13 +214,9 @@ class TruthTracker:
         self._windows_end = self._at[1]
         at = 0
         while at < self._at[0]:
-            batch_read, end = read_predictions(
-                self._internal, self._model.name, self._view, at, min(100_000, self._at[0] - at)
-            )
+            end = self._read(at, min(100_000, self._at[0] - at))
             if end == at:
                 break
-            if len(batch_read):
-                self._add(batch_read)
             at = end
         for chunk in self._chunks:
             for row, key in enumerate(chunk.batch.ids):

@@ -21,8 +21,8 @@ from headrace.core.columns import Column, IntArray
 from headrace.core.errors import LogError
 from headrace.core.events import encode_block
 from headrace.core.time import MAX_US, US_PER_DAY, US_PER_MINUTE, SimulatedClock
+from headrace.derivation.worker import ComputingLayer
 from headrace.engines.stream.commits import WINDOWS
-from headrace.engines.stream.worker import ComputeWorker
 from headrace.eventlog.base import Append, EventLog
 from headrace.ingestion.materialize import OnlineIngest
 from headrace.orchestration.disorder import ArrivingEvents, CleanEvents
@@ -92,7 +92,7 @@ class Feeder:
         arrivals: SimulatedClock,
         raw: EventLog,
         clock: SimulatedClock,
-        compute: ComputeWorker,
+        compute: ComputingLayer,
         features: EventLog,
         scheduled: SimulatedClock,
         jobs: Scheduler,
@@ -225,8 +225,8 @@ class Replay:
                 self.features.commit(INGEST_GROUP, WINDOWS, 0, self.ingest.position.windows)
             if self.progress is not None and now // US_PER_DAY != day:
                 day = now // US_PER_DAY
-                self.progress(ReplayProgress(now, self._applied(), result.scored))
-        result.events = self._applied()
+                self.progress(ReplayProgress(now, self.ingest.events, result.scored))
+        result.events = self.ingest.events
         return result
 
     def _next_commit(self) -> int:
@@ -239,9 +239,6 @@ class Replay:
             self.features.commit(INGEST_GROUP, WINDOWS, 0, self.ingest.position.windows)
             time.sleep(_WAIT_S)
         return arrival
-
-    def _applied(self) -> int:
-        return sum(sum(offsets) for offsets in self.ingest.position.streams.values())
 
 
 def _rows(column: Column, rows: slice) -> Column:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from headrace.catalog.catalog import Catalog
-from headrace.core.columns import BoolArray
+from headrace.core.columns import BoolArray, FloatArray
 from headrace.core.errors import TrainingError
 from headrace.core.time import US_PER_DAY, to_iso
 from headrace.features.plan import ModelPlan, ProjectPlan, PromotionPlan, Trigger
@@ -22,6 +22,7 @@ from headrace.orchestration.served import served_set
 from headrace.registry.base import DataSnapshot, ModelRegistry, ModelVersion, NewVersion
 from headrace.registry.predictor import FittedModel, load_model
 from headrace.registry.profile import Profile, profile_block
+from headrace.retrieval.history import HistoryReader, everything_below
 from headrace.retrieval.past import Past
 from headrace.training.dataset import TrainingSet, joined, training_set
 from headrace.training.evaluate import evaluate
@@ -102,6 +103,7 @@ class RetrainingLoop:
         self._rule = model.promote or DEFAULT_JUDGING
         self._served = served
         self._before: TrainingSet | None = None
+        self._before_us = 0
 
     def train(self, until_us: int, trigger: str, *, baseline: bool = False) -> Trained:
         """Train and register a version on what is known at `until_us`; raises TrainingError if that is too little."""
@@ -130,10 +132,13 @@ class RetrainingLoop:
         first = None if self._served is None else self._served.first_us
         if self._served is None or first is None or first >= now_us:
             return training_set(self.project, self.model, self._past, until_us=now_us, since_us=since_us, now_us=now_us)
-        scored = served_set(self.model, self._served, self._past, since_us, now_us)
+        begin = first if since_us is None else max(first, since_us)
+        scored = served_set(self.model, self._served, self._past, begin, now_us)
         if since_us is not None and since_us >= first:
             return scored
-        if self._before is None:
+        # After a rollback to a version of a kept view, more has to be recomputed than before it.
+        if self._before is None or (self.project.kept_views and self._before_us != first):
+            self._before_us = first
             self._before = training_set(
                 self.project, self.model, self._past, until_us=first, since_us=since_us, now_us=now_us
             )
@@ -180,7 +185,7 @@ class RetrainingLoop:
             verdict = judge(
                 self._rule,
                 trained.truth,
-                load_model(self._registry, name, champion).predict(window),
+                predict_on(self.project, self._past, self._registry, name, champion, trained.window)[trained.at],
                 trained.fitted.predict(window),
                 {column: np.array(window.column(column).to_pylist(), object) for column in self._rule.no_worse_in},
                 metric=self.model.metric,
@@ -228,6 +233,22 @@ class RetrainingLoop:
         """Record that a retraining came to nothing."""
         self._catalog.finish_run(run, "refused", {"reason": str(error)})
         return Outcome(trigger, None, False, str(error))
+
+
+def predict_on(
+    project: ProjectPlan, past: Past, registry: ModelRegistry, model: str, number: int, data: TrainingSet
+) -> FloatArray:
+    """Scores, float64 [n], of a version on the requests of `data`, with the features of the view it was trained on.
+
+    `data` has those of the view as it is declared; a version of a kept view gets its own, as they were known.
+    """
+    fitted = load_model(registry, model, number)
+    view = project.kept_views.get(registry.get(model, number).info.view_version)
+    if view is None:
+        return fitted.predict(data.block)
+    return fitted.predict(
+        HistoryReader(view, project, past).read(data.request, everything_below(data.as_of, len(data)))
+    )
 
 
 def fit(prepared: Prepared) -> Challenger:

@@ -13,7 +13,7 @@ from headrace.catalog.catalog import Catalog
 from headrace.core.errors import TrainingError
 from headrace.core.time import US_PER_DAY
 from headrace.eventlog.base import EventLog
-from headrace.features.plan import ModelPlan, ProjectPlan
+from headrace.features.plan import ModelPlan, ProjectPlan, ViewPlan
 from headrace.monitoring.accuracy import find_decay
 from headrace.monitoring.drift import Drift, find_drift, watched_columns
 from headrace.monitoring.skew import Audit, audit
@@ -22,7 +22,7 @@ from headrace.orchestration.retraining import Challenger, Outcome, RetrainingLoo
 from headrace.registry.base import CHAMPION, ModelRegistry
 from headrace.retrieval.history import HistoryReader
 from headrace.retrieval.past import Past
-from headrace.retrieval.predictions import read_predictions
+from headrace.retrieval.predictions import read_predictions_of
 from headrace.retrieval.rows import concat_features
 
 Beside: TypeAlias = Callable[[Callable[[], Challenger]], "Future[Challenger]"]
@@ -118,22 +118,30 @@ class ModelWatch:
         profile = self.registry.get(self.model.name, champion).info.profile
         if self.triggers.psi is None or profile is None:
             return ()
-        window = [batch for batch, _, _, _ in self.tracker.window(now_us - LOOK_BACK_US, now_us)]
+        view = self._view_of(champion)
+        window = [batch for batch, _, _, _ in self.tracker.window(now_us - LOOK_BACK_US, now_us, view.version)]
         if not window:
             return ()
         block = concat_features([batch.features for batch in window])
         scores = np.concatenate([batch.scores for batch in window])
-        watched = watched_columns(self.project.views[self.model.view])
+        watched = watched_columns(view)
         found = find_drift(profile, block, watched, scores, threshold=self.triggers.psi)
         self.looks.append(DriftLook(now_us, found))
         return found.over
+
+    def _view_of(self, champion: int) -> ViewPlan:
+        """The view that the champion reads: as it is declared, or a version that is kept for it."""
+        version = self.registry.get(self.model.name, champion).info.view_version
+        views = self.project.views_of(self.model.name)
+        return next((view for view in views if view.version == version), views[0])
 
     def _decay(self, now_us: int, champion: int) -> bool:
         metric = self.model.metric
         before = self.registry.get(self.model.name, champion).info.metrics.get(metric)
         if self.triggers.drop is None or before is None:
             return False
-        window = self.tracker.window(now_us - LOOK_BACK_US, now_us)
+        version = self._view_of(champion).version
+        window = self.tracker.window(now_us - LOOK_BACK_US, now_us, version)
         if not window:
             return False
         known = np.concatenate([k for _, _, k, _ in window])
@@ -159,9 +167,11 @@ class SkewWatch:
 
     def look(self, max_predictions: int = 50_000) -> Audit:
         """Audit the predictions logged since the last look."""
-        view = self.project.views[self.model.view]
-        batch, self.offset = read_predictions(self.internal, self.model.name, view, self.offset, max_predictions)
-        result = audit(batch, HistoryReader(view, self.project, self.past))
+        views = self.project.views_of(self.model.name)
+        batches, end = read_predictions_of(self.internal, self.model.name, views, self.offset, max_predictions)
+        result, self.offset = Audit(), end
+        for view, batch in zip(views, batches, strict=True):
+            result = result + audit(batch, HistoryReader(view, self.project, self.past))
         self.total = self.total + result
         if result.differing:
             first = result.examples[0]

@@ -12,8 +12,10 @@ from headrace.aggregations.layout import GroupLayout, Scratch, layout_of
 from headrace.core.columns import BoolArray, Column, IntArray
 from headrace.core.keys import entity_encoder
 from headrace.core.schema import DType
+from headrace.features.nodes import ColumnRef, Node, replaced
 from headrace.features.plan import Binding, GroupPlan, ProjectPlan, TablePlan, ViewColumn, ViewPlan
 from headrace.features.program import Program
+from headrace.retrieval.arithmetic import Arithmetic
 from headrace.retrieval.rows import FeatureBlock
 
 
@@ -33,10 +35,11 @@ class BoundSource:
 
     @property
     def objects(self) -> tuple[str, ...]:
-        """Names of table features that are not 8-byte words."""
-        if self.table is None:
-            return ()
-        return tuple(f.name for f in self.table.features if f.dtype in (DType.STRING, DType.LIST))
+        """Names of features that are not 8-byte words."""
+        if self.layout is not None:
+            return self.layout.objects
+        assert self.table is not None
+        return tuple(f.name for f in self.table.features if f.dtype.is_object)
 
 
 class BoundView:
@@ -98,14 +101,19 @@ class BoundView:
         slots = [self._names.slot(column) for column in visible]
         # Most visible columns are copied from slots in one step; the others are overwritten afterwards.
         self._copied = np.array([slot or 0 for slot in slots], np.int64)
+        self._arithmetic = Arithmetic()
         self._others = [
             (index, column, self._names.register(column.name))
             for index, (column, slot) in enumerate(zip(visible, slots, strict=True))
-            if slot is None
+            if slot is None and not self._arithmetic.add(index, self._names.flat(column.name))
         ]
-        self._whole = not self._others and slots == list(range(self.slots))
+        self._whole = slots == list(range(self.slots))
         self._loaded = np.array(list(self._names.slots), np.int64)
         self._loads = [(register, dtype) for register, dtype in self._names.slots.values()]
+
+    def asks_for_objects(self, source: BoundSource) -> bool:
+        """True if some column is made of a feature of this source that is no word."""
+        return any(self.sources[binding] is source for binding, _ in self._names.objects)
 
     def scratch(self) -> Scratch:
         """Working memory for one thread."""
@@ -126,7 +134,7 @@ class BoundView:
         valid: BoolArray,
         objects: Callable[[int, int, DType], Column],
     ) -> FeatureBlock:
-        """Build the visible columns; `objects(binding, index, dtype)` fetches table values that are no words."""
+        """Build the visible columns; `objects(binding, index, dtype)` fetches values that are no words."""
         if self._whole:
             return FeatureBlock(self.names, self.dtypes, words, valid)
         if self.slots and not words.flags.c_contiguous:
@@ -137,6 +145,8 @@ class BoundView:
             out = np.zeros((len(words), len(self.names)), np.int64)
             out_valid = np.zeros(out.shape, np.bool_)
         block = FeatureBlock(self.names, self.dtypes, out, out_valid)
+        if self._arithmetic:
+            self._arithmetic.run(words, valid, out, out_valid)
         if self._others:
             self._fill(block, *self._evaluate(request, words, valid, objects))
         return block
@@ -178,7 +188,7 @@ class BoundView:
         for index, column, register in self._others:
             value, mask = values[register], masks[register]
             out_valid[:, index] = True if mask is None else mask
-            if column.dtype in (DType.STRING, DType.LIST):
+            if column.dtype.is_object:
                 out[:, index] = 0
                 block.objects[column.name] = Column(column.dtype, value, mask)
             else:
@@ -193,7 +203,7 @@ class _Names:
 
     Attributes:
         slots: register and type by slot.
-        objects: register and type by (binding, index) of a table value that is no word.
+        objects: register and type by (binding, index) of a value that is no word.
         requests: register by request field.
     """
 
@@ -211,6 +221,25 @@ class _Names:
         if column.binding is None or column.feature is None:
             return None
         return _slot(self._sources[column.binding], column.feature)
+
+    def flat(self, name: str) -> Node | None:
+        """The expression of a column over slots, named by their numbers; None if it reads anything else."""
+        column = self._columns.get(name)
+        if column is None:
+            return None
+        if column.binding is not None and column.feature is not None:
+            return self._flat_feature(column.binding, column.feature)
+        return None if column.node is None else replaced(column.node, self.flat)
+
+    def _flat_feature(self, binding: int, feature: str) -> Node | None:
+        source = self._sources[binding]
+        slot = _slot(source, feature)
+        if slot is not None:
+            return ColumnRef(str(slot), _dtype(source, feature))
+        if source.group is None:
+            return None
+        nodes = [derived.node for derived in source.group.derived if derived.name == feature]
+        return replaced(nodes[0], lambda name: self._flat_feature(binding, name)) if nodes else None
 
     def register(self, name: str) -> int:
         """The register of a column of the view, or of a request field."""
@@ -249,7 +278,7 @@ class _Names:
             source = self._sources[binding]
             assert source.group is not None
             assert source.layout is not None
-            dtypes = dict(zip(source.layout.names, source.layout.dtypes, strict=True))
+            dtypes = {spec.name: spec.dtype for spec in source.group.aggregates}
             node = next(derived.node for derived in source.group.derived if derived.name == feature)
 
             def local(name: str) -> int:
@@ -266,7 +295,7 @@ def _bind(binding: Binding, project: ProjectPlan, slot: int) -> BoundSource:
         return BoundSource(
             binding, None, table, None, slot, len(table.features), entity_encoder(dtypes), table.version, dtypes
         )
-    group = project.groups[binding.source]
+    group = project.group(binding.source)
     layout = layout_of(group)
     dtypes = tuple(part.dtype for part in group.key)
     return BoundSource(
@@ -274,12 +303,20 @@ def _bind(binding: Binding, project: ProjectPlan, slot: int) -> BoundSource:
     )
 
 
+def _dtype(source: BoundSource, feature: str) -> DType:
+    if source.layout is not None:
+        return source.layout.dtypes[source.layout.names.index(feature)]
+    assert source.table is not None
+    return next(field.dtype for field in source.table.features if field.name == feature)
+
+
 def _slot(source: BoundSource, feature: str) -> int | None:
     if source.layout is not None:
-        return source.slot + source.layout.names.index(feature) if feature in source.layout.names else None
+        names = source.layout.names
+        return source.slot + names.index(feature) if feature in names and feature not in source.objects else None
     assert source.table is not None
     for index, field in enumerate(source.table.features):
-        if field.name == feature and field.dtype not in (DType.STRING, DType.LIST):
+        if field.name == feature and not field.dtype.is_object:
             return source.slot + index
     return None
 

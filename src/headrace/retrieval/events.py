@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -12,18 +12,21 @@ import pyarrow.compute as pc
 
 from headrace.aggregations.layout import GroupLayout, physical_columns
 from headrace.aggregations.runs import sort_runs
+from headrace.aggregations.texts import numbered
 from headrace.core.arrow import from_arrow
 from headrace.core.columns import IntArray
-from headrace.core.schema import Schema
+from headrace.core.schema import DType, Schema
 from headrace.engines.stream.admitted import OFFSET, PARTITION
 from headrace.features.evaluate import evaluate
 from headrace.features.nodes import references
-from headrace.features.plan import GroupPlan, ProjectPlan
+from headrace.features.plan import DerivedPlan, GroupPlan, ProjectPlan
 from headrace.retrieval.asked import AskedKeys, ints
 from headrace.retrieval.binding import BoundSource
 from headrace.retrieval.past import Known
 from headrace.retrieval.spill import CODE, parts_by_key
 
+Derivation: TypeAlias = Callable[[DerivedPlan, list[str], int | None, int], pa.Table]
+"""Events of a derived stream: its plan, the fields, and the first event time and the one after the last."""
 _NEVER_PLAIN = np.int64(2**62)
 
 
@@ -42,7 +45,10 @@ class SortedEvents:
 
 @dataclass(slots=True)
 class KeyedEvents:
-    """Events of a group in the order in which they came, each with the number of its key; -1 is read by nobody."""
+    """Events of a group in the order in which they came, each with the number of its key; -1 is read by nobody.
+
+    `texts` are those that words of texts stand for.
+    """
 
     layout: GroupLayout
     codes: Any
@@ -52,6 +58,7 @@ class KeyedEvents:
     partitions: IntArray
     ids: pa.ChunkedArray | None
     served: bool
+    texts: list[str]
 
     @property
     def highest_partition(self) -> int:
@@ -85,10 +92,21 @@ class KeyedEvents:
 
 
 class EventLoader:
-    """The events that a set of rows at times `t` can see, loaded once per stream."""
+    """The events that a set of rows at times `t` can see, loaded once per stream.
 
-    def __init__(self, past: Known, project: ProjectPlan, sources: Sequence[BoundSource], t: IntArray) -> None:
+    `derive` makes those of a derived stream anew; without it they are read as they were logged.
+    """
+
+    def __init__(
+        self,
+        past: Known,
+        project: ProjectPlan,
+        sources: Sequence[BoundSource],
+        t: IntArray,
+        derive: Derivation | None = None,
+    ) -> None:
         self._past = past
+        self._derive = derive
         self._project = project
         self._since: dict[str, int | None] = {}
         self._fields: dict[str, set[str]] = {}
@@ -102,7 +120,7 @@ class EventLoader:
             since = None if layout.lifetime else low - layout.reach_us
             known = self._since.get(group.stream, since)
             self._since[group.stream] = None if since is None or known is None else min(since, known)
-            schema = project.streams[group.stream].schema
+            schema = project.stream(group.stream).schema
             self._fields.setdefault(group.stream, set()).update(_fields_of(group, layout, schema))
 
     def keyed(
@@ -114,7 +132,7 @@ class EventLoader:
         """
         layout = source.layout
         assert layout is not None
-        schema = self._project.streams[group.stream].schema
+        schema = self._project.stream(group.stream).schema
         time, names = schema.time_field or "", [part.name for part in group.key]
 
         def codes_of(rows: pa.Table) -> Any:
@@ -123,7 +141,9 @@ class EventLoader:
         since = None if layout.lifetime else self._low - layout.reach_us
         fields = sorted(_fields_of(group, layout, schema))
         most = self._past.most_rows(len(fields) + layout.width)
-        if self._past.count_events(group.stream, since, self._until) > most:
+        # A stream that is derived anew is made as a whole.
+        logged = self._derive is None or group.stream not in self._project.derived
+        if logged and self._past.count_events(group.stream, since, self._until) > most:
             parts = parts_by_key(
                 self._past.event_batches(group.stream, names, since, self._until),
                 self._past.event_batches(group.stream, fields, since, self._until),
@@ -141,10 +161,16 @@ class EventLoader:
         names = set().union(*[references(s.node) for s in group.inputs], references(group.where) if group.where else ())
         scope = {name: from_arrow(rows[name], schema[name].dtype, name) for name in names}
         n = rows.num_rows
-        inputs = []
-        for spec in group.inputs:
-            column = evaluate(spec.node, scope, n)
-            inputs.append((spec.dtype, column.values, column.valid))
+        inputs = [evaluate(spec.node, scope, n) for spec in group.inputs]
+        words_of_texts, texts = numbered([(c.values, c.valid) for c in inputs if c.dtype is DType.STRING])
+        numbers = iter(words_of_texts)
+        columns = physical_columns(
+            layout,
+            [
+                (c.dtype, next(numbers), None) if c.dtype is DType.STRING else (c.dtype, c.values, c.valid)
+                for c in inputs
+            ],
+        )
         if group.where is not None:
             condition = evaluate(group.where, scope, n)
             codes = np.where(condition.values & condition.mask(), codes, np.int32(-1))
@@ -153,18 +179,22 @@ class EventLoader:
             layout,
             codes,
             ints(rows[schema.time_field]),
-            physical_columns(layout, inputs),
+            columns,
             ints(rows[OFFSET]),
             ints(rows[PARTITION]),
             ids,
             served,
+            texts,
         )
 
     def _table(self, stream: str) -> pa.Table:
         if stream not in self._loaded:
-            self._loaded[stream] = self._past.events(
-                stream, sorted(self._fields[stream]), self._since[stream], self._until
-            )
+            span = (sorted(self._fields[stream]), self._since[stream], self._until)
+            derived = self._project.derived.get(stream)
+            if derived is None or self._derive is None:
+                self._loaded[stream] = self._past.events(stream, *span)
+            else:
+                self._loaded[stream] = self._derive(derived, *span)
         return self._loaded[stream]
 
     def _reached(self, rows: pa.Table, layout: GroupLayout, time_field: str) -> pa.Table:

@@ -8,21 +8,28 @@ served at. Keys are shared out to the cores.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from headrace.aggregations.reads import read_history
+from headrace.core.arrow import from_arrow, to_arrow
 from headrace.core.columns import BoolArray, Column, IntArray, nulls
+from headrace.core.positions import Position
 from headrace.core.schema import DType
 from headrace.core.threads import cores, in_threads
-from headrace.features.plan import GroupPlan, ProjectPlan, TablePlan, ViewPlan
+from headrace.engines.stream.admitted import ARRIVAL, OFFSET, PARTITION
+from headrace.features.plan import WHERE, DerivedPlan, GroupPlan, ProjectPlan, TablePlan, ViewPlan
 from headrace.retrieval.asked import Asked, AskedKeys
 from headrace.retrieval.binding import BoundSource, BoundView
-from headrace.retrieval.events import EventLoader, KeyedEvents
+from headrace.retrieval.events import Derivation, EventLoader, KeyedEvents
+from headrace.retrieval.group_objects import GroupObjects, Piece, WindowRows, read_piece
 from headrace.retrieval.latest import read_latest
 from headrace.retrieval.past import Known
 from headrace.retrieval.rows import FeatureBlock
@@ -34,10 +41,32 @@ _SAMPLED = 16
 
 @dataclass(frozen=True, slots=True)
 class ServedAt:
-    """The positions at which rows were served: int64 [n, partitions] per raw stream, int64 [n] for table rows."""
+    """The positions at which rows were served: int64 [n, partitions] per stream, int64 [n] for table rows.
+
+    Derived streams are read as they were logged. With `again`, first offsets that are not known per partition of each
+    stream, they are derived again from what lies below.
+    """
 
     streams: Mapping[str, IntArray]
     tables: IntArray
+    again: Mapping[str, Sequence[int]] | None = None
+
+
+def everything_below(positions: Mapping[str, Sequence[int]], n: int, *, logged: bool = False) -> ServedAt:
+    """Read `n` rows as of these positions; table rows are limited by their own times alone.
+
+    Derived streams are derived again, or with `logged` read as they were logged.
+    """
+    streams: dict[str, Any] = {
+        name: np.broadcast_to(np.array(offsets, np.int64), (n, len(offsets))) for name, offsets in positions.items()
+    }
+    return ServedAt(streams, np.full(n, -1, np.int64), None if logged else positions)
+
+
+def served_at(position: Position, n: int) -> ServedAt:
+    """Read `n` rows as they were served at this position; a stream that it does not name was not known at all."""
+    served = everything_below(position.streams, n, logged=True)
+    return ServedAt(served.streams, np.full(n, position.tables, np.int64))
 
 
 class HistoryReader:
@@ -62,20 +91,29 @@ class HistoryReader:
         # Rows of tables are written column by column, windows row by row.
         words: IntArray = np.zeros((bound.slots, n), np.int64).T if tables else np.zeros((n, bound.slots), np.int64)
         valid: BoolArray = np.zeros((bound.slots, n), np.bool_).T if tables else np.zeros((n, bound.slots), np.bool_)
-        events = EventLoader(self._past, self._project, bound.sources, asked.t)
-        for source in bound.sources:
+        events = EventLoader(self._past, self._project, bound.sources, asked.t, self._derivation(served))
+        listed: dict[int, GroupObjects] = {}
+        for index, source in enumerate(bound.sources):
             if source.group is not None:
-                self._read_group(source, source.group, events, asked, served, words, valid)
+                listed[index] = self._read_group(source, source.group, events, asked, served, words, valid)
         del events
         limits = np.full(n, -1, np.int64) if served is None else np.array(served.tables, np.int64)
         jobs = [partial(self._read_table, source, table, asked, limits, words, valid) for _, source, table in tables]
         found = dict(zip([index for index, _, _ in tables], in_threads(jobs), strict=True))
 
         def objects(binding: int, index: int, dtype: DType) -> Column:
+            if binding in listed:
+                return listed[binding].column(index, dtype)
             held = found[binding].get(bound.sources[binding].objects[index])
             return nulls(dtype, n) if held is None else held
 
         return bound.assemble(request, words, valid, objects)
+
+    def _derivation(self, served: ServedAt | None) -> Derivation | None:
+        """How derived streams are derived again; None if they are read as they were logged."""
+        if served is not None and served.again is None:
+            return None
+        return partial(derive_again, self._past, self._project, below=None if served is None else served.again)
 
     def _read_group(
         self,
@@ -86,13 +124,20 @@ class HistoryReader:
         served: ServedAt | None,
         words: IntArray,
         valid: BoolArray,
-    ) -> None:
+    ) -> GroupObjects:
         keys = asked.keys(source.binding.request_keys)
         by_column = not words.flags.c_contiguous
         out, slot = (words, source.slot) if not by_column else (np.zeros((len(words), source.width), np.int64), 0)
         out_valid = np.zeros(out.shape, np.bool_) if by_column else valid
         given = served.streams.get(group.stream) if served is not None else None
+        asks = source.layout is not None and len(source.layout.nested) and self.bound.asks_for_objects(source)
+        pieces: list[Piece] | None = [] if asks else None
+        # Each range of keys has numbers of its own for texts.
+        texts: list[Sequence[str]] = []
+        part_of = np.zeros(len(words), np.int64)
         for low, high, keyed in events.keyed(source, group, keys, served is not None):
+            part_of[keys.order[keys.edges[low] : keys.edges[high]]] = len(texts)
+            texts.append(keyed.texts)
             # A stream that is not named was not known at all, nor was a partition past those that are.
             known = 1 if given is None else given.shape[1]
             partitions = known if served is None else max(keyed.highest_partition + 1, known)
@@ -101,13 +146,14 @@ class HistoryReader:
                 limits[:, : given.shape[1]] = given
             in_threads(
                 [
-                    partial(self._read_keys, first, end, keyed, keys, limits, out, out_valid, slot)
+                    partial(self._read_keys, first, end, keyed, keys, limits, out, out_valid, slot, pieces)
                     for first, end in _shares(keyed, keys, low, high)
                 ]
             )
         if by_column:
             words[:, source.slot : source.slot + source.width] = out
             valid[:, source.slot : source.slot + source.width] = out_valid
+        return GroupObjects(source, lambda: pieces or [], lambda row: texts[part_of[row]], words, valid)
 
     def _read_keys(
         self,
@@ -119,8 +165,9 @@ class HistoryReader:
         words: IntArray,
         valid: BoolArray,
         slot: int,
+        pieces: list[Piece] | None,
     ) -> None:
-        """Read a group for the requests of the keys `low` to `high - 1`."""
+        """Read a group for the requests of the keys `low` to `high - 1`; `pieces` gets their lists and maps."""
         layout = keyed.layout
         sorted_ = keyed.sorted(low, high)
         i8, total = sorted_.words, sorted_.n
@@ -133,6 +180,16 @@ class HistoryReader:
             at_offsets + 2 * total, limits, words, words.view(np.float64), valid, slot, s.lane, s.work, s.other,
             s.bounds, s.tally,
         )  # fmt: skip
+        if pieces is not None:
+            edges = keys.edges[low : high + 1]
+            asked = keys.order[edges[0] : edges[-1]]
+            times = np.repeat(sorted_.edges[:-1], np.diff(edges))
+            counted = np.repeat(np.diff(sorted_.edges), np.diff(edges))
+            rows = WindowRows(i8, times, counted, total + times, np.full(len(times), total))
+            if keyed.served:
+                rows.offsets = at_offsets + times
+                rows.partitions, rows.limits = rows.offsets + total, limits[asked]
+            pieces.append(read_piece(layout, np.array(asked), rows, np.array(keys.times[edges[0] : edges[-1]]), s))
 
     def _read_table(
         self,
@@ -145,6 +202,57 @@ class HistoryReader:
     ) -> Mapping[str, Column]:
         slots = slice(source.slot, source.slot + source.width)
         return read_latest(source, table, self._past, asked, limits, words.T[slots], valid.T[slots])
+
+
+def derive_again(
+    past: Known,
+    project: ProjectPlan,
+    derived: DerivedPlan,
+    fields: Sequence[str],
+    since_us: int | None = None,
+    until_us: int | None = None,
+    *,
+    below: Mapping[str, Sequence[int]] | None = None,
+) -> pa.Table:
+    """Events of a derived stream in the form of `Past.events`, computed anew from its source and all that is known now.
+
+    `below` limits what is known: first offsets not known, per partition of each stream.
+    """
+    view = derived.view
+    time = view.request.time_field or ""
+    read = {column.name for column in view.columns if column.origin == "request"}
+    read |= {name for binding in view.bindings for name in binding.request_keys}
+    wanted = sorted(read | {name for name in fields if name in view.request})
+    source = project.derived.get(derived.source)
+    if source is None:
+        rows = past.events(derived.source, wanted, since_us, until_us)
+    else:
+        rows = derive_again(past, project, source, wanted, since_us, until_us, below=below)
+    if below is not None:
+        rows = rows.filter(below_positions(rows, below.get(derived.source, [0])))
+    rows = rows.combine_chunks()
+    request = {name: from_arrow(rows[name], view.request[name].dtype, name) for name in {*wanted, time}}
+    served = None if below is None else everything_below(below, rows.num_rows)
+    block = HistoryReader(view, project, past).read(request, served)
+    found = {name: rows[name] for name in rows.column_names}
+    for name in fields:
+        if name in derived.computed:
+            array = to_arrow(block.column(name))
+            found[name] = array.cast(pa.int64()) if pa.types.is_temporal(array.type) else array
+    table = pa.table({name: found[name] for name in dict.fromkeys([*fields, time, PARTITION, OFFSET, ARRIVAL])})
+    if WHERE not in block.names:
+        return table
+    condition = block.column(WHERE)
+    return table.filter(pa.array(condition.values & condition.mask()))
+
+
+def below_positions(rows: pa.Table, positions: Sequence[int]) -> pa.Array:
+    """A mask of the events below these offsets, one per partition."""
+    if len(positions) == 1:
+        return pc.less(rows[OFFSET], positions[0])
+    limits = np.array(positions, np.int64)
+    partitions = np.asarray(rows[PARTITION], dtype=np.int64)
+    return pa.array(np.asarray(rows[OFFSET], dtype=np.int64) < limits[partitions])
 
 
 def _shares(keyed: KeyedEvents, keys: AskedKeys, low: int, high: int) -> list[tuple[int, int]]:

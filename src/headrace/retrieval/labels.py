@@ -16,6 +16,7 @@ from headrace.engines.stream.admitted import ARRIVAL, OFFSET, PARTITION
 from headrace.features.evaluate import evaluate
 from headrace.features.nodes import references
 from headrace.features.plan import LabelPlan, ProjectPlan
+from headrace.retrieval.history import below_positions, derive_again
 from headrace.retrieval.past import Past
 
 
@@ -30,15 +31,21 @@ class Labels:
 
 def label_fields(label: LabelPlan) -> list[str]:
     """Fields of the label's stream that a join needs."""
-    return sorted({label.join_field, *references(label.node)})
+    where = references(label.where) if label.where is not None else set()
+    return sorted({label.join_field, *references(label.node), *where})
 
 
 def evaluate_labels(label: LabelPlan, project: ProjectPlan, rows: pa.Table) -> tuple[FloatArray, BoolArray]:
-    """Label values of events of the label's stream: float64 [n], and which of them are not null."""
-    schema = project.streams[label.stream].schema
-    scope = {name: from_arrow(rows[name], schema[name].dtype, name) for name in references(label.node)}
+    """Label values of events of the label's stream: float64 [n], and which of them bring a truth: are not null, and
+    meet the label's condition."""
+    schema = project.stream(label.stream).schema
+    scope = {name: from_arrow(rows[name], schema[name].dtype, name) for name in label_fields(label)}
     column = evaluate(label.node, scope, rows.num_rows)
-    return column.values.astype(np.float64), column.mask()
+    valid = column.mask()
+    if label.where is not None:
+        condition = evaluate(label.where, scope, rows.num_rows)
+        valid = valid & condition.values & condition.mask()
+    return column.values.astype(np.float64), valid
 
 
 def labels_of(
@@ -54,7 +61,11 @@ def labels_of(
 
     `since_us`: label events before that time are left out (no request is answered before it is made).
     """
-    rows = past.events(label.stream, label_fields(label), since_us)
+    derived = project.derived.get(label.stream)
+    if derived is None or past.logged:
+        rows = past.events(label.stream, label_fields(label), since_us)
+    else:
+        rows = derive_again(past, project, derived, label_fields(label), since_us, below=below)
     if below is not None:
         rows = rows.filter(below_positions(rows, below.get(label.stream, [])))
     values, valid = evaluate_labels(label, project, rows)
@@ -67,7 +78,7 @@ def labels_of(
         encoded = encoded.combine_chunks()
     codes = np.asarray(encoded.indices.fill_null(-1), dtype=np.int64)
     n = rows.num_rows
-    time = project.streams[label.stream].schema.time_field or ""
+    time = project.stream(label.stream).schema.time_field or ""
     order = np.lexsort((np.asarray(rows[OFFSET]), np.asarray(rows[PARTITION]), np.asarray(rows[time])))
     latest = np.full(len(encoded.dictionary) + 1, -1, np.int64)
     # Assignment in event order: of several events of one request the last one stays.
@@ -79,12 +90,3 @@ def labels_of(
     if not n:
         return Labels(np.full(len(asked), np.nan), known, np.zeros(len(asked), np.int64))
     return Labels(np.where(known, values[at], np.nan), known, np.where(known, arrivals[at], 0))
-
-
-def below_positions(rows: pa.Table, positions: Sequence[int]) -> pa.Array:
-    """A mask of the events below these offsets, one per partition."""
-    if len(positions) == 1:
-        return pc.less(rows[OFFSET], positions[0])
-    limits = np.array(positions, np.int64)
-    partitions = np.asarray(rows[PARTITION], dtype=np.int64)
-    return pa.array(np.asarray(rows[OFFSET], dtype=np.int64) < limits[partitions])

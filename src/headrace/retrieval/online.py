@@ -6,12 +6,15 @@ window of every group. The answer carries the position that it reflects.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cache, partial
 
 import numpy as np
 
+from headrace.aggregations.layout import GroupLayout
 from headrace.aggregations.reads import TOO_OLD, read_view
 from headrace.aggregations.table_records import objects_of
+from headrace.aggregations.texts import texts_of
 from headrace.core.columns import BoolArray, Column, IntArray, column_of
 from headrace.core.errors import HorizonError
 from headrace.core.keys import record_key
@@ -20,11 +23,13 @@ from headrace.core.schema import DType
 from headrace.core.time import format_duration, to_iso
 from headrace.features.plan import ProjectPlan, ViewPlan
 from headrace.retrieval.binding import BoundView
+from headrace.retrieval.group_objects import GroupObjects, Piece, read_piece, record_rows
 from headrace.retrieval.rows import FeatureBlock
 from headrace.stores.online.base import OnlineStore
 
 _NO_LIMITS = np.zeros(1, np.int64)
 _NO_RECORD = bytes(8)
+
 _MOST_KEYS = 50_000
 """Encoded keys that are remembered per binding; beyond that it starts anew."""
 
@@ -83,11 +88,22 @@ class OnlineReader:
         starts = np.array([begins[place] for place in places], np.int64).reshape(n, len(bound.sources))
         found = b"".join([record for record in records if record is not None])
         # A copy of t: the kernel is compiled for arrays that can be written to, and t may be a view of a log's bytes.
-        words, valid, rows = self._evaluate(found or _NO_RECORD, starts, np.array(t, np.int64))
-        if len(rows) and rows.min() == TOO_OLD:
+        t_own = np.array(t, np.int64)
+        words, valid, rows = self._evaluate(found or _NO_RECORD, starts, t_own)
+        if rows.size and rows.min() == TOO_OLD:
             self._refuse(rows, t)
 
+        groups: dict[int, GroupObjects] = {}
+
         def objects(binding: int, index: int, dtype: DType) -> Column:
+            source = bound.sources[binding]
+            if source.layout is not None:
+                if binding not in groups:
+                    chosen = [places[r * len(bound.sources) + binding] for r in range(n)]
+                    read = partial(self._nested, source.layout, records, chosen, found, starts[:, binding], t_own)
+                    texts = cache(partial(_texts, records, chosen))
+                    groups[binding] = GroupObjects(source, read, texts, words, valid)
+                return groups[binding].column(index, dtype)
             width, sources = bound.sources[binding].width, len(bound.sources)
             by_row: list[object] = [None] * n
             for r in range(n):
@@ -115,8 +131,25 @@ class OnlineReader:
         )  # fmt: skip
         return words, valid, rows
 
+    def _nested(
+        self,
+        layout: GroupLayout,
+        records: Sequence[bytes | None],
+        chosen: Sequence[int],
+        found: bytes,
+        starts: IntArray,
+        t: IntArray,
+    ) -> list[Piece]:
+        """Lists and maps from the record that each row reads; -1 chooses none."""
+        sizes = [0 if record is None else len(record) >> 3 for record in records]
+        of_rows = np.array([sizes[place] if place >= 0 else 0 for place in chosen], np.int64)
+        events = record_rows(layout, np.frombuffer(found or _NO_RECORD, np.int64), starts, of_rows)
+        return [read_piece(layout, np.arange(len(t)), events, t, self._scratch)]
+
     def _keys(self, request: Mapping[str, Column], n: int) -> tuple[list[bytes], list[int]]:
         """Keys of the records to read, each once, and which of them each binding of each row reads (-1: none)."""
+        if n == 1:
+            return self._keys_of_one(request)
         lists = {name: request[name].to_pylist() for name in self._key_fields}
         keys: dict[bytes, int] = {}
         by_source: list[list[int]] = []
@@ -135,6 +168,28 @@ class OnlineReader:
                 places.append(keys.setdefault(key, len(keys)))
             by_source.append(places)
         return list(keys), [place for row in zip(*by_source, strict=True) for place in row]
+
+    def _keys_of_one(self, request: Mapping[str, Column]) -> tuple[list[bytes], list[int]]:
+        """`_keys` of a single row; a record that two bindings read may be named twice."""
+        plain: dict[str, object] = {}
+        for name in self._key_fields:
+            column = request[name]
+            plain[name] = column.values.item() if column.valid is None or column.valid[0] else None
+        keys: list[bytes] = []
+        places: list[int] = []
+        for source, known in zip(self.bound.sources, self._known_keys, strict=True):
+            parts = tuple([plain[name] for name in source.binding.request_keys])
+            key = known.get(parts)
+            if key is None:
+                if None in parts:
+                    places.append(-1)
+                    continue
+                if len(known) >= _MOST_KEYS:
+                    known.clear()
+                key = known[parts] = record_key(source.encode(parts), source.version)
+            places.append(len(keys))
+            keys.append(key)
+        return keys, places
 
     def _see(self, raw_position: bytes) -> None:
         """Take over a position that differs from the last one."""
@@ -158,3 +213,9 @@ class OnlineReader:
             f"{format_duration(self._horizon_us)}. "
             "Use history() for earlier times"
         )
+
+
+def _texts(records: Sequence[bytes | None], chosen: Sequence[int], row: int) -> Sequence[str]:
+    """The texts of the record that a row reads."""
+    record = records[chosen[row]] if chosen[row] >= 0 else None
+    return () if record is None else texts_of(record)

@@ -108,7 +108,7 @@ class GivenEvents:
         self, stream: str, fields: Sequence[str], since_us: int | None = None, until_us: int | None = None
     ) -> pa.Table:
         """The given events; see `Past.events`. An event without a time is left out."""
-        time = self.plan.streams[stream].schema.time_field or ""
+        time = self.plan.stream(stream).schema.time_field or ""
         given = self._streams[stream]
         column = from_arrow(given[time], DType.TIMESTAMP, time)
         keep = column.mask().copy()
@@ -158,7 +158,12 @@ class Past:
     `until` gives the offset in topic `windows` at which the known past ends. Without it that is the end of the log; a
     replay whose stream compute runs ahead of the simulated time sets it to where ingestion is. `memory_bytes` is how
     much of one stream or table is held in memory at a time.
+
+    Attributes:
+        logged: whether derived streams are read as they were logged, not derived again.
     """
+
+    logged = False
 
     def __init__(
         self,
@@ -201,7 +206,8 @@ class Past:
     ) -> pa.Table:
         """Counted events with `since_us <= event time < until_us`: `fields`, event time, partition, offset, arrival.
 
-        In no promised order. Times are int64 µs.
+        In no promised order. Times are int64 µs. Of a derived stream these are the records as they were derived, with
+        the arrivals of their sources.
         """
         pieces = list(self._event_pieces(stream, fields, since_us, until_us, whole=True))
         return pa.concat_tables(pieces, promote_options="default") if len(pieces) > 1 else pieces[0]
@@ -215,7 +221,7 @@ class Past:
     def _event_pieces(
         self, stream: str, fields: Sequence[str], since_us: int | None, until_us: int | None, *, whole: bool
     ) -> Iterator[pa.Table]:
-        plan = self.plan.streams[stream]
+        plan = self.plan.stream(stream)
         time = plan.schema.time_field or ""
         wanted = list(dict.fromkeys([*fields, time, PARTITION, OFFSET, ARRIVAL]))
         archived, pieces = self._scan(
@@ -228,7 +234,7 @@ class Past:
         commits = [commit for _, commit in self._commits(archived)]
         step = max(1, len(commits) if whole else _COMMITS)
         for start in range(0, len(commits), step):
-            tail = judged_events(plan, self._raw, commits[start : start + step])
+            tail = judged_events(plan, self._raw, commits[start : start + step], derived=stream in self.plan.derived)
             if tail is None:
                 continue
             keep = pc.equal(tail[VERDICT], COUNTED)
@@ -295,8 +301,8 @@ class Past:
                 break
         if version is None or archived < 0:
             return 0, iter(())
-        store, span = self._offline, {"since_us": since_us, "until_us": until_us, "version": version}
-        return archived, iter((store.scan(table, columns, **span),)) if whole else store.batches(table, columns, **span)
+        read = (lambda *of, **span: iter((self._offline.scan(*of, **span),))) if whole else self._offline.batches
+        return archived, read(table, columns, since_us=since_us, until_us=until_us, version=version)
 
     def computed(self) -> dict[str, list[int]]:
         """Positions of stream compute: the events below them are what `events` can return."""
@@ -314,7 +320,7 @@ class Past:
 
 
 def _empty(plan: ProjectPlan, stream: str, names: list[str]) -> pa.Table:
-    schema = plan.streams[stream].schema
+    schema = plan.stream(stream).schema
     columns = {}
     for name in names:
         if name in schema:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,6 @@ import numpy as np
 from headrace.core.columns import BoolArray, Column, FloatArray, IntArray, column_of
 from headrace.core.errors import SchemaError
 from headrace.core.positions import EMPTY_POSITION
-from headrace.core.schema import DType
 from headrace.eventlog.base import EventLog
 from headrace.features.plan import ViewPlan
 from headrace.retrieval.prediction_blocks import (
@@ -40,6 +39,7 @@ __all__ = [
     "find_prediction",
     "gather_predictions",
     "read_predictions",
+    "read_predictions_of",
 ]
 
 ID, REQUEST_ID, TIME, SCORED = "_prediction_id", "_request_id", "_t_us", "_scored_us"
@@ -179,11 +179,20 @@ def read_predictions(
     Reads at most about `max_records` predictions of all models together; trimmed ones are passed over. When the offset
     comes back unchanged, there is nothing new.
     """
+    (found,), end = read_predictions_of(log, model, [view], start, max_records)
+    return found, end
+
+
+def read_predictions_of(
+    log: EventLog, model: str, views: Sequence[ViewPlan], start: int = 0, max_records: int = 1_000_000
+) -> tuple[list[PredictionBatch], int]:
+    """Like `read_predictions`, for several versions of a view at once: one batch for each."""
     if TOPIC not in log.topics():
-        return gather_predictions((), model, view), start
+        return [gather_predictions((), model, view) for view in views], start
     start = max(start, log.begin(TOPIC, 0))
     batches = log.read(TOPIC, 0, start, max_records)
-    return gather_predictions((batch.payload for batch in batches), model, view), batches[-1].end if batches else start
+    payloads = [batch.payload for batch in batches]
+    return [gather_predictions(payloads, model, view) for view in views], batches[-1].end if batches else start
 
 
 def gather_predictions(payloads: Iterable[bytes], model: str, view: ViewPlan) -> PredictionBatch:
@@ -248,9 +257,7 @@ class _Gathered:
         self._scores: dict[int, list[tuple[int, bytes]]] = {}
         self._request: dict[str, list[Any]] = {spec.name: [] for spec in self._fields}
         self._objects: dict[str, list[Any]] = {
-            name: []
-            for name, dtype in zip(self._names, self._dtypes, strict=True)
-            if dtype in (DType.STRING, DType.LIST)
+            name: [] for name, dtype in zip(self._names, self._dtypes, strict=True) if dtype.is_object
         }
 
     def add(self, block: StoredBlock) -> None:

@@ -31,7 +31,9 @@ class Nulls:
         self.rows = 0
 
     def saw(self, block: FeatureBlock) -> None:
-        """Count a block of the view."""
+        """Count a block of the view; one of another version, which a model may still read, is left out."""
+        if block.names != self.names:
+            return
         self.rows += len(block)
         self.nulls += len(block) - block.valid.sum(axis=0)
 

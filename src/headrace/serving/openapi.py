@@ -18,6 +18,13 @@ _TYPES: dict[DType, dict[str, Any]] = {
     DType.DURATION: {"type": "integer", "format": "int64", "description": "microseconds"},
     DType.LIST: {"type": "array", "items": {"type": ["number", "null"]}},
 }
+_TYPES |= {
+    dtype: {"type": "array", "items": _TYPES[dtype.parts[0]]}
+    if len(dtype.parts) == 1
+    else {"type": "object", "additionalProperties": {"anyOf": [_TYPES[dtype.parts[1]], {"type": "null"}]}}
+    for dtype in DType
+    if dtype.is_nested
+}
 _EXAMPLES: dict[DType, Any] = {
     DType.INT: 1,
     DType.FLOAT: 1.5,

@@ -16,7 +16,8 @@ from headrace.core.tablerows import TableRows, encode_table_rows
 from headrace.core.time import NULL_US, Clock, parse_time
 from headrace.engines.stream.commits import TABLES
 from headrace.eventlog.base import Append, EventLog
-from headrace.features.plan import Binding, GroupPlan, KeyPart, ProjectPlan, TablePlan, ViewColumn, ViewPlan
+from headrace.features.plan import GroupPlan, KeyPart, ProjectPlan, TablePlan, ViewPlan
+from headrace.features.view_columns import source_columns
 from headrace.retrieval.online import OnlineReader
 from headrace.retrieval.rows import FeatureBlock
 from headrace.serving.replies import Refused, unknown
@@ -48,7 +49,7 @@ class Records:
         parts = self.key_of(name, key)
         reader = self._readers.get(name)
         if reader is None:
-            view = _view_of(self._source(name), is_table=name in self._project.tables)
+            view = _view_of(self._source(name), self._project)
             reader = self._readers[name] = OnlineReader(view, self._project, self._store, horizon_us=self._horizon_us)
         return reader.read({**self.columns_of(name, parts), _TIME: column_of(DType.TIMESTAMP, [self._time(at)])})
 
@@ -138,25 +139,18 @@ def _append(
     return log.append([Append(TABLES, 0, encode_table_rows(rows))])[0]
 
 
-def _view_of(source: GroupPlan | TablePlan, *, is_table: bool) -> ViewPlan:
+def _view_of(source: GroupPlan | TablePlan, project: ProjectPlan) -> ViewPlan:
     """A view of one source alone, under its own feature names."""
     keys = tuple(part.name for part in source.key)
+    is_table = isinstance(source, TablePlan)
     if isinstance(source, TablePlan):
-        types = {field.name: field.dtype for field in source.features}
+        types = [(field.name, field.dtype) for field in source.features]
     else:
-        specs = {spec.name: spec.dtype for spec in source.aggregates} | {
-            spec.name: spec.dtype for spec in source.derived
-        }
-        types = {name: specs[name] for name in source.order}
+        types = [(name, source.dtypes[name]) for name in source.order]
     fields = tuple(Field(part.name, part.dtype, entity=part.entity) for part in source.key)
-    return ViewPlan(
-        source.name,
-        source.version,
-        "",
-        Schema(source.name, (*fields, Field(_TIME, DType.TIMESTAMP)), _TIME),
-        (Binding(source.name, is_table, "", keys),),
-        tuple(ViewColumn(name, dtype, "feature", binding=0, feature=name) for name, dtype in types.items()),
-    )
+    bindings, columns = source_columns(source.name, is_table, types, keys, project.groups, project.tables)
+    schema = Schema(source.name, (*fields, Field(_TIME, DType.TIMESTAMP)), _TIME)
+    return ViewPlan(source.name, source.version, "", schema, bindings, columns)
 
 
 def _part(text: str, part: KeyPart) -> Any:

@@ -100,7 +100,10 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> Refused:
 
 
 def feature_rows(block: FeatureBlock) -> list[dict[str, Any]]:
-    """JSON values by column, one dict per row: null for null, ISO 8601 for times, int µs for durations."""
+    """JSON values by column, one dict per row: null for null, ISO 8601 for times, int µs for durations.
+
+    Maps become objects; a key that is no text is named by its JSON: 7, 1.5, true.
+    """
     integers, valid = block.words.tolist(), block.valid.tolist()
     floats = np.ascontiguousarray(block.words).view(np.float64).tolist()
     objects = {name: column.to_pylist() for name, column in block.objects.items()}
@@ -120,7 +123,28 @@ def feature_rows(block: FeatureBlock) -> list[dict[str, Any]]:
                 values[name] = to_iso(integer)
             elif dtype is DType.LIST:
                 values[name] = objects[name][row].tolist()
+            elif dtype.is_nested:
+                values[name] = _nested(objects[name][row], dtype)
             else:
                 values[name] = objects[name][row] if dtype is DType.STRING else integer
         rows.append(values)
     return rows
+
+
+def _nested(value: Any, dtype: DType) -> Any:
+    if len(dtype.parts) == 1:
+        return [to_iso(item) for item in value] if dtype is DType.LIST_TIMESTAMP else value
+    key, item = dtype.parts
+    return {
+        _name(one, key): to_iso(other) if item is DType.TIMESTAMP and other is not None else other
+        for one, other in value.items()
+    }
+
+
+def _name(key: Any, dtype: DType) -> str:
+    """A map's key as the name of a JSON member."""
+    if dtype is DType.TIMESTAMP:
+        return to_iso(key)
+    if dtype is DType.STRING:
+        return str(key)
+    return msgspec.json.encode(key).decode()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Protocol
@@ -12,7 +12,6 @@ import numpy as np
 from headrace.core.columns import Column, FloatArray, IntArray
 from headrace.core.errors import HeadraceError, NotFound, PlanError, StoreError
 from headrace.core.positions import Position
-from headrace.core.schema import DType
 from headrace.core.time import Clock
 from headrace.features.plan import ModelPlan, ProjectPlan, ViewPlan
 from headrace.registry.base import CHAMPION, ModelRegistry, ModelVersion
@@ -39,11 +38,13 @@ class Reader(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LoadedVersion:
-    """A version in memory."""
+    """A version in memory, with the view that it reads and what reads it."""
 
     number: int
     fitted: FittedModel
     registered: ModelVersion
+    view: ViewPlan
+    reader: Reader
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +106,7 @@ class Scorer:
         id_prefix: a number that no other scorer of this project ever gets: ids are `p-<prefix>-<count>` in base 36.
         shadows: aliases whose versions score every request beside the champion and are logged, but never answer.
         stale_after_us: mark answers whose newest event is older than this; None never does.
+        open_reader: makes a reader of a kept view, for versions that were trained on it; None: these are refused.
 
     Attributes:
         refused: why a version that an alias names is not in use, if there is one.
@@ -122,8 +124,11 @@ class Scorer:
         id_prefix: int = 0,
         shadows: Sequence[str] = (),
         stale_after_us: int | None = None,
+        open_reader: Callable[[ViewPlan], Reader] | None = None,
     ) -> None:
         self.model = model
+        self._kept = project.kept_views if open_reader is not None else {}
+        self._open_reader = open_reader
         self.view: ViewPlan = project.views[model.view]
         self.refused: str | None = None
         self._reader = reader
@@ -136,7 +141,10 @@ class Scorer:
         self._stale_after_us = stale_after_us
         self._time_field = self.view.request.time_field or ""
         self._streams = {
-            project.groups[binding.source].stream for binding in self.view.bindings if not binding.is_table
+            project.group(binding.source).stream
+            for view in (self.view, *self._kept.values())
+            for binding in view.bindings
+            if not binding.is_table
         }
         self._active: _Active | None = None
         self._generation: int | None = None
@@ -181,16 +189,17 @@ class Scorer:
         Raises NotFound while there is no champion, and HorizonError for times before the as-of horizon.
         """
         active = self._active or self._first()
-        reader = self._reader
+        champion = active.champion
+        reader = champion.reader
         overflows = reader.overflows
         features = reader.read(request)
-        champion = active.champion
         values = champion.fitted.predict(features)
         scores = {champion.number: values}
         degraded: list[str] = []
         for shadow in active.shadows:
             try:
-                scores[shadow.number] = shadow.fitted.predict(features)
+                seen = features if shadow.reader is reader else shadow.reader.read(request)
+                scores[shadow.number] = shadow.fitted.predict(seen)
             except Exception:
                 # A shadow is on trial: whatever it raises must not reach the caller of the champion.
                 degraded.append(SHADOW_FAILED)
@@ -199,7 +208,7 @@ class Scorer:
             degraded.append(OVERFLOW)
         self._judge(features.position, now, degraded)
         t_us: IntArray = request[self._time_field].values
-        view, n = self.view, len(t_us)
+        view, n = champion.view, len(t_us)
         block = ScoredBlock(
             self.model.name,
             self._ids(n),
@@ -254,7 +263,11 @@ class Scorer:
             if known.number == number:
                 return known
         registered = self._registry.get(self.model.name, number)
-        info, view = registered.info, self.view
+        info, view, reader = registered.info, self.view, self._reader
+        kept = self._kept.get(info.view_version)
+        if kept is not None and kept.name == info.view and info.view_version != view.version:
+            assert self._open_reader is not None
+            view, reader = kept, self._open_reader(kept)
         if (info.view, info.view_version) != (view.name, view.version):
             raise PlanError(
                 f'version {number} of model "{self.model.name}" was trained on view {info.view} {info.view_version}, '
@@ -264,7 +277,7 @@ class Scorer:
         fitted = load_model(self._registry, self.model.name, number)
         # The first prediction of a model is slow, and it fails here, not in a request, if a column is missing.
         fitted.predict(_nothing(view))
-        return LoadedVersion(number, fitted, registered)
+        return LoadedVersion(number, fitted, registered, view, reader)
 
 
 def _numbers(active: _Active) -> tuple[int, ...]:
@@ -277,7 +290,7 @@ def _nothing(view: ViewPlan) -> FeatureBlock:
     objects = {
         column.name: Column(column.dtype, np.array([None], np.object_), np.zeros(1, np.bool_))
         for column in columns
-        if column.dtype in (DType.STRING, DType.LIST)
+        if column.dtype.is_object
     }
     return FeatureBlock(
         tuple(column.name for column in columns),

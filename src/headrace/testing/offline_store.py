@@ -114,6 +114,18 @@ class OfflineStoreTests(ABC):
                 expected = [t for t in times if (since is None or t >= since) and (until is None or t < until)]
                 assert _times(store.scan("t", ["at"], since_us=since, until_us=until)) == sorted(expected)
 
+    def test_rows_are_read_piece_by_piece_of_a_column(self, store: OfflineStore) -> None:
+        for number in range(3):
+            at = [10 * number, 10 * number + 1, US_PER_DAY + number]
+            self.put(store, pa.table({"at": at, "n": [3 * number + i for i in range(3)]}), number)
+        store.compact("t")
+        whole = {row["n"]: row["at"] for row in store.scan("t").to_pylist()}
+        for low, high in ((0, 9), (0, 4), (4, 5), (4, 4), (-5, 2), (7, 2**62)):
+            found = store.scan("t", ["at"], between=("n", low, high))
+            assert found.column_names == ["at"]
+            assert _times(found) == sorted(at for n, at in whole.items() if low <= n < high)
+        assert _times(store.scan("t", between=("n", 1, 7), since_us=10, until_us=US_PER_DAY)) == [10, 11, 20]
+
     def test_batches_together_are_what_a_scan_gives(self, store: OfflineStore) -> None:
         """Of an interval, of some columns, of an older version."""
         versions = [

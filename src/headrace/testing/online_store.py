@@ -66,6 +66,22 @@ class OnlineStoreTests(ABC):
         assert store.read([b"a"]) == ([b"1"], b"p2" * 500)
         assert store.position() == b"p2" * 500
 
+    def test_a_revision_leaves_the_position_to_its_writer(self, store: OnlineStore, place: Path) -> None:
+        store.write([(b"a", b"1")], b"p1")
+        store.revise([b"a", b"b"], lambda records: [(b"a", (records[0] or b"") + b"2"), (b"b", b"3")])
+        assert store.position() == b"p1"
+        store.write([(b"c", b"4")], b"p2")
+        store.revise([b"b"], lambda records: [(b"b", None)])
+        assert store.position() == b"p2"
+        assert self.raw_records(store, place) == {b"a": b"12", b"c": b"4"}
+        with pytest.raises(ZeroDivisionError):
+            store.revise([b"a"], lambda records: [(b"a", bytes(1 // 0))])
+        assert self.raw_records(store, place) == {b"a": b"12", b"c": b"4"}
+
+    def test_a_revision_of_an_empty_store_leaves_it_without_a_position(self, store: OnlineStore) -> None:
+        store.revise([], lambda records: [(b"a", b"1")])
+        assert store.read([b"a"]) == ([b"1"], b"")
+
     def test_an_update_writes_what_the_change_makes_of_the_records(self, store: OnlineStore, place: Path) -> None:
         store.write([(b"a", b"1"), (b"b", b"2")], b"p1")
         seen: list[list[bytes | None]] = []

@@ -18,7 +18,7 @@ from headrace.ingestion.materialize import HORIZON_US
 from headrace.retrieval.history import ServedAt
 from headrace.retrieval.rows import FeatureBlock
 from headrace.testing.arrivals import Arrival, plain_values
-from headrace.testing.oracle import RawEvent, TableRow, judge, view_row
+from headrace.testing.oracle import KnownAt, RawEvent, TableRow, judge, view_row, with_derived
 from headrace.testing.runs import Run
 
 _SHOWN = 10
@@ -39,7 +39,7 @@ class Paths:
     def __init__(self, plan: ProjectPlan, arrivals: Sequence[Arrival]) -> None:
         self.plan = plan
         self._arrivals = arrivals
-        self._runs: dict[tuple[str, int, int], Run] = {}
+        self._runs: dict[tuple[str, int, int, bool], Run] = {}
         self._records: dict[str, list[RawEvent]] = {name: [] for name in plan.streams}
         self.table_rows: dict[str, list[TableRow]] = {name: [] for name in plan.tables}
         written = 0
@@ -50,7 +50,10 @@ class Paths:
             else:
                 of_stream = self._records[arrival.source]
                 of_stream.append(RawEvent(0, len(of_stream), arrival.arrival_us, arrival.values))
-        self._events = {name: judge(plan.streams[name], records) for name, records in self._records.items()}
+        judged = {name: judge(plan.streams[name], records) for name, records in self._records.items()}
+        # Derived of all that is known, and as each event arrived.
+        self._events = with_derived(plan, judged, self.table_rows)
+        self._logged = with_derived(plan, judged, self.table_rows, self._known_at(arrivals))
 
     def read(self, view: ViewPlan, request: Mapping[str, Column], *, served: bool = False) -> Answer:
         """The view's columns for each request; raises AssertionError naming columns and paths if paths disagree.
@@ -71,10 +74,24 @@ class Paths:
 
     def positions(self, as_of_us: int) -> tuple[dict[str, list[int]], int]:
         """What had arrived before `as_of_us`: the first offset not known of each stream, and of the table rows."""
-        streams = {
+        raw = {
             name: [sum(record.arrival_us < as_of_us for record in records)] for name, records in self._records.items()
         }
+        streams = {topic: raw[self.plan.root(topic)] for topic in self.plan.topics()}
         return streams, sum(arrival.is_row and arrival.arrival_us < as_of_us for arrival in self._arrivals)
+
+    def _known_at(self, arrivals: Sequence[Arrival]) -> KnownAt:
+        """By raw stream and offset: what there was just after that event had arrived."""
+        found: KnownAt = {}
+        ends, rows = dict.fromkeys(self.plan.streams, 0), 0
+        for arrival in arrivals:
+            if arrival.is_row:
+                rows += 1
+                continue
+            ends[arrival.source] += 1
+            streams = {topic: [ends[self.plan.root(topic)]] for topic in self.plan.topics()}
+            found[arrival.source, ends[arrival.source] - 1] = (streams, rows)
+        return found
 
     def _agreed(
         self,
@@ -91,13 +108,17 @@ class Paths:
         wide_us = max(needed_us, HORIZON_US)
         served = None if positions is None else _served_at(positions, n)
         whole = self._arrivals
+        # What a derived record holds depends on when it was derived: for a read as served that is as it arrived.
+        live = served is not None and bool(self.plan.derived)
         readers: dict[str, Callable[[], FeatureBlock]] = {
-            "history": lambda: self._run("at_once", whole, wide_us).history(view, request, served),
-            "online": lambda: self._run("at_once", known, wide_us).online(view, request),
-            "history after restarts": lambda: self._run("with_restarts", whole, needed_us).history(
+            "history": lambda: self._run("at_once", whole, wide_us, live).history(view, request, served),
+            "online": lambda: self._run("at_once", known, wide_us, live).online(view, request),
+            "history after restarts": lambda: self._run("with_restarts", whole, needed_us, live).history(
                 view, request, served
             ),
-            "online after restarts": lambda: self._run("with_restarts", known, needed_us).online(view, request),
+            "online after restarts": lambda: self._run("with_restarts", known, needed_us, live).online(view, request),
+        }
+        shuffled: dict[str, Callable[[], FeatureBlock]] = {
             "history of shuffled and repeated input": lambda: self._run("shuffled", known, needed_us).history(
                 view, request
             ),
@@ -105,16 +126,18 @@ class Paths:
                 view, request
             ),
         }
+        if not live:
+            readers |= shuffled
         blocks = {path: _named(path, read) for path, read in readers.items()}
         rows = {"oracle": self._oracle(view, request, positions)}
         rows |= {path: _rows(block) for path, block in blocks.items()}
         _compare(view, request, rows)
         return Answer(rows["online"], blocks["online"].position)
 
-    def _run(self, how: str, known: Sequence[Arrival], horizon_us: int) -> Run:
-        key = (how, horizon_us, len(known))
+    def _run(self, how: str, known: Sequence[Arrival], horizon_us: int, live: bool = False) -> Run:
+        key = (how, horizon_us, len(known), live)
         if key not in self._runs:
-            self._runs[key] = getattr(Run(self.plan, horizon_us), how)(known)
+            self._runs[key] = getattr(Run(self.plan, horizon_us, live=live), how)(known)
         return self._runs[key]
 
     def _oracle(
@@ -122,8 +145,9 @@ class Paths:
     ) -> list[RowValues]:
         times = request[view.request.time_field or ""].values.tolist()
         streams, tables = (None, None) if positions is None else positions
+        events = self._events if positions is None else self._logged
         return [
-            view_row(self.plan, view, plain_values(request, row), t, self._events, self.table_rows, streams, tables)
+            view_row(self.plan, view, plain_values(request, row), t, events, self.table_rows, streams, tables)
             for row, t in enumerate(times)
         ]
 
@@ -176,6 +200,8 @@ def _bits(value: Any) -> Any:
     """Two values are equal only if they have one type and the same bits."""
     if isinstance(value, list):
         return ("list", *(_bits(item) for item in value))
+    if isinstance(value, dict):
+        return ("dict", *((_bits(key), _bits(item)) for key, item in value.items()))
     if isinstance(value, float):
         return ("float", struct.pack("<d", value))
     return (type(value).__name__, value)

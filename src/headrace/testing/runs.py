@@ -11,8 +11,8 @@ from typing import Any
 
 from headrace.core.columns import Column
 from headrace.core.time import MIN_US, SimulatedClock
+from headrace.derivation.worker import ComputingLayer
 from headrace.engines.stream.commits import TABLES
-from headrace.engines.stream.worker import ComputeWorker
 from headrace.eventlog.memory import MemoryEventLog
 from headrace.features.plan import ProjectPlan, StreamPlan, ViewPlan
 from headrace.ingestion.archive import ArchiveWorker
@@ -30,14 +30,20 @@ _SEED = 20_130_101
 
 
 class Run:
-    """Logs and stores after everything given has gone through; `horizon_us` is the online store's as-of horizon."""
+    """Logs and stores after everything given has gone through; `horizon_us` is the online store's as-of horizon.
 
-    def __init__(self, plan: ProjectPlan, horizon_us: int) -> None:
+    Derived streams are derived once everything is there, or with `live` as each arrival comes: then a record holds what
+    was known just after its source had arrived.
+    """
+
+    def __init__(self, plan: ProjectPlan, horizon_us: int, *, live: bool = False) -> None:
         self._plan = plan
+        self._live = live
         self._horizon_us = horizon_us
         self._clock = SimulatedClock(MIN_US)
         self._raw, self._features = MemoryEventLog(self._clock), MemoryEventLog(self._clock)
         self._online, self._offline = MemoryOnlineStore(), MemoryOfflineStore()
+        self._looked_up = MemoryOnlineStore()
         self._features.create(TABLES)
 
     def online(self, view: ViewPlan, request: Mapping[str, Column]) -> FeatureBlock:
@@ -46,8 +52,10 @@ class Run:
 
     def history(self, view: ViewPlan, request: Mapping[str, Column], served: ServedAt | None = None) -> FeatureBlock:
         """Read from archive and log."""
-        past = Past(self._plan, self._raw, self._features, self._offline)
-        return HistoryReader(view, self._plan, past).read(request, served)
+        return HistoryReader(view, self._plan, self._past()).read(request, served)
+
+    def _past(self) -> Past:
+        return Past(self._plan, self._raw, self._features, self._offline)
 
     def at_once(self, arrivals: Sequence[Arrival]) -> Run:
         """Everything appended, then computed and ingested in one step each; history reads the log alone."""
@@ -55,6 +63,8 @@ class Run:
             workers = self._workers(Path(folder))
             for arrival in arrivals:
                 self._append(arrival, arrival.arrival_us)
+                if self._live:
+                    workers.drain()
             workers.drain()
         return self
 
@@ -68,17 +78,28 @@ class Run:
             workers = self._workers(Path(folder))
             for number, arrival in enumerate(arrivals):
                 if number == len(arrivals) // 2:
-                    workers.drain()
+                    workers.drain(derive=self._live)
                     workers.archive.step()
                     workers = self._workers(Path(folder))
                 self._append(arrival, arrival.arrival_us)
-                workers.compute.step()
+                workers.step(derive=self._live)
                 if number % 2:
                     workers.ingest.step()
             workers.compute.checkpoint()
             workers = self._workers(Path(folder))
+            workers = self._derived_with_restarts(workers, Path(folder))
             workers.drain()
         return self
+
+    def _derived_with_restarts(self, workers: _Workers, folder: Path) -> _Workers:
+        """Derive stream by stream, as few events as may be at a time, every other time by new workers."""
+        for index in range(len(self._plan.derived)):
+            turn = 0
+            while workers.compute.derive(workers.compute.derivers[index], 1):
+                turn += 1
+                if turn % 2:
+                    workers = self._workers(folder)
+        return workers
 
     def shuffled(self, arrivals: Sequence[Arrival]) -> Run:
         """The arrivals in another order, events with an id twice, computed and ingested at random moments."""
@@ -89,7 +110,7 @@ class Run:
             for arrival in _with_copies(self._plan, _another_order(self._plan, arrivals, rng), rng):
                 self._append(arrival, now_us)
                 if rng.random() < 0.3:
-                    workers.compute.step()
+                    workers.step(derive=False)
                 if rng.random() < 0.3:
                     workers.ingest.step()
             workers.drain()
@@ -97,7 +118,15 @@ class Run:
 
     def _workers(self, folder: Path) -> _Workers:
         return _Workers(
-            ComputeWorker(self._plan, self._raw, self._features, folder / "compute.checkpoint"),
+            ComputingLayer(
+                self._plan,
+                self._raw,
+                self._features,
+                folder / "compute.checkpoint",
+                state=lambda: self._looked_up,
+                past=self._past,
+                horizon_us=self._horizon_us,
+            ),
             OnlineIngest(self._plan, self._features, self._online, horizon_us=self._horizon_us),
             ArchiveWorker(self._plan, self._raw, self._features, self._offline),
         )
@@ -108,13 +137,17 @@ class Run:
 
 
 class _Workers:
-    def __init__(self, compute: ComputeWorker, ingest: OnlineIngest, archive: ArchiveWorker) -> None:
+    def __init__(self, compute: ComputingLayer, ingest: OnlineIngest, archive: ArchiveWorker) -> None:
         self.compute = compute
         self.ingest = ingest
         self.archive = archive
 
-    def drain(self) -> None:
-        while self.compute.step():
+    def step(self, *, derive: bool = True) -> int:
+        """One step of compute; without `derive` over raw streams alone."""
+        return self.compute.step() if derive else self.compute.windows.step(only=self.compute.plan.streams)
+
+    def drain(self, *, derive: bool = True) -> None:
+        while self.step(derive=derive):
             pass
         while self.ingest.step():
             pass

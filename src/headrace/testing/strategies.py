@@ -14,7 +14,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from headrace.core.schema import DType, Field, Schema
+from headrace.core.schema import DType, Field, Schema, list_of, map_of
 from headrace.core.time import US_PER_DAY, US_PER_HOUR, US_PER_MINUTE, US_PER_SECOND
 from headrace.features.nodes import Call, ColumnRef, Literal, Node
 from headrace.features.plan import (
@@ -48,6 +48,15 @@ FIRST_KINDS = (
     "quantile",
     "skewness",
     "n_unique",
+    "approx_n_unique",
+    "decayed_sum",
+    "decayed_count",
+    "decayed_mean",
+    "most_frequent",
+    "first_n",
+    "last_n",
+    "histogram",
+    "top_k",
 )
 """Aggregations that `group_plans` draws unless told otherwise."""
 
@@ -265,6 +274,9 @@ _INPUTS: tuple[tuple[Node, DType], ...] = (
         DType.FLOAT,
     ),
     (Call("gt", (ColumnRef("amount", DType.FLOAT), Literal(0.5, DType.FLOAT)), DType.BOOL), DType.BOOL),
+    (Call("xxh64", (ColumnRef("user", DType.STRING),), DType.INT), DType.INT),
+    (ColumnRef("user", DType.STRING), DType.STRING),
+    (ColumnRef("channel", DType.STRING), DType.STRING),
 )
 _CONDITIONS: tuple[Node, ...] = (
     ColumnRef("flag", DType.BOOL),
@@ -286,12 +298,19 @@ _KEYS = (
     (KeyPart("user", DType.STRING, "user"), KeyPart("shop", DType.INT, "shop")),
     (),
 )
+_LISTED = ("most_frequent", "first_n", "last_n", "histogram", "top_k")
 _TAKES: dict[str, frozenset[DType]] = {
     **dict.fromkeys(("sum", "mean", "var", "std", "rate", "quantile", "skewness"), frozenset({DType.INT, DType.FLOAT})),
-    **dict.fromkeys(("min", "max"), frozenset({DType.INT, DType.FLOAT, DType.TIMESTAMP})),
-    **dict.fromkeys(("first", "last", "n_unique"), frozenset({DType.INT, DType.FLOAT, DType.BOOL, DType.TIMESTAMP})),
+    **dict.fromkeys(("decayed_sum", "decayed_mean"), frozenset({DType.INT, DType.FLOAT})),
+    **dict.fromkeys(("min", "max"), frozenset({DType.INT, DType.FLOAT, DType.TIMESTAMP, DType.STRING})),
+    **dict.fromkeys(
+        ("first", "last", "n_unique", *_LISTED),
+        frozenset({DType.INT, DType.FLOAT, DType.BOOL, DType.TIMESTAMP, DType.STRING}),
+    ),
+    "approx_n_unique": frozenset({DType.INT, DType.FLOAT, DType.BOOL, DType.TIMESTAMP}),
     **dict.fromkeys(("share", "any", "all"), frozenset({DType.BOOL})),
 }
+_BUCKETS = frozenset({DType.INT, DType.BOOL, DType.TIMESTAMP, DType.STRING})
 _GIVES = {
     "count": DType.INT,
     "mean": DType.FLOAT,
@@ -306,14 +325,23 @@ _GIVES = {
     "quantile": DType.FLOAT,
     "skewness": DType.FLOAT,
     "n_unique": DType.INT,
+    "approx_n_unique": DType.INT,
+    **dict.fromkeys(("decayed_sum", "decayed_count", "decayed_mean"), DType.FLOAT),
 }
-_WITH_WINDOW = ("rate", "quantile", "skewness", "n_unique")
+_WITH_WINDOW = ("rate", "quantile", "skewness", "approx_n_unique", "most_frequent", "histogram", "top_k")
+_BY = ("count", "sum", "mean", "min", "max")
 _PARAMS: dict[str, st.SearchStrategy[tuple[tuple[str, Any], ...]]] = {
     **dict.fromkeys(("var", "std"), st.sampled_from(((("ddof", 0),), (("ddof", 1),)))),
     # Powers of ten, a prime, and one that no sum times it fits an int64.
     "rate": st.sampled_from((1, US_PER_SECOND, US_PER_HOUR, 1_000_003, 36_525 * US_PER_DAY)).map(
         lambda unit_us: (("unit_us", unit_us),)
     ),
+    **dict.fromkeys(
+        ("n_unique", "most_frequent", "histogram"),
+        st.sampled_from(((), (), (("cap", 1),), (("cap", 2),), (("cap", 5),))),
+    ),
+    **dict.fromkeys(("first_n", "last_n"), st.sampled_from((1, 2, 3, 1_000)).map(lambda n: (("n", n),))),
+    "top_k": st.sampled_from((1, 2, 3, 1_000)).map(lambda k: (("k", k),)),
     "quantile": st.sampled_from((0.0, 0.1, 0.3, 0.5, 0.95, 1.0, 1e-9)).map(lambda q: (("q", q),)),
 }
 
@@ -353,8 +381,22 @@ def _aggregates(draw: st.DrawFn, name: str, kind: str, resolution_us: int) -> Ag
     condition = draw(st.sampled_from((None,) * 8 + tuple(range(len(_CONDITIONS)))))
     if kind == "rate" and draw(st.booleans()):
         source = None
-    window, hop = draw(_windows(resolution_us, lifetime=kind not in _WITH_WINDOW))
+    params = draw(_PARAMS[kind]) if kind in _PARAMS else ()
+    buckets = [index for index, (_, dtype) in enumerate(_INPUTS) if dtype in _BUCKETS]
+    by = draw(st.sampled_from(buckets)) if kind in _BY and draw(st.integers(0, 3)) == 0 else None
+    texts = kind in ("min", "max") and source is not None and _INPUTS[source][1] is DType.STRING
+    window, hop = draw(_windows(resolution_us, lifetime=kind not in _WITH_WINDOW and by is None and not texts))
+    if kind.startswith("decayed"):
+        # The hop is the half-life, and the window not more than 64 of them.
+        hop = draw(st.sampled_from([unit for unit in (1, *_UNITS_US, 3_000_000) if unit % resolution_us == 0]))
+        window, params = hop * draw(st.sampled_from((1, 2, 10, 64, 64))), (("halflife_us", hop),)
     dtype = _GIVES.get(kind) or (_INPUTS[source][1] if source is not None else DType.INT)
+    if kind in ("first_n", "last_n", "top_k"):
+        dtype = list_of(dtype)
+    elif kind == "histogram":
+        dtype = map_of(dtype, DType.INT)
+    elif by is not None:
+        dtype = map_of(_INPUTS[by][1], dtype)
     return AggregateSpec(
         name=name,
         kind=kind,
@@ -364,7 +406,8 @@ def _aggregates(draw: st.DrawFn, name: str, kind: str, resolution_us: int) -> Ag
         hop_us=hop,
         delay_us=draw(st.sampled_from(_DELAYS_US)),
         dtype=dtype,
-        params=draw(_PARAMS[kind]) if kind in _PARAMS else (),
+        params=params,
+        by=by,
     )
 
 

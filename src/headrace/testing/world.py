@@ -93,7 +93,7 @@ class World:
         if kind == "table":
             return self._table_row(paths, source, paths.plan.tables[name], key, t, served)
         group = paths.plan.groups[name]
-        view = group_view(group)
+        view = group_view(group, paths.plan)
         answer = paths.read(view, _key_columns(name, group.key, key, t), served=served)
         return instance_of(source, python_values(_columns(view, answer)))
 

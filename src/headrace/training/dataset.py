@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from headrace.core.arrow import from_arrow
-from headrace.core.columns import Column, FloatArray, IntArray
+from headrace.core.columns import BoolArray, Column, FloatArray, IntArray
 from headrace.core.errors import PlanError
 from headrace.core.events import concat_columns
 from headrace.features.plan import ModelPlan, ProjectPlan, ViewPlan
-from headrace.retrieval.history import HistoryReader, ServedAt
-from headrace.retrieval.labels import below_positions, labels_of
+from headrace.retrieval.history import HistoryReader, below_positions, everything_below
+from headrace.retrieval.labels import labels_of
 from headrace.retrieval.past import Past
 from headrace.retrieval.rows import FeatureBlock, concat_features
 
@@ -87,7 +86,7 @@ def training_set(
     unlabelled = int(len(t) - known.sum())
     rows, t, labels = rows.filter(pa.array(known)), t[known], labels[known]
     request = request_columns(view, rows)
-    block = HistoryReader(view, project, past).read(request, everything_below(as_of, len(t)))
+    block = HistoryReader(view, project, past).read(request, everything_below(as_of, len(t), logged=past.logged))
     return TrainingSet(block, labels, t, request, waiting, unlabelled, as_of)
 
 
@@ -119,19 +118,24 @@ def requests(
     rows = past.events(view.stream, names, since_us, until_us)
     if below is not None:
         rows = rows.filter(below_positions(rows, below.get(view.stream, [0])))
+    if view.where is not None:
+        rows = rows.filter(pa.array(_meets(project, view, past, rows, below)))
     return rows.sort_by(
         [(view.request.time_field or "", "ascending"), ("_partition", "ascending"), ("_offset", "ascending")]
     )
 
 
+def _meets(
+    project: ProjectPlan, view: ViewPlan, past: Past, rows: pa.Table, below: dict[str, list[int]] | None
+) -> BoolArray:
+    """Which events meet the condition of the derived stream that the view is asked about, bool [n]."""
+    shown = tuple(replace(column, hidden=column.name != view.where) for column in view.columns)
+    served = None if below is None else everything_below(below, rows.num_rows, logged=past.logged)
+    reader = HistoryReader(replace(view, columns=shown), project, past)
+    found = reader.read(request_columns(view, rows), served).column(view.where or "")
+    return found.values & found.mask()
+
+
 def request_columns(view: ViewPlan, rows: pa.Table) -> dict[str, Column]:
     """Request fields of rows as columns."""
     return {field.name: from_arrow(rows[field.name], field.dtype, field.name) for field in view.request.fields}
-
-
-def everything_below(positions: dict[str, list[int]], n: int) -> ServedAt:
-    """Read `n` rows as of these positions; table rows are limited by their own times alone."""
-    streams: dict[str, Any] = {
-        name: np.broadcast_to(np.array(offsets, np.int64), (n, len(offsets))) for name, offsets in positions.items()
-    }
-    return ServedAt(streams, np.full(n, -1, np.int64))

@@ -77,3 +77,24 @@ def test_an_owner_stands_in_where_none_is_named() -> None:
     assert records["stream", "click"].owner == "web@shop.example"
     assert records["group", "seen"].owner == "all@shop.example"
     assert records["feature", "seen.n"].body["window_us"] == 3_600_000_000
+
+
+def test_a_feature_of_equal_definition_is_named_with_its_owner(catalog: Catalog) -> None:
+    changes_of(catalog, group("1h"))
+
+    class Other(hr.FeatureGroup, key=Click.user, owner="new@shop.example"):
+        often = hr.count(window="1h")
+        rarely = hr.count(window="2h")
+
+    found = project_changes(compile_project([group("1h"), Other]), catalog, "all@shop.example")
+    assert found.reuse == (("other.often", "seen.n", "all@shop.example"),)
+    assert "other.often is the same as seen.n of all@shop.example: use that one" in str(found)
+    assert found.backfills == ("other",)
+
+
+def test_a_group_that_is_computed_under_another_name_needs_no_backfill(catalog: Catalog) -> None:
+    changes_of(catalog, group("1h"))
+    found = project_changes(compile_project([group("1h"), group("1h", name="viewed")]), catalog)
+    assert ("group", "viewed", "added") in {(c.kind, c.name, c.change) for c in found.changes}
+    assert found.backfills == ()
+    assert found.reuse[0] == ("viewed.n", "seen.n", "")

@@ -286,5 +286,34 @@ def test_search_and_describe(shop: Project) -> None:
         shop.describe("spend.n_9d")
 
 
+def test_a_description_tells_lineage_statistics_freshness_and_users(trained: Project) -> None:
+    found = trained.statistics("risk", until=NOON)
+    assert (found.rows, found.labelled) == (400, True)
+    assert found["amount"].auc == 1.0
+    assert found["amount"].information > found["spend__n_7d"].information
+    assert str(found).splitlines()[2].startswith("amount")
+    m = definitions(trained)
+    described = trained.describe(m.Spend.n["7d"])
+    assert described.lineage == ["group spend", "stream order"]
+    assert described.models == ["risk (version 1)"]
+    assert [(s.what, s.column.name) for s in described.statistics] == [("risk", "spend__n_7d")]
+    fresh = described.freshness["stream order"]
+    assert fresh is not None
+    assert (fresh.newest_us, fresh.age_us) == (to_us(NOON - timedelta(hours=2)), 7_200_000_000)
+    assert "stream order: newest 2026-05-01T10:00:00Z, 2h ago" in str(described)
+    assert "models: risk (version 1)" in str(described)
+    model = trained.describe("risk")
+    assert model.lineage == [
+        *("view order", "stream outcome (truth)", "table profile", "group spend", "put", "stream order"),
+    ]
+    assert len(model.statistics) == len(found.columns)
+    assert model.freshness["table profile"] is None
+    age = trained.describe(m.Profile.age)
+    assert (age.kind, age.reads, age.lineage) == ("feature", ["table profile"], ["table profile", "put"])
+    assert trained.describe("order").models == ["risk (version 1)"]
+    assert trained.describe("outcome").models == ["risk (version 1)"]
+    assert trained.describe("outcome").to_dict()["lineage"] == []
+
+
 def test_outcomes_of_the_shop_are_what_the_model_has_to_find() -> None:
     assert [o["bad"] for o in outcomes(orders(7, NOON))] == [False, False, False, False, False, True, True]

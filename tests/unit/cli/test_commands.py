@@ -98,6 +98,25 @@ def test_plan_shows_and_apply_asks(tmp_path: Path) -> None:
     assert CliRunner().invoke(main, ["plan", *at]).output == "nothing changes\n"
 
 
+def test_a_backfill_says_what_it_read_and_what_is_next(tmp_path: Path) -> None:
+    shop = write_shop(tmp_path)
+    at = ["--project", str(shop)]
+    (shop / "orders.ndjson").write_text("\n".join(json.dumps(row) for row in orders(20, now())))
+    assert CliRunner().invoke(main, ["publish", "order", str(shop / "orders.ndjson"), *at]).exit_code == 0
+    assert CliRunner().invoke(main, ["backfill", *at]).output == "no group has to be computed\n"
+    features = shop / "features.py"
+    features.write_text(
+        features.read_text().replace('window=["1h", "7d"]', 'window=["2h", "8d"]').replace("7d", "8d") + "\n"
+    )
+    found = answer(CliRunner().invoke(main, ["backfill", "spend", "--json", *at]))
+    assert (found["names"], found["events"], found["due"]) == (["spend"], 20, ["spend"])
+    assert found["positions"] == {"order": [20]}
+    assert "publish with: headrace apply" in CliRunner().invoke(main, ["backfill", *at]).output
+    refused = CliRunner().invoke(main, ["backfill", "spent", *at])
+    assert refused.exit_code == 1
+    assert "did you mean spend" in refused.stderr
+
+
 def test_publish_counts_what_came_and_what_did_not_fit(loaded: Path, run: Run) -> None:
     line = b'{"order_id":"p1","user":"u9","amount":1,"at":"2026-01-01T00:00:00Z"}\n'
     done = run("publish", "order", "-", input=line + b'{"order_id":"p2"}\n')
@@ -148,6 +167,29 @@ def test_history_writes_a_training_set(loaded: Path, run: Run) -> None:
     assert run("history", "risk", "-o", str(loaded / "train.xls")).exit_code == 2
 
 
+def test_a_data_set_is_made_shown_verified_and_deleted(loaded: Path, run: Run) -> None:
+    until = (now() - timedelta(hours=1)).isoformat()
+    made = answer(run("dataset", "june", "risk", "--until", until, "--negatives", "1", "--seed", "3", "--json"))
+    assert (made["version"], made["query"]["seed"], made["positives"] * 2) == (1, 3, made["rows"])
+    out = loaded / "june.csv"
+    shown = run("dataset", "june", "--verify", "-o", str(out))
+    assert "read again: every bit is equal" in shown.output
+    assert len(out.read_text().splitlines()) == made["rows"] + 1
+    assert [info["name"] for info in answer(run("datasets", "--json"))["datasets"]] == ["june"]
+    assert "june" in run("datasets").output
+    assert run("dataset", "june", "--delete").output == "deleted june version 1\n"
+    assert run("datasets").exit_code == 1
+    assert run("dataset", "june").exit_code == 1
+
+
+def test_a_snapshot_is_written(loaded: Path, run: Run) -> None:
+    out = loaded / "all.parquet"
+    facts = answer(run("snapshot", "order", "-o", str(out), "--json"))
+    assert pq.read_table(out)["user"].to_pylist()[:3] == ["u0", "u1", "u2"]
+    assert facts["rows"] >= 10
+    assert "rows x" in run("snapshot", "spend").output
+
+
 def test_a_model_is_trained_judged_promoted_scored_and_audited(loaded: Path, run: Run) -> None:
     trained = answer(run("train", "risk", "--json"))
     number = str(trained["version"])
@@ -178,6 +220,10 @@ def test_search_describe_status_and_doctor(loaded: Path, run: Run) -> None:
     assert run("search", "zebra").exit_code == 1
     assert "window_us: 7d" in run("describe", "spend.n_7d").output
     assert answer(run("describe", "risk", "--json"))["reads"] == ["view order", "stream outcome (truth)"]
+    assert "bits" in run("statistics", "risk").output.splitlines()[1]
+    assert answer(run("statistics", "order", "--json"))["labelled"] is False
+    assert "in risk: spend__n_7d" in run("describe", "spend.n_7d").output
+    assert answer(run("describe", "spend.n_7d", "--json"))["lineage"] == ["group spend", "stream order"]
     status = answer(run("status", "--json"))
     assert {layer["name"]: layer["alive"] for layer in status["layers"]} == dict.fromkeys(
         ("compute", "ingest", "serve", "schedule"), False

@@ -13,9 +13,9 @@ from headrace.cli.main import main
 
 EXPECTED = [
     *("init", "check", "plan", "apply"),
-    *("publish", "put", "get", "online", "history", "replay"),
+    *("publish", "put", "get", "online", "history", "snapshot", "dataset", "datasets", "backfill", "replay"),
     *("train", "evaluate", "promote", "rollback", "score"),
-    *("search", "describe", "report", "audit"),
+    *("search", "describe", "statistics", "report", "audit"),
     *("up", "run", "status", "doctor", "demo"),
 ]
 

@@ -110,6 +110,70 @@ def test_units_and_shares_are_part_of_a_version() -> None:
     assert len({spec.version for spec in (hourly, daily, low, high)}) == 4
 
 
+def test_options_of_aggregations_are_part_of_a_version_unless_they_are_the_default() -> None:
+    plain, same = only("x = hr.var(Transfer.amount)"), only("x = hr.var(Transfer.amount, population=False)")
+    assert plain == same
+    assert plain.params == ()
+    assert only("x = hr.std(Transfer.amount, population=True)").params == (("ddof", 0),)
+    assert only('x = hr.n_unique(Transfer.count, window="1d", cap=1000)').params == ()
+    assert only('x = hr.n_unique(Transfer.count, window="1d", cap=5)').params == (("cap", 5),)
+
+
+def test_a_decayed_aggregation_looks_64_half_lives_back_in_steps_of_one() -> None:
+    plan = group(
+        'x = hr.decayed_sum(Transfer.amount, halflife=["90m", "1d"])\ny = hr.decayed_count(halflife="1h", window="2h")'
+    )
+    assert [(spec.name, spec.window_us, spec.hop_us, spec.params) for spec in plan.aggregates] == [
+        ("x_90m", 96 * US_PER_HOUR, 90 * US_PER_MINUTE, (("halflife_us", 90 * US_PER_MINUTE),)),
+        ("x_1d", 64 * US_PER_DAY, US_PER_DAY, (("halflife_us", US_PER_DAY),)),
+        ("y", 2 * US_PER_HOUR, US_PER_HOUR, (("halflife_us", US_PER_HOUR),)),
+    ]
+    assert {spec.dtype for spec in plan.aggregates} == {DType.FLOAT}
+
+
+def test_lists_and_maps() -> None:
+    plan = group(
+        'a = hr.first_n(Transfer.count, 3, window="1d")\nb = hr.top_k(Transfer.member, 2, window="1d", cap=50)\n'
+        'c = hr.histogram(Transfer.amount, window="1d")\nd = hr.most_frequent(Transfer.at, window="1d")\n'
+        'e = hr.mean(Transfer.count, by=Transfer.member, window=["1h", "1d"])\n'
+        "f = hr.mean(Transfer.count, window='1h')\ng = c.is_null()"
+    )
+    assert [(spec.name, spec.dtype, spec.params, spec.by) for spec in plan.aggregates] == [
+        ("a", DType.LIST_INT, (("n", 3),), None),
+        ("b", DType.LIST_BOOL, (("cap", 50), ("k", 2)), None),
+        ("c", DType.MAP_FLOAT_INT, (), None),
+        ("d", DType.TIMESTAMP, (), None),
+        ("e_1h", DType.MAP_BOOL_FLOAT, (), 1),
+        ("e_1d", DType.MAP_BOOL_FLOAT, (), 1),
+        ("f", DType.FLOAT, (), None),
+    ]
+    assert plan.aggregates[4].version != plan.aggregates[6].version
+
+
+def test_a_ratio_is_the_quotient_of_finished_values() -> None:
+    plan = group(
+        'n = hr.count(window=["1h", "1d"])\nbig = hr.count(window=["1h", "1d"], where=Transfer.amount > 100)\n'
+        "share = hr.ratio(big, n)\nlast = hr.ratio(n['1h'], big['1d'])"
+    )
+    int_ = DType.INT
+    assert {spec.name: spec.node for spec in plan.derived} == {
+        "share_1h": Call("div", (ColumnRef("big_1h", int_), ColumnRef("n_1h", int_)), DType.FLOAT),
+        "share_1d": Call("div", (ColumnRef("big_1d", int_), ColumnRef("n_1d", int_)), DType.FLOAT),
+        "last": Call("div", (ColumnRef("n_1h", int_), ColumnRef("big_1d", int_)), DType.FLOAT),
+    }
+
+
+def test_an_approximate_count_of_texts_reads_their_hashes() -> None:
+    plan = group(
+        'x = hr.approx_n_unique(Transfer.channel, window="1d")\ny = hr.approx_n_unique(Transfer.count, window="1d")'
+    )
+    channel = ColumnRef("channel", DType.STRING)
+    assert [(spec.node, spec.dtype) for spec in plan.inputs] == [
+        (Call("xxh64", (channel,), DType.INT), DType.INT),
+        (ColumnRef("count", DType.INT), DType.INT),
+    ]
+
+
 def test_inputs_are_shared_and_named_locally() -> None:
     plan = group(
         'n = hr.count(window=["1h", "1d"], where=Transfer.amount > 100)\n'
@@ -322,63 +386,95 @@ NOT_YET = {
     "aggregations": (
         """\
         class G(hr.FeatureGroup, key=Transfer.sender):
-            who = hr.n_unique(Transfer.receiver, window="1d")
-            shop = hr.last(Transfer.merchant)
             often = hr.most_frequent(Transfer.count)
+            shops = hr.count(by=Transfer.count)
             middle = hr.quantile(Transfer.amount, 0.5)
             lean = hr.skewness(Transfer.amount)
-            sizes = hr.n_unique(Transfer.count)
+            sizes = hr.approx_n_unique(Transfer.count)
+            who = hr.min(Transfer.receiver)
         """,
         [
-            "features.py:23 G.who: hr.n_unique of string columns is not computed by this version yet",
-            "features.py:24 G.shop: hr.last of string columns is not computed by this version yet",
-            "features.py:25 G.often: hr.most_frequent is not computed by this version yet",
             *(
                 f"features.py:{place} over the whole lifetime is not computed by this version yet; "
                 'give it a window, such as window="30d"'
-                for place in ("26 G.middle: hr.quantile", "27 G.lean: hr.skewness", "28 G.sizes: hr.n_unique")
+                for place in (
+                    "23 G.often: hr.most_frequent",
+                    "24 G.shops: hr.count with by=",
+                    "25 G.middle: hr.quantile",
+                    "26 G.lean: hr.skewness",
+                    "27 G.sizes: hr.approx_n_unique",
+                    "28 G.who: hr.min of texts",
+                )
             ),
         ],
     ),
-    "groups in groups": (
+    "lists": (
         """\
-        class G(hr.FeatureGroup, key=Transfer.merchant):
-            n = hr.count()
-        class H(hr.FeatureGroup, key=Transfer.merchant):
-            n = hr.count()
-            part = n / G.n
+        class Seen(hr.Event):
+            user: hr.Field[str] = hr.key(User)
+            taste: hr.Field[list[float]] = hr.field(size=3)
+            at: hr.Field[datetime] = hr.event_time()
+        class G(hr.FeatureGroup, key=Seen.user):
+            taste = hr.last(Seen.taste)
         """,
-        ["features.py:26 H.part: looks G.n up (group), which is not computed by this version yet"],
+        ["features.py:27 G.taste: hr.last of list columns is not computed by this version yet"],
     ),
-    "tables in streams": (
+    "maps at events": (
         """\
+        class G(hr.FeatureGroup, key=Transfer.sender):
+            counts = hr.histogram(Transfer.count, window="1d")
         class P(Transfer):
-            age = Profile.of(Transfer.sender).age
-        class G(hr.FeatureGroup, key=P.sender):
-            mean = hr.mean(P.age)
+            counts = G.counts
+        class H(hr.FeatureGroup, key=P.sender):
+            n = hr.count(where=~P.counts.is_null())
         """,
-        ["features.py:25 G.mean: looks Profile.age up at each event, which is not computed by this version yet"],
+        [
+            (
+                "features.py:25 P.counts: is a dict[int, int], and an event has no column of lists or maps; look a "
+                "single value up, such as one of hr.most_frequent or hr.last"
+            )
+        ],
+    ),
+    "tables in groups": (
+        """\
+        class G(hr.FeatureGroup, key=Transfer.sender):
+            mean = hr.mean(Profile.of(Transfer.sender).age)
+        """,
+        [
+            (
+                "features.py:23 G.mean: looks Profile.age up at each event; compute it in a derived stream first: "
+                "class Derived(Transfer): age = Profile.age"
+            )
+        ],
     ),
     "computed keys": (
         """\
         class P(Transfer):
-            who = (Transfer.channel.fill_null("x")).as_key(User)
+            who = Transfer.channel.fill_null("x")
         class G(hr.FeatureGroup, key=P.who):
             n = hr.count()
         """,
+        ['features.py:24 G: key "who" is computed; say what it names: who = (...).as_key(Entity)'],
+    ),
+    "keys of keys at one request": (
+        """\
+        class Shop(hr.Table):
+            merchant: hr.Field[str] = hr.key(Merchant)
+            country: hr.Field[str]
+        class Country(hr.Table):
+            country: hr.Field[str] = hr.key(hr.Entity("country"))
+            risk: hr.Field[float]
+        class P(Transfer):
+            country = Shop.country.as_key(hr.Entity("country"))
+        view = hr.FeatureView("v", request=P, features=[Country])
+        """,
         [
             (
-                'features.py:24 G: key "who" is computed; a key that is not a field of the raw stream is not computed '
-                "by this version yet"
+                'features.py:30 view "v": Country.risk is looked up by P.country, which is computed or looked up '
+                "itself; a key of a key at one request is not computed by this version yet: derive a stream that looks "
+                "country up, and read from that"
             )
         ],
-    ),
-    "derived requests": (
-        """\
-        class P(Transfer, where=Transfer.amount > 1): ...
-        view = hr.FeatureView("v", request=P, features=[Spend])
-        """,
-        ['features.py:23 view "v": a view over the derived stream P is not computed by this version yet'],
     ),
 }  # fmt: skip
 

@@ -35,7 +35,8 @@ class GroupDelta(msgspec.Struct, array_like=True, gc=False):
 
     `keys` are entity bytes; `counts` says how many events each has. The byte fields are little-endian int64 arrays:
     `clocks` (N(p) at the entity's last event) and `positions` (entities x partitions) by entity, `times`, `columns`,
-    `offsets`, `partitions` by event. `ids` is None unless ties of event time matter.
+    `offsets`, `partitions` by event. `ids` is None unless ties of event time matter. Columns of texts hold
+    their numbers in `texts`, which are sorted.
     """
 
     keys: list[bytes]
@@ -47,6 +48,7 @@ class GroupDelta(msgspec.Struct, array_like=True, gc=False):
     offsets: bytes
     partitions: bytes
     ids: list[Any] | None = None
+    texts: list[str] = []
 
 
 class Commit(msgspec.Struct, gc=False):

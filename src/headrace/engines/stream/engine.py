@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from headrace.aggregations.layout import GroupLayout, layout_of, physical_column
+from headrace.aggregations.texts import compacted, numbered
 from headrace.core.columns import BoolArray, Column, IntArray
 from headrace.core.events import EventBlock, concat_columns
 from headrace.core.keys import entity_encoder
@@ -22,7 +23,7 @@ from headrace.core.schema import DType
 from headrace.core.time import NULL_US
 from headrace.core.values import payload_of
 from headrace.engines.stream.commits import Commit, DeadLetter, GroupDelta, StepOutput, StreamSpan
-from headrace.engines.stream.verdicts import COUNTED, PartitionState
+from headrace.engines.stream.verdicts import COUNTED, Judged, PartitionState
 from headrace.features.evaluate import evaluate
 from headrace.features.nodes import Node, references
 from headrace.features.plan import GroupPlan, ProjectPlan, StreamPlan
@@ -33,6 +34,7 @@ class RawChunk:
     """Events of one partition as read from the log: a block, the offset of its first row, arrivals int64 [n].
 
     The block may have only the fields that `StreamEngine.fields` names; `whole` then gives it with all of them.
+    `codes` are the verdicts of derived records, uint8 [n]; None of raw events, which are judged here.
     """
 
     partition: int
@@ -40,11 +42,15 @@ class RawChunk:
     block: EventBlock
     arrivals: IntArray
     whole: Callable[[], EventBlock] | None = None
+    codes: np.ndarray[Any, np.dtype[np.uint8]] | None = None
 
 
 @dataclass(slots=True)
-class _Admitted:
-    """The counted events of one stream in one step, partitions one after the other."""
+class Admitted:
+    """The counted events of one stream in one step, partitions one after the other, each in order of offsets.
+
+    `columns` holds the fields that `StreamEngine.fields` names; `clocks` is N(p) at each event.
+    """
 
     columns: dict[str, Column]
     times: IntArray
@@ -105,7 +111,7 @@ class _StreamPipeline:
 class _Shared:
     """What the groups of a stream read of one step's events; each thing is made once, when it is first asked for."""
 
-    def __init__(self, pipeline: _StreamPipeline, events: _Admitted) -> None:
+    def __init__(self, pipeline: _StreamPipeline, events: Admitted) -> None:
         self.events = events
         self.n = len(events.times)
         self.offsets: list[int] = events.offsets.tolist()
@@ -115,6 +121,8 @@ class _Shared:
         self._words: dict[int, IntArray] = {}
         self._bytes: dict[int, bytes] = {}
         self._keys: dict[int, list[tuple[Any, ...]]] = {}
+        self._text_words: dict[int, IntArray] | None = None
+        self.texts: list[str] = []
 
     def value(self, index: int) -> Column:
         """The value of the expression `index`."""
@@ -130,9 +138,20 @@ class _Shared:
             if index < 0:
                 return self.events.times
             node, dtype, validity = self._pipeline.words[index]
+            if dtype is DType.STRING:
+                return self.text_words()[index]
             column = self.value(node)
             found = self._words[index] = physical_column(dtype, column.values, column.valid, validity)
         return found
+
+    def text_words(self) -> dict[int, IntArray]:
+        """The columns of words that hold texts, as numbers in `texts`."""
+        if self._text_words is None:
+            chosen = [i for i, (_, dtype, _) in enumerate(self._pipeline.words) if dtype is DType.STRING]
+            columns = [self.value(self._pipeline.words[i][0]) for i in chosen]
+            words, self.texts = numbered([(column.values, column.valid) for column in columns])
+            self._text_words = dict(zip(chosen, words, strict=True))
+        return self._text_words
 
     def word_bytes(self, index: int, order: IntArray | None) -> bytes:
         """Column `index` of words as bytes, in `order`."""
@@ -175,8 +194,8 @@ class StreamEngine:
         self.plan = plan
         self.states: dict[str, list[PartitionState]] = {}
         self._pipelines: dict[str, _StreamPipeline] = {
-            name: _StreamPipeline(stream, [group for group in plan.groups.values() if group.stream == name])
-            for name, stream in plan.streams.items()
+            name: _StreamPipeline(stream, [group for group in plan.computed_groups if group.stream == name])
+            for name, stream in plan.topics().items()
         }
 
     def fields(self, stream: str) -> frozenset[str]:
@@ -203,9 +222,9 @@ class StreamEngine:
             before = [state.clock_us for state in states]
             end = list(begin)
             exceptions: list[tuple[int, int, int]] = []
-            admitted: list[_Admitted] = []
+            admitted: list[Admitted] = []
             for chunk in pieces:
-                admitted.append(self._judge(self.plan.streams[name], chunk, states, before, exceptions, dead))
+                admitted.append(self._judge(self.plan.stream(name), chunk, states, before, exceptions, dead))
                 end[chunk.partition] = chunk.base + chunk.block.n
             after[name] = end
             spans[name] = StreamSpan(list(begin), end, [state.clock_us for state in states], exceptions)
@@ -213,9 +232,21 @@ class StreamEngine:
                 continue
             events = _joined(admitted)
             if len(events.times):
-                counted += len(events.times)
+                counted += len(events.times) if name in self.plan.streams else 0
                 null_keys += self._group_deltas(name, events, len(begin), groups)
         return StepOutput(Commit(1, after, spans, groups, null_keys), dead, counted)
+
+    def verdicts(self, stream: StreamPlan, state: PartitionState, chunk: RawChunk) -> Judged:
+        """Move a partition's state over a chunk: raw events are judged, derived ones bring their verdicts along."""
+        if chunk.codes is None:
+            return state.judge(stream, chunk.block, chunk.arrivals)
+        return state.follow(chunk.block.columns[stream.schema.time_field or ""].values, chunk.arrivals, chunk.codes)
+
+    def deltas(self, stream: str, events: Admitted, partitions: int) -> dict[str, GroupDelta]:
+        """The deltas, by group version, of events of a stream that were judged before; there is at least one."""
+        groups: dict[str, GroupDelta] = {}
+        self._group_deltas(stream, events, partitions, groups)
+        return groups
 
     def _judge(
         self,
@@ -225,9 +256,9 @@ class StreamEngine:
         before: list[int],
         exceptions: list[tuple[int, int, int]],
         dead: list[DeadLetter],
-    ) -> _Admitted:
+    ) -> Admitted:
         block, partition = chunk.block, chunk.partition
-        judged = states[partition].judge(stream, block, chunk.arrivals)
+        judged = self.verdicts(stream, states[partition], chunk)
         clocks = judged.clocks
         if len(states) > 1:
             clocks = np.maximum(clocks, max(before[:partition] + before[partition + 1 :]))
@@ -237,7 +268,8 @@ class StreamEngine:
             whole = columns
             if judged.dead and chunk.whole is not None:
                 whole = chunk.whole().columns
-            for row in np.flatnonzero(judged.codes).tolist():
+            # Derived records hold their verdicts themselves.
+            for row in np.flatnonzero(judged.codes).tolist() if chunk.codes is None else ():
                 exceptions.append((partition, chunk.base + row, int(judged.codes[row])))
             payloads = {bad.row: bad.payload for bad in block.malformed}
             for row, field, reason in judged.dead:
@@ -254,9 +286,9 @@ class StreamEngine:
         partitions = np.zeros(len(times), np.int64)
         if partition:
             partitions += partition
-        return _Admitted(columns, times, offsets, partitions, clocks, ids)
+        return Admitted(columns, times, offsets, partitions, clocks, ids)
 
-    def _group_deltas(self, stream: str, events: _Admitted, partitions: int, groups: dict[str, GroupDelta]) -> int:
+    def _group_deltas(self, stream: str, events: Admitted, partitions: int, groups: dict[str, GroupDelta]) -> int:
         pipeline = self._pipelines[stream]
         shared = _Shared(pipeline, events)
         null_keys = 0
@@ -272,10 +304,10 @@ class StreamEngine:
         return null_keys
 
 
-def _joined(parts: list[_Admitted]) -> _Admitted:
+def _joined(parts: list[Admitted]) -> Admitted:
     if len(parts) == 1:
         return parts[0]
-    return _Admitted(
+    return Admitted(
         {name: concat_columns([part.columns[name] for part in parts]) for name in parts[0].columns},
         np.concatenate([part.times for part in parts]),
         np.concatenate([part.offsets for part in parts]),
@@ -309,16 +341,26 @@ def _delta(group: _GroupPipeline, shared: _Shared, rows: IntArray | None, partit
         positions = [[shared.offsets[row] + 1] for row in last.values()]
     else:
         clocks, positions = _greatest(events, len(last), codes, rows, partitions)
+    columns = [shared.word_bytes(index, order) for index in group.words]
+    texts: list[str] = []
+    if group.layout.texts:
+        # Only the texts of this group's own events.
+        chosen = group.layout.texts
+        words = np.frombuffer(b"".join([columns[column] for column in chosen]), np.int64)
+        words, texts = compacted(words, shared.texts)
+        for column, part in zip(chosen, np.split(words, len(chosen)), strict=True):
+            columns[column] = part.tobytes()
     return GroupDelta(
         [group.entity(key) for key in last],
         counts,
         clocks,
         positions,
         shared.word_bytes(-1, order),
-        [shared.word_bytes(index, order) for index in group.words],
+        columns,
         _in_order(events.offsets, order).tobytes() if ordered else b"",
         _in_order(events.partitions, order).tobytes() if ordered else b"",
         ids if ids is None or order is None else [ids[row] for row in order.tolist()],
+        texts,
     )
 
 
@@ -327,7 +369,7 @@ def _in_order(values: IntArray, order: IntArray | None) -> IntArray:
 
 
 def _greatest(
-    events: _Admitted, entities: int, codes: IntArray | None, rows: IntArray | None, partitions: int
+    events: Admitted, entities: int, codes: IntArray | None, rows: IntArray | None, partitions: int
 ) -> tuple[list[int], list[list[int]]]:
     """Per entity the greatest clock, and per partition one past its greatest offset (0 where it has no event)."""
     if codes is None:

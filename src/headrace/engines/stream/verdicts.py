@@ -62,6 +62,14 @@ class PartitionState:
         self.clock_us = int(clocks[-1])
         return Judged(codes, clocks, dead)
 
+    def follow(self, times: IntArray, arrivals: IntArray, codes: np.ndarray[Any, np.dtype[np.uint8]]) -> Judged:
+        """Move on over derived records, which bring the verdicts of their sources."""
+        moves = np.where(codes == DEAD, NULL_US, np.minimum(times, arrivals))
+        clocks = np.maximum(np.maximum.accumulate(moves), self.clock_us)
+        if len(clocks):
+            self.clock_us = int(clocks[-1])
+        return Judged(codes, clocks, [])
+
     def _dead(
         self,
         stream: StreamPlan,

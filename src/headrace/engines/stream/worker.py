@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Container
+from collections.abc import Collection, Container
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 
+from headrace.core.derived import decode_derived
 from headrace.core.errors import LogError
 from headrace.core.events import EventBlock, concat_blocks, decode_block
 from headrace.core.time import MAX_US
@@ -47,24 +48,29 @@ class _Checkpoint(msgspec.Struct):
 
 
 class ComputeWorker:
-    """Reads every raw stream of a project, computes, and appends commits to the feature log.
+    """Reads every stream of a project, raw and derived, computes, and appends commits to the feature log.
 
     One worker per project at a time (the caller holds the lock). `step` is the unit of work; killing the process
-    between or inside steps loses nothing and doubles nothing.
+    between or inside steps loses nothing and doubles nothing. `partitions` is for topics that do not exist yet.
     """
 
-    def __init__(self, plan: ProjectPlan, raw: EventLog, features: EventLog, checkpoint: Path) -> None:
+    def __init__(
+        self, plan: ProjectPlan, raw: EventLog, features: EventLog, checkpoint: Path, *, partitions: int = 1
+    ) -> None:
         self.plan = plan
         self._raw = raw
         self._features = features
         self._file = checkpoint
         self._engine = StreamEngine(plan)
-        for name in plan.streams:
+        self._streams = plan.topics()
+        for name in self._streams:
             if name not in raw.topics():
-                raw.create(name)
+                raw.create(name, raw.topics().get(plan.root(name), partitions))
         features.create(WINDOWS)
         features.create(DEAD_LETTERS)
-        self.positions: dict[str, list[int]] = {name: [0] * raw.topics()[name] for name in plan.streams}
+        self.positions: dict[str, list[int]] = {name: [0] * raw.topics()[name] for name in self._streams}
+        # Of streams that are no longer declared: should one come back, it goes on from there.
+        self._others: dict[str, list[int]] = {}
         self.counted = 0
         self.dead = 0
         self._since_checkpoint = 0
@@ -72,10 +78,10 @@ class ComputeWorker:
         self._ahead: dict[tuple[str, int], deque[LogBatch]] = {}
         self._recover()
 
-    def step(self, max_records: int = 50_000, *, until_us: int = MAX_US) -> int:
-        """Process what has been appended since; returns how many raw events were read (0: caught up).
+    def step(self, max_records: int = 50_000, *, until_us: int = MAX_US, only: Collection[str] | None = None) -> int:
+        """Process what has been appended since; returns how many events were read (0: caught up).
 
-        `until_us` leaves events that were appended later for a later step.
+        `until_us` leaves events that were appended later for a later step, `only` those of other streams.
         """
         if self._torn:
             # The last step failed between judging and appending: judge again, or its events would be duplicates.
@@ -86,24 +92,25 @@ class ComputeWorker:
         chunks: dict[str, list[RawChunk]] = {}
         read = 0
         for name, positions in self.positions.items():
+            if only is not None and name not in only:
+                continue
             for partition, position in enumerate(positions):
                 batches = self._take(name, partition, position, max_records, until_us)
                 if batches:
-                    chunk = _chunk(
-                        self.plan.streams[name], partition, position, batches, only=self._engine.fields(name)
-                    )
+                    chunk = self._chunk(name, partition, position, batches)
                     chunks.setdefault(name, []).append(chunk)
                     read += chunk.block.n
         if not read:
             return 0
         self._torn = True
         output = self._engine.process(chunks, self.positions)
+        moved, output.commit.positions = output.commit.positions, {**self._others, **output.commit.positions}
         items = [Append(WINDOWS, 0, encode_commit(output.commit))]
         if output.dead:
             items.append(Append(DEAD_LETTERS, 0, encode_dead_letters(output.dead), len(output.dead)))
         self._features.append(items)
         self._torn = False
-        self.positions = output.commit.positions
+        self.positions = moved
         self.counted += output.counted
         self.dead += len(output.dead)
         self._since_checkpoint += read
@@ -153,13 +160,14 @@ class ComputeWorker:
             saved = msgspec.msgpack.decode(self._file.read_bytes(), type=_Checkpoint)
             begin = saved.positions
             for name, partitions in saved.states.items():
-                if name not in self.plan.streams:
+                if name not in self._streams:
                     continue
                 for state, kept in zip(self._engine.state(name, len(partitions)), partitions, strict=True):
                     state.clock_us, state.swept_us = kept.clock_us, kept.swept_us
                     state.seen = dict(zip(kept.ids, kept.clocks, strict=True))
         for name, target in committed.items():
-            if name not in self.plan.streams:
+            if name not in self._streams:
+                self._others[name] = target
                 continue
             for partition, end in enumerate(target):
                 at = begin.get(name, [0] * len(target))[partition]
@@ -172,13 +180,21 @@ class ComputeWorker:
             self.positions[name] = list(target)
 
     def _judge_again(self, name: str, partition: int, at: int, end: int) -> None:
-        stream = self.plan.streams[name]
+        stream = self._streams[name]
         state = self._engine.state(name, len(self.positions[name]))[partition]
         while at < end:
             batches = self._raw.read(name, partition, at, min(50_000, end - at))
-            chunk = _chunk(stream, partition, at, batches, end, only=self._engine.fields(name))
-            state.judge(stream, chunk.block, chunk.arrivals)
+            chunk = self._chunk(name, partition, at, batches, end)
+            self._engine.verdicts(stream, state, chunk)
             at += chunk.block.n
+
+    def _chunk(
+        self, name: str, partition: int, position: int, batches: list[LogBatch], end: int | None = None
+    ) -> RawChunk:
+        fields = self._engine.fields(name)
+        if name in self.plan.derived:
+            return derived_chunk(self._streams[name], partition, position, batches, end, only=fields)
+        return _chunk(self._streams[name], partition, position, batches, end, only=fields)
 
 
 def committed_positions(features: EventLog) -> dict[str, list[int]]:
@@ -190,6 +206,39 @@ def committed_positions(features: EventLog) -> dict[str, list[int]]:
 def read_heads(features: EventLog, offset: int, max_commits: int) -> list[tuple[LogBatch, CommitHead]]:
     """Commits from `offset` on, without their deltas, with the batches that hold them."""
     return [(b, decode_head(b.payload)) for b in features.read(WINDOWS, 0, offset, max_commits)]
+
+
+def read_span(plan: ProjectPlan, raw: EventLog, topic: str, partition: int, begin: int, end: int) -> RawChunk:
+    """The events `begin` to `end` (exclusive) of one partition of a raw or derived stream, with all of their fields."""
+    stream = plan.stream(topic)
+    batches: list[LogBatch] = []
+    at = begin
+    while at < end:
+        batches += raw.read(topic, partition, at, end - at)
+        at = batches[-1].end
+    if topic in plan.derived:
+        return derived_chunk(stream, partition, begin, batches, end)
+    return _chunk(stream, partition, begin, batches, end, only=stream.schema.first_names)
+
+
+def derived_chunk(
+    stream: StreamPlan,
+    partition: int,
+    position: int,
+    batches: list[LogBatch],
+    end: int | None = None,
+    *,
+    only: Container[str] | None = None,
+) -> RawChunk:
+    """The derived records from `position` on (up to `end`, exclusive), with arrivals and verdicts of their sources."""
+    held = [decode_derived(batch.payload) for batch in batches if end is None or batch.base < end]
+    block = concat_blocks([decode_block(batch.block, stream.schema, only) for batch in held])
+    arrivals = np.concatenate([batch.arrivals for batch in held])
+    codes = np.concatenate([batch.codes() for batch in held])
+    start, stop = position - batches[0].base, block.n if end is None else min(end - batches[0].base, block.n)
+    if (start, stop) != (0, block.n):
+        block, arrivals, codes = block.slice(start, stop), arrivals[start:stop], codes[start:stop]
+    return RawChunk(partition, position, block, arrivals, None, codes)
 
 
 def _chunk(

@@ -32,9 +32,12 @@ class OfflineStore(ABC):
         since_us: int | None = None,
         until_us: int | None = None,
         version: int | None = None,
+        between: tuple[str, int, int] | None = None,
     ) -> pa.Table:
         """Return rows with `since_us <= time < until_us` of the table's time column, in no promised order.
 
+        `between` leaves only rows with `low <= value < high` of an int64 column, given as (column, low, high); what was
+        appended with other values is not read, so that a large table can be read piece by piece.
         An unknown table raises NotFound.
         """
 

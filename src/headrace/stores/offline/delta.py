@@ -6,9 +6,11 @@ writer appended last is kept as a Delta application transaction, so that an appe
 
 from __future__ import annotations
 
+import operator
 import os
 import threading
 from collections.abc import Iterator, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any, Final
 
@@ -98,8 +100,9 @@ class DeltaOfflineStore(OfflineStore):
         since_us: int | None = None,
         until_us: int | None = None,
         version: int | None = None,
+        between: tuple[str, int, int] | None = None,
     ) -> pa.Table:
-        dataset, names, condition = self._dataset(table, columns, since_us, until_us, version)
+        dataset, names, condition = self._dataset(table, columns, since_us, until_us, version, between)
         return dataset.to_table(columns=names, filter=condition)
 
     def batches(
@@ -133,6 +136,7 @@ class DeltaOfflineStore(OfflineStore):
         since_us: int | None,
         until_us: int | None,
         version: int | None,
+        between: tuple[str, int, int] | None = None,
     ) -> tuple[ds.Dataset, list[str], ds.Expression | None]:
         """What to scan, which columns, and which rows."""
         held = self._table(table)
@@ -143,12 +147,15 @@ class DeltaOfflineStore(OfflineStore):
             names = check_columns(table, columns, _arrow_schema(delta))
             dataset = delta.to_pyarrow_dataset(file_pruning_predicate=_days(since_us, until_us), filesystem=held.files)
             time = ds.field(_time_column(delta))
-        condition: ds.Expression | None = None
+        bounds: list[ds.Expression] = []
         if since_us is not None:
-            condition = time >= since_us
+            bounds.append(time >= since_us)
         if until_us is not None:
-            condition = time < until_us if condition is None else condition & (time < until_us)
-        return dataset, names, condition
+            bounds.append(time < until_us)
+        if between is not None:
+            column, low, high = between
+            bounds += [ds.field(column) >= low, ds.field(column) < high]
+        return dataset, names, reduce(operator.and_, bounds) if bounds else None
 
     def columns(self, table: str) -> dict[str, pa.DataType]:
         held = self._table(table)

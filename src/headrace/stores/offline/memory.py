@@ -64,6 +64,7 @@ class MemoryOfflineStore(OfflineStore):
         since_us: int | None = None,
         until_us: int | None = None,
         version: int | None = None,
+        between: tuple[str, int, int] | None = None,
     ) -> pa.Table:
         with self._lock:
             held = self._table(table)
@@ -77,6 +78,9 @@ class MemoryOfflineStore(OfflineStore):
             rows = rows.filter(time >= since_us)
         if until_us is not None:
             rows = rows.filter(time < until_us)
+        if between is not None:
+            column, low, high = between
+            rows = rows.filter((pc.field(column) >= low) & (pc.field(column) < high))
         return rows.select(names)
 
     def batches(

@@ -37,6 +37,17 @@ class OnlineStore(ABC):
         """
         self.write(*change(self.read(keys)[0]))
 
+    def revise(
+        self, keys: Sequence[bytes], change: Callable[[list[bytes | None]], Sequence[tuple[bytes, bytes | None]]]
+    ) -> None:
+        """Like `update`, but the position stays as it is: for records that nobody reads yet, prepared beside a writer.
+
+        A store that several processes may write to does this in one step with them: what they write in the meantime,
+        the position above all, is never undone.
+        """
+        position = self.position()
+        self.update(keys, lambda records: (change(records), position))
+
     @abstractmethod
     def position(self) -> bytes:
         """The position of the last write; empty before the first."""

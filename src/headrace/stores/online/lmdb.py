@@ -108,6 +108,18 @@ class LmdbOnlineStore(OnlineStore):
 
         self._commit(renew)
 
+    def revise(
+        self, keys: Sequence[bytes], change: Callable[[list[bytes | None]], Sequence[tuple[bytes, bytes | None]]]
+    ) -> None:
+        checked([(key, None) for key in keys])
+
+        def renew(txn: lmdb.Transaction[bytes]) -> None:
+            get = txn.get
+            records = change([get(key) for key in keys])
+            _put(txn, checked(records), get(_POSITION))
+
+        self._commit(renew)
+
     def _commit(self, do: Callable[[lmdb.Transaction[bytes]], None]) -> None:
         """Run `do` in a write transaction."""
         shared = self._shared
@@ -150,7 +162,7 @@ class LmdbOnlineStore(OnlineStore):
             release_environment(shared)
 
 
-def _put(txn: lmdb.Transaction[bytes], latest: dict[bytes, bytes | None], position: bytes) -> None:
+def _put(txn: lmdb.Transaction[bytes], latest: dict[bytes, bytes | None], position: bytes | None) -> None:
     # In key order each page is touched once.
     for key in sorted(latest):
         record = latest[key]
@@ -158,7 +170,8 @@ def _put(txn: lmdb.Transaction[bytes], latest: dict[bytes, bytes | None], positi
             txn.delete(key)
         else:
             txn.put(key, record)
-    txn.put(_POSITION, position)
+    if position is not None:
+        txn.put(_POSITION, position)
 
 
 def _snapshot(shared: SharedEnvironment) -> lmdb.Transaction[bytes]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from headrace.core.errors import StoreError
 from headrace.stores.online.base import OnlineStore
@@ -31,13 +31,23 @@ class MemoryOnlineStore(OnlineStore):
     def write(self, records: Sequence[tuple[bytes, bytes | None]], position: bytes) -> None:
         latest = checked(records)
         with self._lock:
-            held = self._held()
-            for key, record in latest.items():
-                if record is None:
-                    held.pop(key, None)
-                else:
-                    held[key] = record
+            self._put(latest)
             self._position = position
+
+    def revise(
+        self, keys: Sequence[bytes], change: Callable[[list[bytes | None]], Sequence[tuple[bytes, bytes | None]]]
+    ) -> None:
+        with self._lock:
+            held = self._held()
+            self._put(checked(change([held.get(key) for key in keys])))
+
+    def _put(self, latest: dict[bytes, bytes | None]) -> None:
+        held = self._held()
+        for key, record in latest.items():
+            if record is None:
+                held.pop(key, None)
+            else:
+                held[key] = record
 
     def position(self) -> bytes:
         return self.read(())[1]

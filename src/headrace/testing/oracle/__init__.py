@@ -6,6 +6,7 @@ Costs grow with events times reads, so give it small histories.
 """
 
 from headrace.testing.oracle.aggregations import Row, aggregate
+from headrace.testing.oracle.derived import KnownAt, with_derived
 from headrace.testing.oracle.events import Event, RawEvent, clock, judge, position_at, verdicts
 from headrace.testing.oracle.expressions import evaluate
 from headrace.testing.oracle.rounding import to_float64
@@ -15,6 +16,7 @@ from headrace.testing.oracle.windows import group_row, members, window_value
 
 __all__ = [
     "Event",
+    "KnownAt",
     "RawEvent",
     "Row",
     "TableRow",
@@ -30,4 +32,5 @@ __all__ = [
     "verdicts",
     "view_row",
     "window_value",
+    "with_derived",
 ]

@@ -6,7 +6,7 @@ import math
 import struct
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal, localcontext
 from fractions import Fraction
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from headrace.core.schema import DType
 from headrace.features.plan import AggregateSpec
 from headrace.testing.oracle.rounding import least_first, to_float64, to_int64
+from headrace.testing.oracle.sketch import canonical, estimate
 
 _CAP = 1_000
 
@@ -47,12 +48,25 @@ def aggregate(spec: AggregateSpec, rows: Sequence[Row], t_us: int, lo_us: int | 
     `lo_us` None is a window without a lower edge. A null condition is false; null values are skipped.
     """
     kept = [row for row in rows if spec.where is None or row.inputs[spec.where] is True]
+    if spec.by is not None:
+        return _bucketed(spec, kept, t_us, lo_us, hi_us)
     if spec.input is None:
         values, times = [1 for _ in kept], [row.time_us for row in kept]
     else:
         present = [row for row in kept if row.inputs[spec.input] is not None]
         values, times = [row.inputs[spec.input] for row in present], [row.time_us for row in present]
     return _KINDS[spec.kind](_Window(spec, values, times, t_us, lo_us, hi_us))
+
+
+def _bucketed(spec: AggregateSpec, rows: Sequence[Row], t_us: int, lo_us: int | None, hi_us: int) -> dict[Any, Any]:
+    """The value of each bucket that has a row; rows of the null bucket are skipped."""
+    assert spec.by is not None
+    whole = replace(spec, by=None, where=None, dtype=spec.dtype.parts[1])
+    buckets: dict[Any, list[Row]] = {}
+    for row in rows:
+        if row.inputs[spec.by] is not None:
+            buckets.setdefault(row.inputs[spec.by], []).append(row)
+    return {key: aggregate(whole, buckets[key], t_us, lo_us, hi_us) for key in sorted(buckets, key=least_first)}
 
 
 def _or_null(value: Callable[[_Window], Any]) -> Callable[[_Window], Any]:
@@ -118,7 +132,7 @@ def _n_unique(window: _Window) -> int | None:
 
 def _histogram(window: _Window) -> dict[Any, int] | None:
     counts = _distinct(window)
-    return None if counts is None else dict(counts)
+    return None if counts is None else {value: counts[value] for value in sorted(counts, key=least_first)}
 
 
 def _by_frequency(window: _Window) -> list[Any] | None:
@@ -193,6 +207,7 @@ _KINDS: dict[str, Callable[[_Window], Any]] = {
     "first_n": lambda window: window.values[: window.param("n")],
     "last_n": lambda window: window.values[-window.param("n") :],
     "n_unique": _n_unique,
+    "approx_n_unique": lambda window: estimate(canonical(value) for value in window.values),
     "histogram": _histogram,
     "top_k": _top_k,
     "most_frequent": _most_frequent,

@@ -15,6 +15,7 @@ from headrace.core.schema import DType
 from headrace.core.time import US_PER_DAY, US_PER_HOUR, US_PER_SECOND
 from headrace.features.nodes import Call, ColumnRef, FunctionCall, Literal, Node
 from headrace.testing.oracle.rounding import clean, least_first, to_float64
+from headrace.testing.oracle.sketch import signed, xxh64
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _NUMPY: dict[DType, Any] = {
@@ -165,4 +166,5 @@ _OPERATIONS: dict[str, Callable[[Call, Sequence[Any]], Any]] = {
     "hours": _in_units(US_PER_HOUR),
     "days": _in_units(US_PER_DAY),
     "cosine": _cosine,
+    "xxh64": lambda node, values: signed(xxh64(values[0].encode())),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from headrace.features.plan import Binding, ProjectPlan, ViewPlan
+from headrace.features.plan import Binding, FeatureRead, ProjectPlan, ViewPlan
 from headrace.testing.oracle.events import Event
 from headrace.testing.oracle.expressions import evaluate
 from headrace.testing.oracle.rounding import clean
@@ -30,15 +30,17 @@ def view_row(
     """
 
     def looked_up(binding: Binding) -> Mapping[str, Any]:
-        key = tuple(scope[name] for name in binding.request_keys)
-        if binding.is_table:
-            found = latest(
-                project.tables[binding.source], key, t_us, table_rows.get(binding.source, ()), table_position
-            )
-            return found or {}
-        group = project.groups[binding.source]
+        return features_of(binding.source, binding.is_table, tuple(scope[name] for name in binding.request_keys))
+
+    def features_of(source: str, is_table: bool, key: tuple[Any, ...]) -> Mapping[str, Any]:
+        if is_table:
+            return latest(project.tables[source], key, t_us, table_rows.get(source, ()), table_position) or {}
+        group = project.groups[source]
         position = None if positions is None else positions[group.stream]
-        return group_row(group, key, t_us, events.get(group.stream, ()), position)
+        return group_row(group, key, t_us, events.get(group.stream, ()), position, feature_of)
+
+    def feature_of(read: FeatureRead, key: tuple[Any, ...]) -> Any:
+        return clean(features_of(read.source, read.is_table, key).get(read.feature), read.dtype)
 
     scope = {field.name: clean(request.get(field.name), field.dtype) for field in view.request}
     found = [looked_up(binding) for binding in view.bindings]

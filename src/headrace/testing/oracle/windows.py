@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from headrace.features.plan import AggregateSpec, GroupPlan
+from headrace.features.plan import AggregateSpec, FeatureRead, GroupPlan
 from headrace.testing.oracle.aggregations import Row, aggregate
 from headrace.testing.oracle.events import Event
 from headrace.testing.oracle.expressions import evaluate
@@ -71,11 +71,20 @@ def group_row(
     t_us: int,
     events: Sequence[Event],
     position: Sequence[int] | None = None,
+    look_up: Callable[[FeatureRead, tuple[Any, ...]], Any] | None = None,
 ) -> dict[str, Any]:
-    """All features of the group by name, in declared order: the aggregated ones and those made of them."""
+    """All features of the group by name, in declared order: the aggregated ones and those made of them.
+
+    `look_up` gives a feature of another group or a table for a key; needed if the group reads any.
+    """
     row = {spec.name: window_value(group, spec, entity, t_us, events, position) for spec in group.aggregates}
+    key = {part.name: value for part, value in zip(group.key, entity, strict=True)}
     for derived in group.derived:
-        row[derived.name] = evaluate(derived.node, row)
+        scope = dict(row)
+        for read in derived.reads:
+            assert look_up is not None, f"{group.name}.{derived.name} reads {read.name}"
+            scope[read.name] = look_up(read, tuple(key[name] for name in read.keys))
+        row[derived.name] = evaluate(derived.node, scope)
     return {name: row[name] for name in group.order}
 
 

@@ -1,0 +1,89 @@
+"""Plan and apply: what an edit of the definitions would do, and doing it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from headrace.app.backfill import derive_streams, events_to_read, measured_rate, prepare, publish
+from headrace.app.changes import ProjectChanges, forget_empty_streams, project_changes
+from headrace.app.heartbeats import LAYERS
+from headrace.app.kept import keep, kept_streams, needs_of, plan_keeping, remember_views
+from headrace.app.locks import holder_of
+from headrace.app.widening import largest_number
+from headrace.core.errors import Busy, PlanError
+from headrace.features.plan import ProjectPlan
+
+if TYPE_CHECKING:
+    from headrace.app.wiring import Parts
+
+
+def plan_changes(parts: Parts, declared: ProjectPlan) -> ProjectChanges:
+    """What `apply_changes` would change; raises what `Project.plan` says."""
+    catalog = parts.catalog
+    needs = needs_of(declared, catalog, parts.registry)
+    found = project_changes(
+        plan_keeping(declared, catalog, needs),
+        catalog,
+        parts.settings.owner,
+        has_events=parts.has_events,
+        largest=partial(largest_number, parts),
+        computed=frozenset(kept_streams(catalog)),
+    )
+    events, rate = events_to_read(parts, found.backfills), measured_rate(parts)
+    return replace(found, needs=needs, events=events, seconds=None if rate is None else events / rate)
+
+
+def apply_changes(
+    parts: Parts,
+    declared: ProjectPlan,
+    given: ProjectChanges | None,
+    *,
+    abandon: bool,
+    progress: Callable[[int, int], None] | None,
+) -> ProjectChanges:
+    """Make the definitions the ones that run; raises what `Project.apply` says.
+
+    The plan of `parts` is replaced on the way, whether it succeeds or not: the caller opens what hangs on it anew.
+    """
+    current, catalog = plan_changes(parts, declared), parts.catalog
+    if given is not None and given.changes != current.changes:
+        raise PlanError("the definitions changed after this plan was made; make it again")
+    lost = [str(need) for need in current.needs if need.live and need.lost]
+    if current and lost and not abandon:
+        raise PlanError("\n".join(lost))
+
+    def change() -> None:
+        forget_empty_streams(current, catalog, parts.has_events)
+        remember_views(declared, catalog)
+        catalog.apply(current.records)
+
+    if not current:
+        change()
+        return current
+    for role in LAYERS:
+        holder = holder_of(parts.settings.state, role)
+        if holder is not None:
+            raise Busy(
+                f"{parts.settings.state} is in use by {holder}, which runs the former definitions; stop it first "
+                "(headrace backfill computes new groups while it runs)"
+            )
+    prepare(parts, current.backfills, progress=progress)
+    applied = [definition.record for definition in catalog.definitions("group")]
+    topics = {record.version: record.body.get("topic", record.body["stream"]) for record in applied} | kept_streams(
+        catalog
+    )
+
+    def switch() -> None:
+        keep(catalog, current.needs)
+        change()
+
+    # What stays computed for a model is ingested to the end, like what is declared.
+    parts.plan = plan_keeping(declared, catalog, current.needs)
+    publish(parts, current.backfills, {version: topics[version] for version in current.dropped}, switch)
+    if current.derives:
+        # Groups over what is derived anew are computed with it. Should this be cut short, the computing layer goes on.
+        derive_streams(parts)
+    return current

@@ -1,0 +1,95 @@
+"""Features of groups that are no 8-byte words: lists, maps and texts, for the rows of one read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from headrace.aggregations.layout import GroupLayout, Scratch
+from headrace.aggregations.nested import decoded, read_nested
+from headrace.core.columns import BoolArray, Column, IntArray, column_of
+from headrace.core.schema import DType
+from headrace.retrieval.binding import BoundSource
+
+Piece: TypeAlias = tuple[IntArray, IntArray, IntArray]
+"""Some rows of a read, and the buffer and begins that `nested.read_nested` gave for them."""
+Texts: TypeAlias = Callable[[int], Sequence[str]]
+"""The texts that the words of a row stand for."""
+
+
+class WindowRows:
+    """Where the events of each row's entity lie in a buffer of words; see `nested.read_nested`."""
+
+    def __init__(
+        self, words: IntArray, times: IntArray, counted: IntArray, columns: IntArray, strides: IntArray
+    ) -> None:
+        self.words, self.times, self.counted = words, times, counted
+        self.columns, self.strides = columns, strides
+        self.offsets: IntArray = np.full(len(times), -1)
+        self.partitions: IntArray = self.offsets
+        self.limits: IntArray = np.zeros((len(times), 1), np.int64)
+
+
+class GroupObjects:
+    """What `BoundView.assemble` asks for of one group; lists and maps are read when the first of them is asked for."""
+
+    def __init__(
+        self,
+        source: BoundSource,
+        pieces: Callable[[], list[Piece]],
+        texts: Texts,
+        words: IntArray,
+        valid: BoolArray,
+    ) -> None:
+        assert source.layout is not None
+        self._layout: GroupLayout = source.layout
+        self._source, self._pieces, self._texts = source, pieces, texts
+        self._words, self._valid = words, valid
+        self._read: list[Piece] | None = None
+
+    def column(self, index: int, dtype: DType) -> Column:
+        """The column of `source.objects[index]`."""
+        layout, name = self._layout, self._source.objects[index]
+        if index < len(layout.nested_names):
+            if self._read is None:
+                self._read = self._pieces()
+            items: list[Any] = []
+            places: list[int] = []
+            for rows, heap, begins in self._read:
+                of: list[int] = rows.tolist()
+                items += decoded(heap, begins[:, index].tolist(), dtype, partial(self._texts_at, of))
+                places += of
+            values = column_of(dtype, items)
+            back = np.empty(len(places), np.int64)
+            back[places] = np.arange(len(places))
+            return values.take(back)
+        slot = self._source.slot + layout.names.index(name)
+        found = zip(self._words[:, slot].tolist(), self._valid[:, slot].tolist(), strict=True)
+        return column_of(dtype, [self._texts(r)[word] if ok else None for r, (word, ok) in enumerate(found)])
+
+    def _texts_at(self, rows: Sequence[int], index: int) -> Sequence[str]:
+        return self._texts(rows[index])
+
+
+def read_piece(layout: GroupLayout, rows: IntArray, events: WindowRows, t: IntArray, scratch: Scratch) -> Piece:
+    """Read the lists and maps of a group for some rows; `events` and `t` are those of these rows."""
+    heap, begins = read_nested(
+        events.words, events.words.view(np.float64), events.times, events.columns, events.strides, events.counted,
+        layout.nested, layout.windows, t, events.offsets, events.partitions, events.limits, scratch.lane, scratch.work,
+        scratch.tally,
+    )  # fmt: skip
+    return rows, heap, begins
+
+
+def record_rows(layout: GroupLayout, words: IntArray, starts: IntArray, sizes: IntArray) -> WindowRows:
+    """The events in window records that begin at these words (-1: none) and have these sizes in words."""
+    there = starts >= 0
+    at = np.where(there, starts, 0)
+    # Words at the head of a record (`records.py`): its rows and the bytes of its tail; the rows lie before the tail.
+    counted = np.where(there, words[np.where(there, at + 1, 0)], 0)
+    tail = np.where(there, words[np.where(there, at + 5, 0)], 0)
+    times = np.where(there, at + sizes - (tail + 7) // 8 - counted * layout.row_words, 0)
+    return WindowRows(words, times, counted, times + counted, counted)
