@@ -9,7 +9,8 @@ the median of `project.history([...], rows).to_arrow()` in a warm process, with 
 `peak_rss_mb` is the highest memory of that process over all its calls. In the same run some of the answers are compared
 with the oracle bit for bit, and all of the caller's columns with what came back; one that differs ends the run. Peers
 join the same rows from Parquet files, each in a process of its own, and must give equal values. Feast runs in an
-environment of its own, which `bench/peers/setup.sh` makes; without it Feast is left out.
+environment of its own, which `bench/peers/setup.sh` makes; without it Feast is left out. It is stopped when it takes
+too long or fills the disk, as it does where some entities are very frequent; `--law uniform` gives it a fair chance.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import tempfile
@@ -51,6 +53,9 @@ TTL_DAYS = 7
 GROUPS = 8
 FEATURES = 55
 NULL_SHARE = 0.02
+# What a peer may take before it is stopped.
+MOST_SPILLED_MB = 20_000
+MOST_MEMORY_MB = 10_000
 FEAST = Path(__file__).parent / "peers" / ".venvs" / "feast" / "bin" / "python"
 User = hr.Entity("user")
 KINDS: tuple[type, ...] = (float, int, bool)
@@ -81,6 +86,8 @@ class Options:
     checked: int
     repeats: int
     peers: bool
+    law: str
+    limit: float
     seed: int
 
 
@@ -92,7 +99,7 @@ def plan_of_tables() -> ProjectPlan:
 def make(folder: Path, options: Options) -> None:
     """Write the caller's rows, and the tables: as Parquet for the peers, and as a project's archive."""
     random = np.random.default_rng(options.seed)
-    weights = 1 / np.arange(1, options.entities + 1)
+    weights = 1 / np.arange(1, options.entities + 1) if options.law == "zipf" else np.ones(options.entities)
     shares = np.cumsum(weights) / weights.sum()
     names = pa.array([f"user-{user:07d}" for user in random.permutation(options.entities)])
     n = options.rows
@@ -242,8 +249,20 @@ def run_peer(name: str, folder: Path, pipe: Connection) -> None:
     pipe.send(figures | {"version": version(name), "equal": equal_answers(found, folder)})
 
 
-def run_feast(folder: Path) -> dict[str, object]:
-    """Measure Feast with its DuckDB offline store, in its own environment."""
+def resident_mb(process: int) -> int:
+    """Resident memory of a process; 0 where the system does not tell."""
+    try:
+        return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 20
+    except (OSError, IndexError):
+        return 0
+
+
+def run_feast(folder: Path, options: Options) -> dict[str, object]:
+    """Measure Feast with its DuckDB offline store, in its own environment.
+
+    It pairs each row with all earlier ones of its entity before it keeps the newest, so that very frequent entities are
+    more than it can bear: then it is stopped.
+    """
     if not FEAST.exists():
         return {"skipped": "not installed; bench/peers/setup.sh feast makes its environment"}
     groups = {
@@ -251,10 +270,26 @@ def run_feast(folder: Path) -> dict[str, object]:
     }
     (folder / "groups.json").write_text(json.dumps({"ttl_days": TTL_DAYS, "groups": groups}))
     script = FEAST.parents[3] / "feast_history.py"
-    done = subprocess.run([str(FEAST), str(script), str(folder)], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"feast failed: {done.stderr[-2000:]}")
-    figures: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
+    # Its DuckDB spills into the folder that it runs in; what keeps growing there will not end.
+    command = [str(FEAST), str(script), str(folder)]
+    began, spilled = time.perf_counter(), 0
+    with (folder / "feast.out").open("w+") as out, (folder / "feast.err").open("w+") as error:
+        process = subprocess.Popen(command, stdout=out, stderr=error, cwd=folder)
+        while process.poll() is None:
+            time.sleep(0.2)
+            spilled = max(spilled, sum(file.stat().st_size for file in (folder / ".tmp").glob("*")) >> 20)
+            spent, memory = time.perf_counter() - began, resident_mb(process.pid)
+            if spent > options.limit or spilled > MOST_SPILLED_MB or memory > MOST_MEMORY_MB:
+                process.kill()
+                process.wait()
+                shutil.rmtree(folder / ".tmp", ignore_errors=True)
+                return {"stopped_after_seconds": round(spent), "rss_mb": memory, "temporary_files_mb": spilled}
+        out.seek(0)
+        error.seek(0)
+        if process.returncode:
+            raise SystemExit(f"feast failed: {error.read()[-2000:]}")
+        answer = out.read()
+    figures: dict[str, object] = json.loads(answer.splitlines()[-1])
     found = feather.read_table(folder / "feast.arrow", memory_map=True)
     return figures | {"equal": equal_answers(found, folder)}
 
@@ -270,7 +305,7 @@ def peers_of(folder: Path, options: Options) -> dict[str, object]:
             continue
         found[name] = in_process_of_its_own(run_peer, name, folder)
     if options.peers:
-        found["feast"] = run_feast(folder)
+        found["feast"] = run_feast(folder, options)
     for name, figures in found.items():
         if not figures.get("equal", True):
             raise SystemExit(f"{name} joined other values: {figures}")
@@ -289,6 +324,7 @@ def measure(options: Options, folder: Path) -> dict[str, object]:
             "rows_per_group": options.rows,
             "features": FEATURES,
             "entities": options.entities,
+            "law": options.law,
             "ttl_days": TTL_DAYS,
             "repeats": options.repeats,
             "seed": options.seed,
@@ -312,6 +348,8 @@ def main() -> None:
     parser.add_argument("--checked", type=int, default=1_000, help="answers that are compared with the oracle")
     parser.add_argument("--repeats", type=int, default=3, help="calls in a warm process")
     parser.add_argument("--no-peers", dest="peers", action="store_false", help="measure Headrace alone")
+    parser.add_argument("--law", choices=("zipf", "uniform"), default="zipf", help="how frequent entities are")
+    parser.add_argument("--limit", type=float, default=300.0, help="seconds after which Feast is stopped")
     parser.add_argument("--seed", type=int, default=7)
     options = Options(**vars(parser.parse_args()))
     with tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder:

@@ -139,7 +139,8 @@ class HistoryReader:
             part_of[keys.order[keys.edges[low] : keys.edges[high]]] = len(texts)
             texts.append(keyed.texts)
             # A stream that is not named was not known at all, nor was a partition past those that are.
-            partitions = max(keyed.highest_partition + 1, 1 if given is None else given.shape[1])
+            known = 1 if given is None else given.shape[1]
+            partitions = known if served is None else max(keyed.highest_partition + 1, known)
             limits = np.zeros((len(words), partitions), np.int64)
             if given is not None:
                 limits[:, : given.shape[1]] = given

@@ -137,7 +137,6 @@ class OfflineStoreTests(ABC):
         assert len(whole) == 996
         assert _rows(pa.concat_tables(first)) == _rows(whole)
         assert _rows(pa.concat_tables(store.batches("t"))) == _rows(store.scan("t"))
-        assert max(len(batch) for batch in store.batches("t")) < 4_000
         assert list(store.batches("t", since_us=4_000)) == []
 
     def test_the_count_is_no_less_than_what_a_scan_gives(self, store: OfflineStore) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 import headrace as hr
 from headrace.core.time import SimulatedClock, parse_time
-from headrace.retrieval import events, latest, spill
+from headrace.retrieval import events, history, latest, spill
 
 START_US = parse_time("2025-03-01")
 User = hr.Entity("user")
@@ -137,6 +137,30 @@ def test_many_parts_give_the_bits_of_one(
     assert cut["by_user__n_1d"].null_count < ASKED
     assert cut["profile__city"].null_count < ASKED
     assert cut["profile__taste"].null_count < ASKED
+
+
+@pytest.mark.parametrize("as_of", [None, "2025-03-03"])
+def test_keys_shared_out_to_cores_give_the_bits_of_one_core(
+    project: hr.Project, as_of: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, ranges = history._shares, []
+
+    def watched(*arguments: Any) -> list[tuple[int, int]]:
+        ranges.append(real(*arguments))
+        return ranges[-1]
+
+    monkeypatch.setattr(history, "_SHARED", 0)
+    monkeypatch.setattr(history, "_shares", watched)
+    found = []
+    for count in (1, 3):
+        monkeypatch.setattr(history, "cores", lambda count=count: count)
+        found.append(project.history([ByUser, ByUserAndShop], spine(), as_of=as_of).to_arrow())
+    assert found[0].equals(found[1])
+    assert [len(shares) for shares in ranges] == [1, 1, 3, 3]
+    for shares in ranges:
+        assert shares[0][0] == 0
+        assert all(end == start for (_, end), (start, _) in itertools.pairwise(shares))
+    assert [shares[-1][1] for shares in ranges[:2]] == [shares[-1][1] for shares in ranges[2:]]
 
 
 def test_parts_hold_what_is_allowed_unless_one_key_has_more() -> None:

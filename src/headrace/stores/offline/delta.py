@@ -35,6 +35,7 @@ from headrace.stores.offline.checks import (
 
 _TIME_COLUMN: Final = "headrace.time_column"
 _ATTEMPTS: Final = 20
+_BATCH: Final = 250_000
 
 
 class DeltaOfflineStore(OfflineStore):
@@ -114,8 +115,7 @@ class DeltaOfflineStore(OfflineStore):
         version: int | None = None,
     ) -> Iterator[pa.Table]:
         dataset, names, condition = self._dataset(table, columns, since_us, until_us, version)
-        found = dataset.to_batches(columns=names, filter=condition, batch_readahead=4, fragment_readahead=1)
-        return (pa.Table.from_batches([batch]) for batch in found if batch.num_rows)
+        return _joined(dataset, names, condition)
 
     def count(self, table: str, *, since_us: int | None = None, until_us: int | None = None) -> int:
         held = self._table(table)
@@ -296,6 +296,26 @@ def _time_column(delta: DeltaTable) -> str:
 
 def _arrow_schema(delta: DeltaTable) -> pa.Schema:
     return pa.schema(delta.schema().to_arrow())
+
+
+def _joined(dataset: ds.Dataset, columns: list[str], condition: ds.Expression | None) -> Iterator[pa.Table]:
+    """The dataset's rows in tables of about `_BATCH` rows, a row group of a file being read at a time.
+
+    Arrow's own batches are read ahead without an end when their consumer is slow.
+    """
+    held: list[pa.Table] = []
+    rows = 0
+    for file in dataset.get_fragments(filter=condition):
+        for group in file.split_by_row_group(condition, schema=dataset.schema):
+            found = group.to_table(schema=dataset.schema, columns=columns, filter=condition)
+            if found.num_rows:
+                held.append(found)
+                rows += found.num_rows
+            if rows >= _BATCH:
+                yield pa.concat_tables(held)
+                held, rows = [], 0
+    if held:
+        yield pa.concat_tables(held)
 
 
 def _days(since_us: int | None, until_us: int | None) -> str | None:
