@@ -65,11 +65,11 @@ def _parts(
     table: TablePlan, past: Known, asked: Asked, keys: AskedKeys
 ) -> Iterator[tuple[int, int, pa.Table, npt.NDArray[np.int32]]]:
     """Rows by ranges of keys, `(low, high, rows, codes)`: one range of all, unless the history is too large."""
-    # Rows without an event time are always true. Of others one that the time to live hides at every t may be left out:
-    # those it replaced are hidden as well.
-    timed = table.schema.time_field is not None
-    since = int(asked.t.min()) - table.ttl_us if timed and table.ttl_us is not None else None
-    until = int(asked.t.max()) if timed else None
+    since = until = None
+    if table.schema.time_field is not None:
+        until = int(asked.t.max())
+        # A row that the time to live hides at every t may be left out: those it replaced are hidden as well.
+        since = None if table.ttl_us is None else int(asked.t.min()) - table.ttl_us
     names = [part.name for part in table.key]
 
     def codes_of(rows: pa.Table) -> npt.NDArray[np.int32]:
