@@ -85,6 +85,17 @@ def add_square(words, at, bits):  # type: ignore[no-untyped-def]
         carry = shifted >> 32
 
 
+@njit(cache=True, inline="always")
+def span(words, at, count):  # type: ignore[no-untyped-def]
+    """The first and the last of `words[at:at + count]` that is not 0, counted from `at`; (count, -1) if all are."""
+    first, last = count, -1
+    for k in range(count):
+        if words[at + k] != 0:
+            first = min(first, k)
+            last = k
+    return first, last
+
+
 @njit(cache=True)
 def normalise(words, at, count):  # type: ignore[no-untyped-def]
     """Carry, so that equal sums have equal words: digits in [0, 2^32) and the sign in the last word."""
@@ -191,32 +202,33 @@ def finish_variance(sums, squares, at_sums, at_squares, n, freedom, work, other)
         other[k] = sums[at_sums + k]
     normalise(other, 0, SUM_WORDS)
     take_magnitude(other, SUM_WORDS)
-    first, last = SUM_WORDS, -1
-    for k in range(SUM_WORDS):
-        if other[k] != 0:
-            first = min(first, k)
-            last = k
-    total = 2 * SUM_WORDS + GUARD + 4
+    first, last = span(other, 0, SUM_WORDS)
+    # Only digits that are used are divided, from `low` on.
+    low_square, high_square = span(squares, at_squares, SQUARE_WORDS)
+    low = min(low_square, 2 * first)
+    if low > 2 * SUM_WORDS:
+        low = 0
+    total = max(high_square, 2 * last + 1) + 4 - low + GUARD
     for k in range(total):
         work[k] = 0
     # n·Σx² − (Σx)²: both weigh 2^-2148 at digit 0. Partial products are added as 32-bit halves, so no word overflows.
-    for k in range(SQUARE_WORDS):
+    for k in range(low_square, high_square + 1):
         value = squares[at_squares + k]
-        low = (value & DIGIT) * n
-        work[GUARD + k] += low & DIGIT
-        work[GUARD + k + 1] += (low >> 32) + (value >> 32) * n
+        product = (value & DIGIT) * n
+        work[GUARD + k - low] += product & DIGIT
+        work[GUARD + k - low + 1] += (product >> 32) + (value >> 32) * n
     for i in range(first, last + 1):
         for j in range(first, last + 1):
             a, b = other[i], other[j]
-            low = (a & 0xFFFF) * b
-            high = (a >> 16) * b
-            piece = (low & DIGIT) + ((high & 0xFFFF) << 16)
-            work[GUARD + i + j] -= piece & DIGIT
-            work[GUARD + i + j + 1] -= (piece >> 32) + (low >> 32) + (high >> 16)
+            bottom = (a & 0xFFFF) * b
+            top = (a >> 16) * b
+            piece = (bottom & DIGIT) + ((top & 0xFFFF) << 16)
+            work[GUARD + i + j - low] -= piece & DIGIT
+            work[GUARD + i + j - low + 1] -= (piece >> 32) + (bottom >> 32) + (top >> 16)
     normalise(work, 0, total)
     sticky = _divide(work, total, n)
     again = _divide(work, total, n - freedom)
-    return round_digits(work, total, -2148 - 32 * GUARD, sticky or again)
+    return round_digits(work, total, 32 * (low - GUARD) - 2148, sticky or again)
 
 
 def scratch() -> np.ndarray[tuple[int], np.dtype[np.int64]]:
