@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 BENCHES := $(sort $(wildcard bench/*.py))
 ARGS ?=
 
-.PHONY: help setup demo test lint fmt bench mutants docs lock check build clean
+.PHONY: help setup demo test test-long lint fmt bench mutants docs lock check build clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ demo: $(STAMP) ## Replay a year of real flights through the whole loop; ARGS="--
 
 test: $(STAMP) ## Run the whole test suite; ARGS="-k name" narrows it
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-long: $(STAMP) ## The properties with fifty times the examples (takes hours; ARGS="-k name" narrows it)
+	@HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest tests/properties tests/stateful tests/parity $(ARGS)
 
 lint: $(STAMP) ## Formatting, style, types, import contracts, spelling, sizes
 	$(BIN)/ruff format --check .

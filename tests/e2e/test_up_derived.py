@@ -91,7 +91,16 @@ def test_compute_is_killed_while_it_derives(up: Up, shop: Path) -> None:
         batch = orders(70, now(), start=published, step_s=0.001)
         assert httpx.post(f"{up.address}/v1/events/order", json=batch, timeout=20).status_code in (200, 202)
         published += 70
-        os.kill(up.beat("compute")["pid"], signal.SIGKILL)
+
+        def killed() -> bool:
+            # Until it has started again, the last beat is that of the process which the last round killed.
+            try:
+                os.kill(up.beat("compute")["pid"], signal.SIGKILL)
+            except ProcessLookupError:
+                return False
+            return True
+
+        eventually(killed, up)
 
         def visible(n: int = published) -> bool:
             found = httpx.get(f"{up.address}/v1/records/net_spend/u3", timeout=20).json()
