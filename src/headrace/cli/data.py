@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,7 +89,7 @@ def register(group: click.Group) -> None:
         if row is None:
             session.say("no row", found=False, row=None)
             return 1
-        shown = _flat(row.__dict__)
+        shown = _flat(row.__dict__, plan.groups[source].order) if source in plan.groups else dict(row.__dict__)
         session.say(_table(shown), found=True, row=shown)
         return 0
 
@@ -266,13 +267,12 @@ def _snapshot(as_of: dict[str, list[int]]) -> str:
     return digest(sorted(as_of.items()))
 
 
-def _flat(values: dict[str, Any]) -> dict[str, Any]:
-    """Families as one entry per window."""
+def _flat(values: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """The features of these names, a family's one by one; a map is a value like another."""
     flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= (
-            {f"{name}_{window}": item for window, item in value.items()} if isinstance(value, dict) else {name: value}
-        )
+    for name in names:
+        family, _, window = name.rpartition("_")
+        flat[name] = values[name] if name in values else values[family][window]
     return flat
 
 

@@ -44,6 +44,8 @@ def register(group: click.Group) -> None:
                 end = parse_time(until)
             except ValueError as error:
                 raise click.UsageError(str(error)) from None
+            if end <= parse_time(options.train_at):
+                raise click.UsageError(f"--until {until} is before {options.train_at}, when the first model is trained")
             options = DemoOptions(Path(state), seed, until=to_iso(end), live_until=to_iso(end + US_PER_DAY // 2))
         try:
             with _Screen() as screen:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 import pytest
 
+from headrace.cli.data import _flat
 from headrace.cli.values import read_fields
 from headrace.core.schema import DType, Field
 from headrace.core.time import parse_time
@@ -60,3 +61,9 @@ def test_values_are_typed(pair: str, value: Any) -> None:
 def test_what_cannot_be_read_is_named(pairs: list[str], said: str) -> None:
     with pytest.raises(click.UsageError, match=said):
         read_fields(FIELDS, pairs)
+
+
+def test_a_family_is_shown_window_by_window_and_a_map_as_it_is() -> None:
+    values = {"n": {"1h": 1, "7d": 2}, "kinds": {"a": 3}, "by": {"1h": {"a": 4}}}
+    names = ("n_1h", "n_7d", "kinds", "by_1h")
+    assert _flat(values, names) == {"n_1h": 1, "n_7d": 2, "kinds": {"a": 3}, "by_1h": {"a": 4}}
