@@ -88,11 +88,13 @@ def add_square(words, at, bits):  # type: ignore[no-untyped-def]
 @njit(cache=True, inline="always")
 def span(words, at, count):  # type: ignore[no-untyped-def]
     """The first and the last of `words[at:at + count]` that is not 0, counted from `at`; (count, -1) if all are."""
-    first, last = count, -1
-    for k in range(count):
-        if words[at + k] != 0:
-            first = min(first, k)
-            last = k
+    first, last = 0, count - 1
+    while first < count and words[at + first] == 0:
+        first += 1
+    if first == count:
+        return count, -1
+    while words[at + last] == 0:
+        last -= 1
     return first, last
 
 
@@ -124,11 +126,14 @@ def take_magnitude(work, count):  # type: ignore[no-untyped-def]
 @njit(cache=True)
 def _divide(work, count, divisor):  # type: ignore[no-untyped-def]
     """Divide the digits in place by a positive integer below 2^31; returns True if something is left over."""
-    rest = 0
+    rest = np.int64(0)
+    # Unsigned, for a division by one instruction; all of these are below 2^63.
+    by = np.uint64(divisor)
     for k in range(count - 1, -1, -1):
         value = (rest << 32) | work[k]
-        work[k] = value // divisor
-        rest = value % divisor
+        part = np.int64(np.uint64(value) // by)
+        work[k] = part
+        rest = value - part * divisor
     return rest != 0
 
 

@@ -215,9 +215,13 @@ def read_group(  # type: ignore[no-untyped-def]
     """
     window_count = windows.shape[0]
     # Of each window its rows (first, last + 1), its place in the order of lower edges, its tiles, and its lower edge.
+    newest, newest_hi = np.int64(0), _NULL
     for w in range(window_count):
         lo, hi = window_edges(windows, w, t)
-        stop = first_at_or_after(i8, times, 0, n, hi)
+        # Most windows of a group end at the same place.
+        if hi != newest_hi:
+            newest, newest_hi = first_at_or_after(i8, times, 0, n, hi), hi
+        stop = newest
         start = np.int64(0)
         if windows[w, WINDOW_LENGTH] == LIFETIME:
             lo = _NULL
