@@ -55,8 +55,8 @@ class Delta:
     """What a commit brings to one group."""
 
     counts: list[int]
-    clocks: list[int]
-    positions: list[list[int]]
+    clocks: bytes
+    positions: bytes
     times: bytes
     columns: list[bytes]
     offsets: bytes
@@ -99,8 +99,8 @@ class Source:
         columns = [np.array(word, "<f8").tobytes() if i != 1 else bits(word) for i, word in enumerate(words)]
         return Delta(
             counts,
-            clocks,
-            positions,
+            bits(clocks),
+            bits([offset for reached in positions for offset in reached]),
             bits([row[0] for row in rows]),
             columns,
             bits([row[3] for row in rows]),
@@ -120,8 +120,8 @@ def one_by_one(layout: GroupLayout, delta: Delta, keys: list[bytes], records: di
             delta.offsets[a:b],
             delta.partitions[a:b],
             None if delta.ids is None else delta.ids[start : start + count],
-            delta.clocks[i],
-            tuple(delta.positions[i]),
+            int(np.frombuffer(delta.clocks, "<i8")[i]),
+            tuple(np.frombuffer(delta.positions, "<i8").reshape(len(keys), -1)[i].tolist()),
         )
         records[key] = merge(layout, records[key], piece, HORIZON_US)
         start += count
@@ -166,7 +166,7 @@ def test_events_in_order_never_take_the_general_way_before_the_cut_moves(
     for number in range(5):
         at = 10**6 + number
         columns = [bits([number])] * LAYOUTS[name].width
-        delta = Delta([1], [at], [[number + 1]], bits([at]), columns, bits([number]), bits([0]), None)
+        delta = Delta([1], bits([at]), bits([number + 1]), bits([at]), columns, bits([number]), bits([0]), None)
         merge_groups([(LAYOUTS[name], delta, [b"k"])], records, HORIZON_US)
     record = records[b"k"]
     assert record is not None

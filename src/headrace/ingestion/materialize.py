@@ -16,7 +16,7 @@ from headrace.aggregations.layout import GroupLayout, layout_of
 from headrace.aggregations.splice import merge_groups
 from headrace.aggregations.table_records import DELETED, TableRow, merge_rows, words_of
 from headrace.core.columns import Column
-from headrace.core.keys import entity_encoder, record_key
+from headrace.core.keys import entity_encoder, record_key, record_keys
 from headrace.core.positions import Position, decode_position, encode_position
 from headrace.core.tablerows import TableRows, decode_table_rows
 from headrace.core.time import MAX_US
@@ -140,7 +140,7 @@ class OnlineIngest:
     def _changes(self, commit: Commit) -> list[tuple[GroupLayout, GroupDelta, list[bytes]]]:
         """What a commit brings to the groups of this plan, with the keys of the records that it touches."""
         return [
-            (layout, delta, [record_key(entity, version) for entity in delta.keys])
+            (layout, delta, record_keys(delta.keys, version))
             for version, delta in commit.groups.items()
             if (layout := self._layouts.get(version)) is not None
         ]
