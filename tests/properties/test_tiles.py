@@ -294,8 +294,8 @@ def test_a_hot_entity_stays_within_64_kib() -> None:
     for start in range(0, n, each):
         part = slice(start, start + each)
         delta = Delta(
-            [each], one_word(int(times[part][-1])), one_word(start + each), times[part].tobytes(), [amounts[part].tobytes()],
-            b"", b"", None,
+            [each], one_word(int(times[part][-1])), one_word(start + each), times[part].tobytes(),
+            [amounts[part].tobytes()], b"", b"", None,
         )  # fmt: skip
         merge_groups([(layout, delta, [b"k"])], record, 10 * US_PER_MINUTE)
     found = record[b"k"]
