@@ -15,8 +15,11 @@ from headrace.aggregations.layout import GroupLayout, layout_of
 from headrace.aggregations.records import EntityDelta, merge
 from headrace.aggregations.splice import merge_groups
 from headrace.core.schema import DType
+from headrace.engines.stream.coalesce import join_deltas
+from headrace.engines.stream.commits import GroupDelta
 from headrace.features.nodes import ColumnRef
 from headrace.features.plan import AggregateSpec, GroupPlan, InputSpec, KeyPart
+from headrace.ingestion.materialize import _GroupChange, _rounds
 
 HORIZON_US = 20
 
@@ -55,8 +58,8 @@ class Delta:
     """What a commit brings to one group."""
 
     counts: list[int]
-    clocks: list[int]
-    positions: list[list[int]]
+    clocks: bytes
+    positions: bytes
     times: bytes
     columns: list[bytes]
     offsets: bytes
@@ -99,8 +102,8 @@ class Source:
         columns = [np.array(word, "<f8").tobytes() if i != 1 else bits(word) for i, word in enumerate(words)]
         return Delta(
             counts,
-            clocks,
-            positions,
+            bits(clocks),
+            bits([offset for reached in positions for offset in reached]),
             bits([row[0] for row in rows]),
             columns,
             bits([row[3] for row in rows]),
@@ -120,8 +123,8 @@ def one_by_one(layout: GroupLayout, delta: Delta, keys: list[bytes], records: di
             delta.offsets[a:b],
             delta.partitions[a:b],
             None if delta.ids is None else delta.ids[start : start + count],
-            delta.clocks[i],
-            tuple(delta.positions[i]),
+            int(np.frombuffer(delta.clocks, "<i8")[i]),
+            tuple(np.frombuffer(delta.positions, "<i8").reshape(len(keys), -1)[i].tolist()),
         )
         records[key] = merge(layout, records[key], piece, HORIZON_US)
         start += count
@@ -154,6 +157,53 @@ def test_splicing_a_commit_gives_the_records_of_merging_entity_by_entity(
         assert spliced == merged, "events that a record reflects already must change nothing"
 
 
+@given(st.integers(0, 10**9), st.sampled_from([0, 5, 60]), st.sampled_from(sorted(LAYOUTS)), st.integers(1, 5))
+def test_commits_joined_give_the_records_of_merging_one_after_the_other(
+    seed: int, disorder: int, name: str, commits: int
+) -> None:
+    layout, source = LAYOUTS[name], Source(seed, disorder, False)
+    users = [b"ann", b"bob", b"cid"]
+    joined: dict[bytes, bytes | None] = dict.fromkeys(users)
+    merged = dict(joined)
+    for _ in range(4):
+        deltas = []
+        for _ in range(commits):
+            keys = source.random.sample(users, source.random.randint(1, 3))
+            delta = source.delta(layout, len(keys))
+            one_by_one(layout, delta, keys, merged)
+            ties = (delta.offsets, delta.partitions) if layout.ordered else (b"", b"")
+            deltas.append(
+                GroupDelta(keys, delta.counts, delta.clocks, delta.positions, delta.times, delta.columns, *ties)
+            )
+        whole = join_deltas(deltas)
+        assert sorted(whole.keys) == sorted({key for delta in deltas for key in delta.keys})
+        merge_groups([(layout, whole, whole.keys)], joined, HORIZON_US)
+        assert joined == merged
+
+
+@pytest.mark.parametrize("name", sorted(LAYOUTS))
+def test_a_record_that_reflects_the_first_of_two_commits_takes_in_the_second_alone(name: str) -> None:
+    layout, source = LAYOUTS[name], Source(1, 5, False)
+    change = _GroupChange("00000000000000aa", layout, [0, 0], [])
+    key = b"ann" + bytes.fromhex(change.version)
+    expected: dict[bytes, bytes | None] = {key: None}
+    states = []
+    for _ in range(2):
+        delta = source.delta(layout, 1)
+        one_by_one(layout, delta, [key], expected)
+        states.append(expected[key])
+        ties = (delta.offsets, delta.partitions) if layout.ordered else (b"", b"")
+        change.deltas.append(
+            GroupDelta([b"ann"], delta.counts, delta.clocks, delta.positions, delta.times, delta.columns, *ties)
+        )
+    assert len(change.joined) == 1
+    for before in (None, *states):
+        records: dict[bytes, bytes | None] = {key: before}
+        for groups in _rounds([change], records):
+            merge_groups(groups, records, HORIZON_US)
+        assert records == expected
+
+
 @pytest.mark.parametrize("name", sorted(LAYOUTS))
 def test_events_in_order_never_take_the_general_way_before_the_cut_moves(
     name: str, monkeypatch: pytest.MonkeyPatch
@@ -166,7 +216,7 @@ def test_events_in_order_never_take_the_general_way_before_the_cut_moves(
     for number in range(5):
         at = 10**6 + number
         columns = [bits([number])] * LAYOUTS[name].width
-        delta = Delta([1], [at], [[number + 1]], bits([at]), columns, bits([number]), bits([0]), None)
+        delta = Delta([1], bits([at]), bits([number + 1]), bits([at]), columns, bits([number]), bits([0]), None)
         merge_groups([(LAYOUTS[name], delta, [b"k"])], records, HORIZON_US)
     record = records[b"k"]
     assert record is not None

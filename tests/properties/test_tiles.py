@@ -95,13 +95,17 @@ def groups(draw: st.DrawFn) -> GroupPlan:
     )
 
 
+def one_word(item: int) -> bytes:
+    return np.array([item], "<i8").tobytes()
+
+
 @dataclass
 class Delta:
     """What a commit brings to one entity."""
 
     counts: list[int]
-    clocks: list[int]
-    positions: list[list[int]]
+    clocks: bytes
+    positions: bytes
     times: bytes
     columns: list[bytes]
     offsets: bytes
@@ -143,8 +147,8 @@ class Entity:
 
         delta = Delta(
             [count],
-            [self.clock],
-            [[len(self.events)]],
+            bits([self.clock]),
+            bits([len(self.events)]),
             bits([event.event_time_us for event in new]),
             [words.tobytes() for words in physical_columns(self.layout, columns)],
             bits([event.offset for event in new]),
@@ -239,7 +243,7 @@ def test_the_first_and_the_last_value_of_a_tile_stay_though_nulls_lie_around_the
     columns += [nothing] * (entity.layout.width - 1)
     order = np.arange(n).tobytes()
     times = np.full(n, 1_000).tobytes()
-    delta = Delta([n], [1_000], [[n]], times, columns, order, bytes(8 * n), None)
+    delta = Delta([n], one_word(1_000), one_word(n), times, columns, order, bytes(8 * n), None)
     merge_groups([(entity.layout, delta, [b"k"])], entity.record, HORIZON_US)
     assert (entity.tiles, entity.words[1]) == (1, 4)
     assert entity.read(1_010) == {"first": 1.0, "last": 3.0, "sum": 44.0}
@@ -256,7 +260,7 @@ def test_a_value_that_no_tile_can_sum_stays_an_event() -> None:
         entity.events.append(event)
         word = np.array([value]).view(np.int64)
         columns = [word.tobytes()] + [np.array([np.nan]).tobytes()] * (entity.layout.width - 1)
-        delta = Delta([1], [1_000], [[at + 1]], np.array([1_000]).tobytes(), columns, b"", b"", None)
+        delta = Delta([1], one_word(1_000), one_word(at + 1), np.array([1_000]).tobytes(), columns, b"", b"", None)
         merge_groups([(entity.layout, delta, [b"k"])], entity.record, HORIZON_US)
         entity.check(1_010)
     assert (entity.words[1], entity.tiles) == (3, 1)
@@ -290,8 +294,8 @@ def test_a_hot_entity_stays_within_64_kib() -> None:
     for start in range(0, n, each):
         part = slice(start, start + each)
         delta = Delta(
-            [each], [int(times[part][-1])], [[start + each]], times[part].tobytes(), [amounts[part].tobytes()],
-            b"", b"", None,
+            [each], one_word(int(times[part][-1])), one_word(start + each), times[part].tobytes(),
+            [amounts[part].tobytes()], b"", b"", None,
         )  # fmt: skip
         merge_groups([(layout, delta, [b"k"])], record, 10 * US_PER_MINUTE)
     found = record[b"k"]

@@ -178,10 +178,17 @@ class GroupLayout:
         return 1 + self.width + self.flagged + 2 * self.ordered
 
     def levels_at(self, horizon_us: int) -> IntArray:
-        """The levels with the as-of horizon added to their ages."""
-        levels = self.levels.copy()
-        levels[levels[:, LEVEL_AGE] != ALWAYS, LEVEL_AGE] += horizon_us
+        """The levels with the as-of horizon added to their ages; not to be changed."""
+        levels = self._levels_by_horizon.get(horizon_us)
+        if levels is None:
+            levels = self.levels.copy()
+            levels[levels[:, LEVEL_AGE] != ALWAYS, LEVEL_AGE] += horizon_us
+            self._levels_by_horizon[horizon_us] = levels
         return levels
+
+    @cached_property
+    def _levels_by_horizon(self) -> dict[int, IntArray]:
+        return {}
 
 
 def layout_of(group: _Group) -> GroupLayout:

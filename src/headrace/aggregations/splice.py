@@ -30,6 +30,7 @@ _GENERAL, _SAME = -1, -2
     _LEVELS_AT, _LEVELS, _PARTITIONS,
 ) = range(17)  # fmt: skip
 _FIXED = 17
+_WORD = struct.Struct("<q")
 
 
 class Events(Protocol):
@@ -38,9 +39,9 @@ class Events(Protocol):
     @property
     def counts(self) -> Sequence[int]: ...
     @property
-    def clocks(self) -> Sequence[int]: ...
+    def clocks(self) -> bytes: ...
     @property
-    def positions(self) -> Sequence[Sequence[int]]: ...
+    def positions(self) -> bytes: ...
     @property
     def times(self) -> bytes: ...
     @property
@@ -82,52 +83,62 @@ def _merge_plain(
 ) -> None:
     """`merge_groups`, of records without texts or with words of one dictionary."""
     parts: list[bytes] = []
-    about: list[int] = []
+    about: list[bytes] = []
     at = room = entities = 0
+    groups = [group for group in groups if len(group[2])]
     for layout, events, keys in groups:
         rows = len(events.times) >> 3
         flags = (bytes(8 * rows),) if layout.flagged else ()
         ties = (events.offsets, events.partitions) if layout.ordered else ()
         columns = (events.times, *events.columns, *flags, *ties)
         levels = layout.levels_at(horizon_us)
-        parts += (*columns, levels.tobytes())
+        old = [records[key] for key in keys]
+        sizes = np.array([-1 if record is None else len(record) >> 3 for record in old], np.int64)
+        parts += (*columns, levels.tobytes(), *(record for record in old if record is not None))
         row, levels_at = at, at + rows * len(columns)
         at = levels_at + levels.size
-        shape = (
+        counts = np.array(events.counts, np.int64)
+        positions = np.frombuffer(events.positions, np.int64).reshape(len(keys), -1)
+        table = np.empty((len(keys), _FIXED + positions.shape[1]), np.int64)
+        table[:, _STRIDE:_FIXED] = (
             rows, len(columns), layout.base_words, layout.lifetime, layout.ordered, layout.reach_us + horizon_us,
             layout.cut_step_us, 1 + layout.tile_words, 1 + layout.width if layout.flagged else -1, layout.fewest,
-            levels_at, len(levels),
+            levels_at, len(levels), positions.shape[1],
         )  # fmt: skip
-        for key, count, clock, offsets in zip(keys, events.counts, events.clocks, events.positions, strict=True):
-            record = records[key]
-            if record is None:
-                about += (-1, row, count, clock, *shape, len(offsets), *offsets)
-            else:
-                about += (at, row, count, clock, *shape, len(offsets), *offsets)
-                parts.append(record)
-                at += len(record) >> 3
-            row += count
+        ends = np.cumsum(np.maximum(sizes, 0))
+        table[:, _OLD] = np.where(sizes < 0, -1, at + ends - sizes)
+        table[:, _ROW] = row + np.cumsum(counts) - counts
+        table[:, _COUNT] = counts
+        table[:, _CLOCK] = np.frombuffer(events.clocks, np.int64)
+        table[:, _FIXED:] = positions
+        about.append(table.tobytes())
+        at += int(ends[-1])
         entities += len(keys)
         room += layout.base_words * len(keys)
-    parts.append(struct.pack(f"<{len(about)}q", *about))
-    words = np.frombuffer(b"".join(parts), np.int64)
+    # What is told of the entities comes last.
+    words = np.frombuffer(b"".join([*parts, *about]), np.int64)
     out = np.empty(len(words) + room, np.int64)
     spans = np.empty((entities, 3), np.int64)
     splice(words, at, out, spans)
-    merged, found = out.data.cast("B"), iter(spans.tolist())
+    merged = out.data.cast("B")[: int(spans[spans[:, 0] >= 0, 1].max(initial=0))].tobytes()
+    first = 0
     for layout, events, keys in groups:
-        first = 0
-        for index, (key, count) in enumerate(zip(keys, events.counts, strict=True)):
-            begin, end, dropped = next(found)
+        here = spans[first : first + len(keys)]
+        first += len(keys)
+        general = [(keys[i], i) for i in np.flatnonzero(here[:, 0] == _GENERAL).tolist()]
+        ends = np.cumsum(events.counts)
+        for key, index in general:
+            delta = _delta_of(events, index, int(ends[index]) - events.counts[index], events.counts[index])
+            records[key] = merge(layout, records[key], delta, horizon_us)
+        if layout.ordered and events.ids is not None:
+            for index in np.flatnonzero(here[:, 0] >= 0).tolist():
+                begin, end, dropped = here[index].tolist()
+                ids = events.ids[int(ends[index]) - events.counts[index] : int(ends[index])]
+                records[keys[index]] = append_ids(merged[begin:end], records[keys[index]], ids, dropped)
+            continue
+        for key, begin, end in zip(keys, here[:, 0].tolist(), here[:, 1].tolist(), strict=True):
             if begin >= 0:
-                plain = bytes(merged[begin:end])
-                if layout.ordered and events.ids is not None:
-                    plain = append_ids(plain, records[key], events.ids[first : first + count], dropped)
-                records[key] = plain
-            elif begin == _GENERAL:
-                delta = _delta_of(events, index, first, count)
-                records[key] = merge(layout, records[key], delta, horizon_us)
-            first += count
+                records[key] = merged[begin:end]
 
 
 class _Numbered:
@@ -146,6 +157,7 @@ class _Numbered:
 
 def _delta_of(events: Events, index: int, first: int, count: int) -> EntityDelta:
     a, b = 8 * first, 8 * (first + count)
+    partitions = len(events.positions) // len(events.clocks)
     return EntityDelta(
         count,
         events.times[a:b],
@@ -153,8 +165,8 @@ def _delta_of(events: Events, index: int, first: int, count: int) -> EntityDelta
         events.offsets[a:b],
         events.partitions[a:b],
         None if events.ids is None else events.ids[first : first + count],
-        events.clocks[index],
-        tuple(events.positions[index]),
+        _WORD.unpack_from(events.clocks, 8 * index)[0],
+        struct.unpack_from(f"<{partitions}q", events.positions, 8 * partitions * index),
     )
 
 

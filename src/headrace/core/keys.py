@@ -11,6 +11,9 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+
+from headrace.core.columns import IntArray
 from headrace.core.schema import DType
 
 _LONGEST = 480
@@ -36,6 +39,22 @@ def entity_encoder(dtypes: Sequence[DType]) -> Callable[[tuple[Any, ...]], bytes
         return b"".join([encode_part(value, dtype) for value, dtype in zip(parts, types, strict=True)])
 
     return encode
+
+
+def encode_numbers(values: IntArray, dtype: DType) -> list[bytes]:
+    """Entity bytes of keys of one part, INT or TIMESTAMP: what `entity_encoder` makes of each, all at once."""
+    head = encode_part(0, dtype)[:-8]
+    table = np.empty((len(values), len(head) + 8), np.uint8)
+    table[:, : len(head)] = np.frombuffer(head, np.uint8)
+    table[:, len(head) :] = values.astype(">i8").view(np.uint8).reshape(-1, 8)
+    found: list[bytes] = table.view(f"V{table.shape[1]}").ravel().tolist()
+    return found
+
+
+def record_keys(entities: Sequence[bytes], version: str) -> list[bytes]:
+    """Keys of the online records of entities; see `record_key`."""
+    end = _suffix(version)
+    return [entity + end if len(entity) <= _LONGEST else record_key(entity, version) for entity in entities]
 
 
 def record_key(entity: bytes, version: str) -> bytes:

@@ -25,7 +25,7 @@ from headrace.aggregations.splice import merge_groups
 from headrace.core.arrow import from_arrow
 from headrace.core.columns import BoolArray, IntArray
 from headrace.core.errors import PlanError
-from headrace.core.keys import record_key
+from headrace.core.keys import record_keys
 from headrace.core.time import NULL_US, format_duration, to_iso
 from headrace.engines.stream.admitted import ARRIVAL, OFFSET, PARTITION, VERDICT, judged_events
 from headrace.engines.stream.commits import WINDOWS, CommitHead, GroupDelta
@@ -158,7 +158,7 @@ class GroupBackfill:
         self._online.revise([], lambda _: [(_state_key(version), data) for version in self._layouts])
 
     def _merge_part(self, version: str, delta: GroupDelta) -> None:
-        keys = [record_key(entity, version) for entity in delta.keys]
+        keys = record_keys(delta.keys, version)
 
         def change(records: list[bytes | None]) -> list[tuple[bytes, bytes | None]]:
             pending = dict(zip(keys, records, strict=True))
@@ -296,6 +296,8 @@ def _parts(delta: GroupDelta) -> Iterator[GroupDelta]:
     order = sorted(range(len(delta.keys)), key=delta.keys.__getitem__)
     counts = np.array(delta.counts, np.int64)
     starts = np.cumsum(counts) - counts
+    clocks = np.frombuffer(delta.clocks, np.int64)
+    positions = np.frombuffer(delta.positions, np.int64).reshape(len(order), -1)
     for first in range(0, len(order), _AT_ONCE):
         chosen = order[first : first + _AT_ONCE]
         of = counts[chosen]
@@ -303,8 +305,8 @@ def _parts(delta: GroupDelta) -> Iterator[GroupDelta]:
         yield GroupDelta(
             [delta.keys[i] for i in chosen],
             of.tolist(),
-            [delta.clocks[i] for i in chosen],
-            [delta.positions[i] for i in chosen],
+            clocks[chosen].tobytes(),
+            positions[chosen].tobytes(),
             _picked(delta.times, rows),
             [_picked(column, rows) for column in delta.columns],
             _picked(delta.offsets, rows),

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
+from functools import cached_property
+from itertools import chain, zip_longest
 
 import numpy as np
 
@@ -16,10 +18,11 @@ from headrace.aggregations.layout import GroupLayout, layout_of
 from headrace.aggregations.splice import merge_groups
 from headrace.aggregations.table_records import DELETED, TableRow, merge_rows, words_of
 from headrace.core.columns import Column
-from headrace.core.keys import entity_encoder, record_key
+from headrace.core.keys import entity_encoder, record_key, record_keys
 from headrace.core.positions import Position, decode_position, encode_position
 from headrace.core.tablerows import TableRows, decode_table_rows
 from headrace.core.time import MAX_US
+from headrace.engines.stream.coalesce import join_deltas, may_join, reach_beyond
 from headrace.engines.stream.commits import TABLES, WINDOWS, Commit, GroupDelta, decode_commit
 from headrace.eventlog.base import EventLog, LogBatch
 from headrace.features.plan import ProjectPlan, TablePlan
@@ -27,7 +30,10 @@ from headrace.stores.online.base import OnlineStore
 
 HORIZON_US = 600_000_000
 """As-of horizon: how far behind the newest event an online read is still answered exactly (design 4.3)."""
-_READ_AHEAD = 1_000
+_READ_AHEAD = 100
+_MOST_COMMITS = 1_000
+_MOST_BYTES = 16 << 20
+"""Of the commits that a step applies, give or take one: no reader waits for the last of a long backlog."""
 _MOST_ROWS = 100_000
 """Table rows that a step applies at most, give or take a batch."""
 
@@ -49,6 +55,7 @@ class OnlineIngest:
         self._horizon_us = horizon_us
         features.create(WINDOWS)
         features.create(TABLES)
+        self._groups = {group.version: group for group in plan.computed_groups}
         self._layouts: dict[str, GroupLayout] = {group.version: layout_of(group) for group in plan.computed_groups}
         self.position: Position = decode_position(store.position())
         self._ahead: deque[LogBatch] = deque()
@@ -58,14 +65,19 @@ class OnlineIngest:
         self._rows_end = 0
         self.records_written = 0
 
-    def step(self, max_commits: int = _READ_AHEAD, *, until_us: int = MAX_US) -> int:
+    def step(self, max_commits: int = _MOST_COMMITS, *, until_us: int = MAX_US) -> int:
         """Apply what the feature log holds beyond the store's position; returns how many batches that were.
 
         `until_us` leaves commits and table rows that were appended later for a later step.
         """
         commits: list[LogBatch] = []
-        while len(commits) < max_commits and (arrival := self.next_arrival_us) is not None and arrival <= until_us:
+        room = _MOST_BYTES
+        while room > 0 and len(commits) < max_commits:
+            arrival = self.next_arrival_us
+            if arrival is None or arrival > until_us:
+                break
             commits.append(self._ahead.popleft())
+            room -= len(commits[-1].payload)
         tables = self._rows_until(until_us)
         if commits or tables:
             try:
@@ -117,16 +129,16 @@ class OnlineIngest:
     def _apply(self, batches: list[LogBatch], tables: list[LogBatch]) -> None:
         commits = [decode_commit(batch.payload) for batch in batches]
         rows = [(decode_table_rows(batch.payload), batch) for batch in tables]
-        changes = [self._changes(commit) for commit in commits]
+        changes = self._changes(commits)
         by_key = [keyed for pair in rows if (keyed := self._rows(*pair))]
-        touched = {key for change in changes for _, _, keys in change for key in keys}
+        touched = set(chain.from_iterable(change.keys for change in changes))
         touched.update(key for _, _, keyed in by_key for key in keyed)
         order = sorted(touched)
         moved = self._moved(commits, batches, tables)
 
         def change(records: list[bytes | None]) -> tuple[list[tuple[bytes, bytes | None]], bytes]:
             pending = dict(zip(order, records, strict=True))
-            for groups in changes:
+            for groups in _rounds(changes, pending):
                 merge_groups(groups, pending, self._horizon_us)
             for table, arrival_us, rows_of in by_key:
                 for key, new in rows_of.items():
@@ -137,13 +149,20 @@ class OnlineIngest:
         self.position = moved
         self.records_written += len(order)
 
-    def _changes(self, commit: Commit) -> list[tuple[GroupLayout, GroupDelta, list[bytes]]]:
-        """What a commit brings to the groups of this plan, with the keys of the records that it touches."""
-        return [
-            (layout, delta, [record_key(entity, version) for entity in delta.keys])
-            for version, delta in commit.groups.items()
-            if (layout := self._layouts.get(version)) is not None
-        ]
+    def _changes(self, commits: list[Commit]) -> list[_GroupChange]:
+        """What the commits bring to each group of this plan."""
+        found: dict[str, _GroupChange] = {}
+        for commit in commits:
+            for version, delta in commit.groups.items():
+                group = self._groups.get(version)
+                if group is None:
+                    continue
+                change = found.get(version)
+                if change is None:
+                    begin = commit.streams[group.stream].begin
+                    change = found[version] = _GroupChange(version, self._layouts[version], begin, [])
+                change.deltas.append(delta)
+        return list(found.values())
 
     def _rows(self, rows: TableRows, batch: LogBatch) -> tuple[TablePlan, int, Mapping[bytes, list[TableRow]]] | None:
         table = self._plan.tables.get(rows.table)
@@ -164,6 +183,40 @@ class OnlineIngest:
             windows=batches[-1].end if batches else before.windows,
             clock_us=clocks,
         )
+
+
+class _GroupChange:
+    """What consecutive commits bring to a group; `begin` is where the first of them began to read its stream."""
+
+    def __init__(self, version: str, layout: GroupLayout, begin: list[int], deltas: list[GroupDelta]) -> None:
+        self.version, self.layout, self.begin, self.deltas = version, layout, begin, deltas
+
+    @cached_property
+    def joined(self) -> list[GroupDelta]:
+        """The deltas, as one if they can be joined."""
+        return [join_deltas(self.deltas)] if len(self.deltas) > 1 and may_join(self.deltas) else self.deltas
+
+    @cached_property
+    def keys(self) -> list[bytes]:
+        """Keys of the records that are touched; one may occur more than once."""
+        return [key for delta in self.joined for key in record_keys(delta.keys, self.version)]
+
+    def rounds(self, records: Mapping[bytes, bytes | None]) -> list[tuple[GroupLayout, GroupDelta, list[bytes]]]:
+        """What to merge one after the other into `records`."""
+        deltas = self.joined
+        if len(deltas) < len(self.deltas) and reach_beyond([records[key] for key in self.keys], self.begin):
+            deltas = self.deltas
+        elif len(deltas) == 1:
+            return [(self.layout, deltas[0], self.keys)]
+        return [(self.layout, delta, record_keys(delta.keys, self.version)) for delta in deltas]
+
+
+def _rounds(
+    changes: list[_GroupChange], records: Mapping[bytes, bytes | None]
+) -> list[list[tuple[GroupLayout, GroupDelta, list[bytes]]]]:
+    """What to merge at once, so that no key occurs twice in a round and a group's deltas stay in order."""
+    by_group = [change.rounds(records) for change in changes]
+    return [[item for item in items if item is not None] for items in zip_longest(*by_group)]
 
 
 def table_rows_by_key(table: TablePlan, rows: TableRows, base: int) -> Mapping[bytes, list[TableRow]]:

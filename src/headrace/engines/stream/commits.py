@@ -41,6 +41,21 @@ class GroupDelta(msgspec.Struct, array_like=True, gc=False):
 
     keys: list[bytes]
     counts: list[int]
+    clocks: bytes
+    positions: bytes
+    times: bytes
+    columns: list[bytes]
+    offsets: bytes
+    partitions: bytes
+    ids: list[Any] | None = None
+    texts: list[str] = []
+
+
+class _FormerDelta(msgspec.Struct, array_like=True, gc=False):
+    """As format 1 stored it: `clocks` and `positions` (one list per entity) were lists."""
+
+    keys: list[bytes]
+    counts: list[int]
     clocks: list[int]
     positions: list[list[int]]
     times: bytes
@@ -49,6 +64,16 @@ class GroupDelta(msgspec.Struct, array_like=True, gc=False):
     partitions: bytes
     ids: list[Any] | None = None
     texts: list[str] = []
+
+    def today(self) -> GroupDelta:
+        """The same as it is stored now."""
+        clocks = struct.pack(f"<{len(self.clocks)}q", *self.clocks)
+        offsets = [offset for entity in self.positions for offset in entity]
+        positions = struct.pack(f"<{len(offsets)}q", *offsets)
+        return GroupDelta(
+            self.keys, self.counts, clocks, positions, self.times, self.columns, self.offsets, self.partitions,
+            self.ids, self.texts,
+        )  # fmt: skip
 
 
 class Commit(msgspec.Struct, gc=False):
@@ -94,9 +119,11 @@ class StepOutput:
     counted: int = 0
 
 
+FORMAT = 2
 _encoder = msgspec.msgpack.Encoder()
 _length = struct.Struct("<I")
 _bodies = msgspec.msgpack.Decoder(tuple[dict[str, GroupDelta], int])
+_former_bodies = msgspec.msgpack.Decoder(tuple[dict[str, _FormerDelta], int])
 _heads = msgspec.msgpack.Decoder(CommitHead)
 _letters = msgspec.msgpack.Decoder(list[DeadLetter])
 
@@ -110,7 +137,13 @@ def encode_commit(commit: Commit) -> bytes:
 def decode_commit(payload: bytes) -> Commit:
     """Read what `encode_commit` wrote."""
     head, end = decode_head(payload), 4 + _length.unpack_from(payload)[0]
-    return Commit(head.format, head.positions, head.streams, *_bodies.decode(memoryview(payload)[end:]))
+    body = memoryview(payload)[end:]
+    if head.format == 1:
+        former, null_keys = _former_bodies.decode(body)
+        groups = {version: delta.today() for version, delta in former.items()}
+    else:
+        groups, null_keys = _bodies.decode(body)
+    return Commit(head.format, head.positions, head.streams, groups, null_keys)
 
 
 def decode_head(payload: bytes) -> CommitHead:

@@ -18,11 +18,10 @@ from headrace.aggregations.layout import GroupLayout, layout_of, physical_column
 from headrace.aggregations.texts import compacted, numbered
 from headrace.core.columns import BoolArray, Column, IntArray
 from headrace.core.events import EventBlock, concat_columns
-from headrace.core.keys import entity_encoder
+from headrace.core.keys import encode_numbers, entity_encoder
 from headrace.core.schema import DType
-from headrace.core.time import NULL_US
 from headrace.core.values import payload_of
-from headrace.engines.stream.commits import Commit, DeadLetter, GroupDelta, StepOutput, StreamSpan
+from headrace.engines.stream.commits import FORMAT, Commit, DeadLetter, GroupDelta, StepOutput, StreamSpan
 from headrace.engines.stream.verdicts import COUNTED, Judged, PartitionState
 from headrace.features.evaluate import evaluate
 from headrace.features.nodes import Node, references
@@ -69,15 +68,15 @@ class _GroupPipeline:
         self.encode: Callable[[tuple[Any, ...]], bytes] = entity_encoder([part.dtype for part in plan.key])
         self.where, self.key, self.words = where, key, words
         self.with_ids = self.layout.ordered and with_ids
-        self._known: dict[tuple[Any, ...], bytes] = {}
+        self._known: dict[Any, bytes] = {}
 
-    def entity(self, parts: tuple[Any, ...]) -> bytes:
-        """Entity bytes of a key; remembered, since few keys make most events."""
-        found = self._known.get(parts)
+    def entity(self, key: Any) -> bytes:
+        """Entity bytes of a key as `_Shared.keys` gives it; remembered, since few keys make most events."""
+        found = self._known.get(key)
         if found is None:
             if len(self._known) >= 200_000:
                 self._known.clear()
-            found = self._known[parts] = self.encode(parts)
+            found = self._known[key] = self.encode((key,) if len(self.plan.key) == 1 else key)
         return found
 
 
@@ -114,13 +113,11 @@ class _Shared:
     def __init__(self, pipeline: _StreamPipeline, events: Admitted) -> None:
         self.events = events
         self.n = len(events.times)
-        self.offsets: list[int] = events.offsets.tolist()
-        self.clocks: list[int] = events.clocks.tolist()
         self._pipeline = pipeline
         self._values: dict[int, Column] = {}
         self._words: dict[int, IntArray] = {}
         self._bytes: dict[int, bytes] = {}
-        self._keys: dict[int, list[tuple[Any, ...]]] = {}
+        self._keys: dict[int, list[Any]] = {}
         self._text_words: dict[int, IntArray] | None = None
         self.texts: list[str] = []
 
@@ -162,14 +159,23 @@ class _Shared:
             found = self._bytes[index] = self.word(index).tobytes()
         return found
 
-    def keys(self, index: int) -> list[tuple[Any, ...]]:
-        """The key `index` of every event."""
+    def keys(self, index: int) -> list[Any]:
+        """The key `index` of every event: the value of its one part, or a tuple of values."""
         found = self._keys.get(index)
         if found is None:
             names = self._pipeline.keys[index]
             parts = [self.events.columns[name].values.tolist() for name in names]
-            found = self._keys[index] = list(zip(*parts, strict=True)) if names else [()] * self.n
+            if len(parts) == 1:
+                found = self._keys[index] = parts[0]
+            else:
+                found = self._keys[index] = list(zip(*parts, strict=True)) if names else [()] * self.n
         return found
+
+    def number_keys(self, index: int) -> IntArray | None:
+        """The key `index` of every event if its one part is an int or a time; where null, some number."""
+        names = self._pipeline.keys[index]
+        column = self.events.columns[names[0]] if len(names) == 1 else None
+        return column.values if column is not None and column.dtype in (DType.INT, DType.TIMESTAMP) else None
 
     def keep(self, group: _GroupPipeline) -> tuple[BoolArray | None, int]:
         """Which events belong to a group (None: all), and how many do not for want of a key."""
@@ -234,7 +240,7 @@ class StreamEngine:
             if len(events.times):
                 counted += len(events.times) if name in self.plan.streams else 0
                 null_keys += self._group_deltas(name, events, len(begin), groups)
-        return StepOutput(Commit(1, after, spans, groups, null_keys), dead, counted)
+        return StepOutput(Commit(FORMAT, after, spans, groups, null_keys), dead, counted)
 
     def verdicts(self, stream: StreamPlan, state: PartitionState, chunk: RawChunk) -> Judged:
         """Move a partition's state over a chunk: raw events are judged, derived ones bring their verdicts along."""
@@ -321,26 +327,16 @@ def _delta(group: _GroupPipeline, shared: _Shared, rows: IntArray | None, partit
     """Cut the events (those in `rows`, or all) into one delta per entity."""
     events, ordered = shared.events, group.layout.ordered
     ids = events.ids if group.with_ids else None
-    keys, at = shared.keys(group.key), range(shared.n)
-    if rows is not None:
-        at = rows.tolist()
-        keys = [keys[row] for row in at]
-    # Entities in the order of their first event, each with the row of its last one.
-    last = dict(zip(keys, at, strict=True))
-    codes: IntArray | None = None
-    order = rows
-    counts = [1] * len(keys)
-    if len(last) < len(keys):
-        numbers = dict(zip(last, count()))
-        codes = np.fromiter(map(numbers.__getitem__, keys), np.int64, len(keys))
-        counts = np.bincount(codes, minlength=len(last)).tolist()
-        order = _order(shared, codes, rows, ids, partitions)
-    if partitions == 1:
-        # Clocks and offsets of a partition never go back, so an entity's greatest ones are at its last row.
-        clocks = [shared.clocks[row] for row in last.values()]
-        positions = [[shared.offsets[row] + 1] for row in last.values()]
-    else:
-        clocks, positions = _greatest(events, len(last), codes, rows, partitions)
+    entities, counts, order = _by_entity(group, shared, rows, ids, partitions)
+    starts = np.cumsum(counts) - counts
+    # The greatest clock of each entity, and per partition one past its greatest offset (0 where it has no event).
+    clocks = np.maximum.reduceat(_in_order(events.clocks, order), starts)
+    after = _in_order(events.offsets, order) + 1
+    positions = np.empty((len(entities), partitions), np.int64)
+    where = _in_order(events.partitions, order) if partitions > 1 else None
+    for partition in range(partitions):
+        here = after if where is None else np.where(where == partition, after, 0)
+        positions[:, partition] = np.maximum.reduceat(here, starts)
     columns = [shared.word_bytes(index, order) for index in group.words]
     texts: list[str] = []
     if group.layout.texts:
@@ -351,10 +347,10 @@ def _delta(group: _GroupPipeline, shared: _Shared, rows: IntArray | None, partit
         for column, part in zip(chosen, np.split(words, len(chosen)), strict=True):
             columns[column] = part.tobytes()
     return GroupDelta(
-        [group.entity(key) for key in last],
-        counts,
-        clocks,
-        positions,
+        entities,
+        counts.tolist(),
+        clocks.tobytes(),
+        positions.tobytes(),
         shared.word_bytes(-1, order),
         columns,
         _in_order(events.offsets, order).tobytes() if ordered else b"",
@@ -364,21 +360,32 @@ def _delta(group: _GroupPipeline, shared: _Shared, rows: IntArray | None, partit
     )
 
 
+def _by_entity(
+    group: _GroupPipeline, shared: _Shared, rows: IntArray | None, ids: list[Any] | None, partitions: int
+) -> tuple[list[bytes], IntArray, IntArray | None]:
+    """The entities of the events, how many events each has, and the order in which these stand together (None: as
+    they are)."""
+    numbers = shared.number_keys(group.key)
+    if numbers is not None:
+        order = _order(shared, _in_order(numbers, rows), rows, ids, partitions)
+        found = numbers[order]
+        starts = np.flatnonzero(np.concatenate([[True], found[1:] != found[:-1]]))
+        counts = np.diff(starts, append=len(found))
+        return encode_numbers(found[starts], group.plan.key[0].dtype), counts, order
+    keys = shared.keys(group.key)
+    if rows is not None:
+        keys = [keys[row] for row in rows.tolist()]
+    distinct = dict.fromkeys(keys)
+    entities = [group.entity(key) for key in distinct]
+    if len(distinct) == len(keys):
+        return entities, np.ones(len(keys), np.int64), rows
+    places = dict(zip(distinct, count()))
+    codes = np.fromiter(map(places.__getitem__, keys), np.int64, len(keys))
+    return entities, np.bincount(codes), _order(shared, codes, rows, ids, partitions)
+
+
 def _in_order(values: IntArray, order: IntArray | None) -> IntArray:
     return values if order is None else values[order]
-
-
-def _greatest(
-    events: Admitted, entities: int, codes: IntArray | None, rows: IntArray | None, partitions: int
-) -> tuple[list[int], list[list[int]]]:
-    """Per entity the greatest clock, and per partition one past its greatest offset (0 where it has no event)."""
-    if codes is None:
-        codes = np.arange(entities)
-    clocks = np.full(entities, NULL_US)
-    np.maximum.at(clocks, codes, _in_order(events.clocks, rows))
-    table = np.zeros((entities, partitions), np.int64)
-    np.maximum.at(table, (codes, _in_order(events.partitions, rows)), _in_order(events.offsets, rows) + 1)
-    return clocks.tolist(), table.tolist()
 
 
 def _order(shared: _Shared, codes: IntArray, rows: IntArray | None, ids: list[Any] | None, partitions: int) -> IntArray:
@@ -393,5 +400,17 @@ def _order(shared: _Shared, codes: IntArray, rows: IntArray | None, ids: list[An
     if partitions > 1:
         # Of one partition the rows stand in the order of their offsets, and the sort is stable.
         sort_by[:0] = [_in_order(events.offsets, rows), _in_order(events.partitions, rows)]
-    order = np.lexsort(sort_by)
+    by_code = len(sort_by) == 2 and bool((times[1:] >= times[:-1]).all())
+    order = _stable_order(codes) if by_code else np.lexsort(sort_by)
     return order if rows is None else rows[order]
+
+
+def _stable_order(codes: IntArray) -> IntArray:
+    """As a stable argsort; where numbers are small enough a sort of one word with the place in its low bits."""
+    bits = len(codes).bit_length()
+    least = int(codes.min())
+    if (int(codes.max()) - least) >> (62 - bits):
+        return np.argsort(codes, kind="stable")
+    words = ((codes - least) << bits) | np.arange(len(codes))
+    words.sort()
+    return words & ((1 << bits) - 1)

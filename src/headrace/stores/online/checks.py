@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from headrace.core.errors import StoreError
@@ -14,7 +14,12 @@ MAX_KEY_BYTES: Final = 500
 def checked(records: Sequence[tuple[bytes, bytes | None]]) -> dict[bytes, bytes | None]:
     """The records by key, the last one of a key winning; raises StoreError if a key is empty or too long."""
     latest = dict(records)
-    for key in latest:
-        if not 1 <= len(key) <= MAX_KEY_BYTES:
-            raise StoreError(f"a key has 1 to {MAX_KEY_BYTES} bytes, {key[:40]!r} has {len(key)}: nothing was written")
+    check_keys(latest)
     return latest
+
+
+def check_keys(keys: Collection[bytes]) -> None:
+    """Raise StoreError if a key is empty or too long."""
+    if keys and not 1 <= min(map(len, keys)) <= max(map(len, keys)) <= MAX_KEY_BYTES:
+        key = next(key for key in keys if not 1 <= len(key) <= MAX_KEY_BYTES)
+        raise StoreError(f"a key has 1 to {MAX_KEY_BYTES} bytes, {key[:40]!r} has {len(key)}: nothing was written")

@@ -23,7 +23,7 @@ from headrace.core.lmdb_env import (
     release_environment,
 )
 from headrace.stores.online.base import OnlineStore
-from headrace.stores.online.checks import MAX_KEY_BYTES, checked
+from headrace.stores.online.checks import MAX_KEY_BYTES, check_keys, checked
 
 _POSITION: Final = b"\xff" * (MAX_KEY_BYTES + 1)
 """Sorts after every record's key, so appending loads and scans never meet it in between."""
@@ -99,7 +99,7 @@ class LmdbOnlineStore(OnlineStore):
         keys: Sequence[bytes],
         change: Callable[[list[bytes | None]], tuple[Sequence[tuple[bytes, bytes | None]], bytes]],
     ) -> None:
-        checked([(key, None) for key in keys])
+        check_keys(keys)
 
         def renew(txn: lmdb.Transaction[bytes]) -> None:
             get = txn.get
@@ -111,7 +111,7 @@ class LmdbOnlineStore(OnlineStore):
     def revise(
         self, keys: Sequence[bytes], change: Callable[[list[bytes | None]], Sequence[tuple[bytes, bytes | None]]]
     ) -> None:
-        checked([(key, None) for key in keys])
+        check_keys(keys)
 
         def renew(txn: lmdb.Transaction[bytes]) -> None:
             get = txn.get

@@ -1,0 +1,25 @@
+"""Keys made all at once are those that are made one by one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from headrace.core.keys import encode_numbers, entity_encoder, record_key, record_keys
+from headrace.core.schema import DType
+
+VERSION = "00000000000000aa"
+
+
+@pytest.mark.parametrize("dtype", [DType.INT, DType.TIMESTAMP])
+def test_numbers_are_encoded_as_one_by_one(dtype: DType) -> None:
+    values = [0, 1, -1, 256, 2**63 - 1, -(2**63), 1_700_000_000_000_000]
+    encode = entity_encoder([dtype])
+    assert encode_numbers(np.array(values), dtype) == [encode((value,)) for value in values]
+    assert encode_numbers(np.array([], np.int64), dtype) == []
+
+
+def test_record_keys_of_long_entities_are_hashed_too() -> None:
+    entities = [b"", b"a", b"b" * 480, b"c" * 481]
+    assert record_keys(entities, VERSION) == [record_key(entity, VERSION) for entity in entities]
+    assert len(record_keys(entities, VERSION)[3]) < 500
