@@ -25,6 +25,9 @@ from headrace.retrieval.rows import FeatureBlock
 
 JSON = b"application/json"
 encode_json = msgspec.json.Encoder().encode
+_FLOAT = DType.FLOAT
+_PLAIN = (DType.FLOAT, DType.INT, DType.DURATION)
+"""Types whose words are their JSON values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,26 +110,32 @@ def feature_rows(block: FeatureBlock) -> list[dict[str, Any]]:
     integers, valid = block.words.tolist(), block.valid.tolist()
     floats = np.ascontiguousarray(block.words).view(np.float64).tolist()
     objects = {name: column.to_pylist() for name, column in block.objects.items()}
+    is_float = [dtype is _FLOAT for dtype in block.dtypes]
+    others = [
+        (index, name, dtype)
+        for index, (name, dtype) in enumerate(zip(block.names, block.dtypes, strict=True))
+        if dtype not in _PLAIN
+    ]
     rows = []
-    for row in range(len(integers)):
-        values: dict[str, Any] = {}
-        for name, dtype, integer, number, there in zip(
-            block.names, block.dtypes, integers[row], floats[row], valid[row], strict=True
-        ):
-            if not there:
-                values[name] = None
-            elif dtype is DType.FLOAT:
-                values[name] = number
-            elif dtype is DType.BOOL:
-                values[name] = integer != 0
+    for row, (whole, numbers, there) in enumerate(zip(integers, floats, valid, strict=True)):
+        # Nearly all features are numbers, so these are made in one go.
+        values: dict[str, Any] = {
+            name: (number if floating else integer) if ok else None
+            for name, floating, integer, number, ok in zip(block.names, is_float, whole, numbers, there, strict=True)
+        }
+        for index, name, dtype in others:
+            if not there[index]:
+                continue
+            if dtype is DType.BOOL:
+                values[name] = whole[index] != 0
             elif dtype is DType.TIMESTAMP:
-                values[name] = to_iso(integer)
+                values[name] = to_iso(whole[index])
             elif dtype is DType.LIST:
                 values[name] = objects[name][row].tolist()
             elif dtype.is_nested:
                 values[name] = _nested(objects[name][row], dtype)
             else:
-                values[name] = objects[name][row] if dtype is DType.STRING else integer
+                values[name] = objects[name][row]
         rows.append(values)
     return rows
 
