@@ -2,23 +2,27 @@
 
 Nearly always an entity's new events go behind its old ones, or between some of them, and what fell behind the cut is
 dropped. That takes no more than copying words: the old records and the new events are joined to one buffer, and the
-kernel writes the new records into another. What it cannot do (make tiles, fold events into the lifetime's base, order
-ties by id) it leaves to `records.merge`, and the bytes are the same whichever way a record went.
+kernel writes the new records into another. Where events can become tiles, a second one makes these. What they cannot do
+(keep rows beside tiles, fold events into the lifetime's base, order ties by id) is left to `records.merge`, and the
+bytes are the same whichever way a record went.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
 from numba import njit
 
+from headrace.aggregations.lanes import LANE_WORDS
 from headrace.aggregations.layout import GroupLayout
 from headrace.aggregations.records import FORMAT, EntityDelta, append_ids, merge
 from headrace.aggregations.texts import TextMerge
-from headrace.aggregations.tiles import to_tile
+from headrace.aggregations.tiles import cut_of, tile_rows, to_tile
+from headrace.core.columns import IntArray
 from headrace.core.time import NULL_US
 
 _GENERAL, _SAME = -1, -2
@@ -118,7 +122,7 @@ def _merge_plain(
     # What is told of the entities comes last.
     words = np.frombuffer(b"".join([*parts, *about]), np.int64)
     out = np.empty(len(words) + room, np.int64)
-    spans = np.empty((entities, 3), np.int64)
+    spans = np.empty((entities, 4), np.int64)
     splice(words, at, out, spans)
     merged = out.data.cast("B")[: int(spans[spans[:, 0] >= 0, 1].max(initial=0))].tobytes()
     first = 0
@@ -132,13 +136,34 @@ def _merge_plain(
             records[key] = merge(layout, records[key], delta, horizon_us)
         if layout.ordered and events.ids is not None:
             for index in np.flatnonzero(here[:, 0] >= 0).tolist():
-                begin, end, dropped = here[index].tolist()
+                begin, end, dropped = here[index, :3].tolist()
                 ids = events.ids[int(ends[index]) - events.counts[index] : int(ends[index])]
                 records[keys[index]] = append_ids(merged[begin:end], records[keys[index]], ids, dropped)
             continue
         for key, begin, end in zip(keys, here[:, 0].tolist(), here[:, 1].tolist(), strict=True):
             if begin >= 0:
                 records[key] = merged[begin:end]
+        untiled = np.flatnonzero((here[:, 0] >= 0) & (here[:, 3] != 0))
+        if len(untiled):
+            made = _tiled(layout, out, here[untiled], horizon_us)
+            records.update(zip([keys[index] for index in untiled.tolist()], made, strict=True))
+
+
+def _tiled(layout: GroupLayout, merged: IntArray, spans: IntArray, horizon_us: int) -> list[bytes]:
+    """The records that stand at `spans` of `merged`, with tiles of what may be tiled."""
+    begins = spans[:, 0] >> 3
+    # No record gets longer than this.
+    most = merged[begins + 1] // layout.fewest + 1
+    out = np.empty(int(((spans[:, 1] >> 3) - begins + (1 + layout.tile_words) * most).sum()), np.int64)
+    ends = np.empty(len(spans), np.int64)
+    levels = layout.levels_at(horizon_us)
+    tile_spliced(
+        merged, begins, spans[:, 1] >> 3, layout.lanes, levels, layout.edges,
+        np.array([layout.base_words, 1 + layout.tile_words, layout.row_words, layout.fewest]), out, ends,
+    )  # fmt: skip
+    whole = out[: ends[-1]].tobytes()
+    edges = [0, *(8 * ends).tolist()]
+    return [whole[begin:end] for begin, end in pairwise(edges)]
 
 
 class _Numbered:
@@ -174,8 +199,9 @@ def _delta_of(events: Events, index: int, first: int, count: int) -> EntityDelta
 def splice(words, at, out, spans):  # type: ignore[no-untyped-def]
     """Write the new record of each entity that `words[at:]` describes to `out`.
 
-    `spans` gets, per entity, where its record begins and ends in `out` (bytes) and how many rows were dropped; the
-    begin is _GENERAL if the record must be made in the general way and _SAME if nothing is new.
+    `spans` gets, per entity, where its record begins and ends in `out` (bytes), how many rows were dropped, and 1 if
+    some of the rows are to become tiles; the begin is _GENERAL if the record must be made in the general way and _SAME
+    if nothing is new.
     """
     to = 0
     for entity in range(len(spans)):
@@ -192,6 +218,7 @@ def splice(words, at, out, spans):  # type: ignore[no-untyped-def]
 @njit(cache=True)
 def _splice_one(words, about, positions, partitions, out, span):  # type: ignore[no-untyped-def]
     """One entity of `splice`: 0 and the record's words in `span[1]`, or why it was not made."""
+    span[3] = 0
     old, row, count, clock, base = about[_OLD], about[_ROW], about[_COUNT], about[_CLOCK], about[_BASE]
     cut = clock - about[_REACH]
     cut -= cut % about[_STEP]
@@ -273,5 +300,50 @@ def _splice_one(words, about, positions, partitions, out, span):  # type: ignore
         flags = new_rows + about[_FLAG] * total if about[_FLAG] >= 0 else -1
         first = max(first, cut)
         if to_tile(out, new_rows, total, flags, new_tiles, m - gone, levels, old_clock, clock, first, about[_FEWEST]):
-            return _GENERAL
+            if about[_FLAG] >= 0 or about[_ORDERED]:
+                return _GENERAL
+            span[3] = 1
     return 0
+
+
+@njit(cache=True)
+def tile_spliced(merged, begins, ends, lanes, levels, edges, sizes, out, out_ends):  # type: ignore[no-untyped-def]
+    """Write the records at words `begins` to `ends` of `merged` to `out`, one after the other, with what may be tiled
+    as tiles.
+
+    `sizes` are the words of the base, of a tile with its start and of a row, and the fewest rows that make a tile;
+    `out_ends` gets the word at which each record ends. Rows are in order, have no flags, and none lies behind the cut.
+    """
+    base, tile_words, row_words, fewest = sizes[0], sizes[1], sizes[2], sizes[3]
+    cuts = np.empty(len(levels), np.int64)
+    work = np.zeros((len(lanes), LANE_WORDS + 2), np.int64)
+    to = 0
+    for entity in range(len(begins)):
+        old = merged[begins[entity] : ends[entity]]
+        n, clock, count = old[1], old[3], old[4]
+        tiles = 7 + old[6] + base
+        rows = tiles + tile_words * count
+        both = np.empty(len(old) - tiles, np.int64)
+        both[: row_words * n] = old[rows:]
+        both[row_words * n :] = old[tiles:rows]
+        for level in range(len(levels)):
+            cuts[level] = cut_of(levels, level, clock)
+        counted, keep = np.zeros(n, np.bool_), np.zeros(n, np.bool_)
+        made = np.zeros((tile_words, count + n // fewest + 1), np.int64)
+        m = tile_rows(
+            both, both.view(np.float64), n, row_words * n, count, lanes, levels, cuts, fewest, edges,
+            counted, keep, made, work,
+        )  # fmt: skip
+        start = to
+        out[to : to + tiles] = old[:tiles]
+        to += tiles
+        for column in range(tile_words):
+            out[to : to + m] = made[column, :m]
+            to += m
+        for column in range(row_words):
+            for i in range(n):
+                if keep[i]:
+                    out[to] = both[column * n + i]
+                    to += 1
+        out[start + 1], out[start + 4] = keep.sum(), m
+        out_ends[entity] = to

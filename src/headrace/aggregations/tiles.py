@@ -232,12 +232,14 @@ def _store(words, at, lane, out, tile):  # type: ignore[no-untyped-def]
         for word in range(TILE_SQUARE_DIGITS // 2):
             out[row, tile] = words[to + 2 * word] | (words[to + 2 * word + 1] << 32)
             row += 1
+    # Without a value the extremes are those of whatever used the words before.
+    some = words[at + AT_VALID] > 0
     at += lane_size(ops)
     if ops & LEAST:
-        out[row, tile] = words[at]
+        out[row, tile] = words[at] if some else 0
         row += 1
     if ops & MOST:
-        out[row, tile] = words[at + 1]
+        out[row, tile] = words[at + 1] if some else 0
 
 
 @njit(cache=True)
