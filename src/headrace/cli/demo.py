@@ -22,7 +22,7 @@ def register(group: click.Group) -> None:
         "demo",
         epilog="Example: headrace demo flights --json figures.json",
         help="Replay a year of real flights through the whole loop, then score the last ones over HTTP.\n\n"
-        "Writes report.html and prints a summary. Takes about three minutes on two cores.",
+        "Writes report.html and prints a summary. Takes about four minutes on two cores.",
     )
     @click.argument("name", type=click.Choice(["flights"]))
     @click.option(
