@@ -15,7 +15,7 @@ from numba import njit
 from headrace.aggregations.counted import counts, parts
 from headrace.aggregations.lanes import FLOAT, ROWS
 from headrace.aggregations.limits import LOOKBACK
-from headrace.aggregations.wide import rounded_ratio, signed_digits
+from headrace.aggregations.wide import LOW30, rounded_ratio, signed_digits, three_digits
 from headrace.core.columns import IntArray
 
 # They go on after the codes of `window_rows.py`.
@@ -23,7 +23,6 @@ DECAYED_SUM, DECAYED_COUNT, DECAYED_MEAN = range(20, 23)
 _STEPS = 1_024
 _DEEPEST = LOOKBACK + 2
 """More half-lives than any window holds: its lower edge moves in steps of one."""
-_LOW30 = (1 << 30) - 1
 
 
 def _weights() -> IntArray:
@@ -82,11 +81,10 @@ def decayed(  # type: ignore[no-untyped-def]
         halvings = (power >> 10) + _DEEPEST
         if code != DECAYED_SUM:
             at, shift = halvings // 30, halvings % 30
-            bottom = (weight & _LOW30) << shift
-            middle = ((weight >> 30) << shift) + (bottom >> 30)
-            weights[at] += bottom & _LOW30
-            weights[at + 1] += middle & _LOW30
-            weights[at + 2] += middle >> 30
+            w0, w1, w2 = three_digits(weight, shift)
+            weights[at] += w0
+            weights[at + 1] += w1
+            weights[at + 2] += w2
         if code == DECAYED_COUNT:
             continue
         mantissa, exponent = parts(i8, kind, column + i)
@@ -94,19 +92,16 @@ def decayed(  # type: ignore[no-untyped-def]
             continue
         place = exponent - least + halvings
         at, shift = place // 30, place % 30
-        bottom = (weight & _LOW30) << shift
-        middle = ((weight >> 30) << shift) + (bottom >> 30)
-        w0, w1, w2 = bottom & _LOW30, middle & _LOW30, middle >> 30
-        # Only the top digit may be negative.
-        x0, x1, x2 = mantissa & _LOW30, (mantissa >> 30) & _LOW30, mantissa >> 60
+        w0, w1, w2 = three_digits(weight, shift)
+        x0, x1, x2 = three_digits(mantissa, 0)
         z = x0 * w0
-        total[at] += z & _LOW30
+        total[at] += z & LOW30
         z = x0 * w1 + x1 * w0 + (z >> 30)
-        total[at + 1] += z & _LOW30
+        total[at + 1] += z & LOW30
         z = x0 * w2 + x1 * w1 + x2 * w0 + (z >> 30)
-        total[at + 2] += z & _LOW30
+        total[at + 2] += z & LOW30
         z = x1 * w2 + x2 * w1 + (z >> 30)
-        total[at + 3] += z & _LOW30
+        total[at + 3] += z & LOW30
         total[at + 4] += x2 * w2 + (z >> 30)
     one = np.ones(1, np.int64)
     # A weight's mantissa has 52 bits behind the point, and lies _DEEPEST higher than it should.

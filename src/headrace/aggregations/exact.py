@@ -31,13 +31,26 @@ WORK_WORDS = 2 * SUM_WORDS + GUARD + 8
 
 
 @njit(cache=True, inline="always")
-def add_float(words, at, bits):  # type: ignore[no-untyped-def]
-    """Add the finite float64 of these bits to the sum at `words[at:at + SUM_WORDS]`."""
+def mantissa_and_exponent(bits):  # type: ignore[no-untyped-def]
+    """Integers m and e of a finite float64, m below 2^53: its magnitude is m·2^(e − 1074)."""
     exponent = (bits >> 52) & 0x7FF
     mantissa = bits & 0xFFFFFFFFFFFFF
     if exponent > 0:
         mantissa |= 1 << 52
         exponent -= 1
+    return mantissa, exponent
+
+
+@njit(cache=True, inline="always")
+def turned(bits):  # type: ignore[no-untyped-def]
+    """The bits of a float64 as an integer in the order of the values, and back again."""
+    return bits ^ ((bits >> 63) & 0x7FFFFFFFFFFFFFFF)
+
+
+@njit(cache=True, inline="always")
+def add_float(words, at, bits):  # type: ignore[no-untyped-def]
+    """Add the finite float64 of these bits to the sum at `words[at:at + SUM_WORDS]`."""
+    mantissa, exponent = mantissa_and_exponent(bits)
     lane = at + (exponent >> 5)
     shift = exponent & 31
     low = (mantissa & DIGIT) << shift
@@ -55,11 +68,7 @@ def add_float(words, at, bits):  # type: ignore[no-untyped-def]
 @njit(cache=True)
 def add_square(words, at, bits):  # type: ignore[no-untyped-def]
     """Add the square of the finite float64 of these bits to the sum at `words[at:at + SQUARE_WORDS]`."""
-    exponent = (bits >> 52) & 0x7FF
-    mantissa = bits & 0xFFFFFFFFFFFFF
-    if exponent > 0:
-        mantissa |= 1 << 52
-        exponent -= 1
+    mantissa, exponent = mantissa_and_exponent(bits)
     # Digits of the square of a 53-bit integer: (h·2^32 + l)² = h²·2^64 + 2hl·2^32 + l², with h below 2^21.
     high, low = mantissa >> 32, mantissa & DIGIT
     low_half, low_top = low & 0xFFFF, low >> 16

@@ -5,14 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from headrace.aggregations.counted import counts
+from headrace.aggregations.counted import counts, word_of
+from headrace.aggregations.exact import turned
 from headrace.aggregations.lanes import FLOAT
-
-
-@njit(cache=True, inline="always")
-def turned(word):  # type: ignore[no-untyped-def]
-    """The bits of a float64 as an integer in the order of the values, and back again."""
-    return word ^ ((word >> 63) & 0x7FFFFFFFFFFFFFFF)
 
 
 @njit(cache=True)
@@ -24,11 +19,8 @@ def sorted_values(  # type: ignore[no-untyped-def]
     n = 0
     for i in range(start, stop):
         if counts(i8, f8, kind, column, validity, where, offsets, partitions, limits, i):
-            word = i8[column + i]
-            if kind == FLOAT:
-                # −0.0 is 0.0; other equal floats have equal bits.
-                word = turned(word) if f8[column + i] != 0.0 else np.int64(0)
-            found[n] = word
+            word = word_of(i8, f8, kind, column + i)
+            found[n] = turned(word) if kind == FLOAT else word
             n += 1
     return np.sort(found[:n])
 

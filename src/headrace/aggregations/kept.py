@@ -9,8 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from headrace.aggregations.counted import counts
-from headrace.aggregations.exact import DIGIT
+from headrace.aggregations.counted import counts, place_in, slots_for, word_of
 from headrace.aggregations.lanes import NULLABLE_INT
 from headrace.aggregations.nested import FIRST_N, LAST_N
 
@@ -24,22 +23,16 @@ def _keep_values(  # type: ignore[no-untyped-def]
     i8, f8, kind, column, validity, where, limits, stop, size, keep
 ):
     """Mark the first row of each value, of the first `size` different ones."""
-    slots = 64
-    while slots < 2 * min(size, stop) + 2:
-        slots *= 2
-    seen = np.empty(slots, np.int64)
-    used = np.zeros(slots, np.bool_)
+    seen = np.empty(slots_for(min(size, stop)), np.int64)
+    used = np.zeros(len(seen), np.bool_)
     found = 0
     for i in range(stop):
         if found == size:
             break
         if not counts(i8, f8, kind, column, validity, where, -1, -1, limits, i):
             continue
-        word = i8[column + i]
-        mixed = ((word ^ (word >> 32)) & DIGIT) * 2_654_435_769
-        place = (mixed ^ (mixed >> 21)) & (slots - 1)
-        while used[place] and seen[place] != word:
-            place = (place + 1) & (slots - 1)
+        word = word_of(i8, f8, kind, column + i)
+        place = place_in(seen, used, word)
         if not used[place]:
             used[place] = True
             seen[place] = word

@@ -47,6 +47,7 @@ from headrace.aggregations.lanes import (
     TRUES,
     add_row,
     add_tile_sum,
+    carry_whole,
     clear,
     lane_size,
     present,
@@ -391,12 +392,7 @@ def read_group(  # type: ignore[no-untyped-def]
                         high_i = max(high_i, i8[at + 1]) if held else i8[at + 1]
                     held = True
             if kind != FLOAT or lane[AT_INT_HIGH] != 0:
-                lane[AT_INT_HIGH] += lane[AT_INT_LOW] >> 32
-                lane[AT_INT_LOW] &= DIGIT
-                if lane[AT_INT_HIGH] == -1:
-                    # A small negative sum: keep it in one word, so that the quick quotient applies.
-                    lane[AT_INT_HIGH] = 0
-                    lane[AT_INT_LOW] -= 1 << 32
+                carry_whole(lane)
             for f in range(pointers[index, w], pointers[index, w + 1]):
                 code = features[f, FEATURE_CODE]
                 target = slot + f

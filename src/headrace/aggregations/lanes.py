@@ -39,6 +39,8 @@ _NULL = np.int64(NULL_US)
 # Of a lane's sums of floats a tile holds the digits from these on: 2^-82 to 2^45, and 2^-164 to 2^91 of squares.
 TILE_SUM, TILE_SUM_DIGITS = 31, 4
 TILE_SQUARE, TILE_SQUARE_DIGITS = 62, 8
+ONE = 33
+"""The digit of a sum of floats whose bit 18 weighs 1.0."""
 SMALL = float(1 << 31)
 """Whole numbers below this are summed as integers; 2^31 of them fit one word."""
 
@@ -110,6 +112,27 @@ def _add_bits(value, words, at, position, sign):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, inline="always")
+def carry_whole(lane):  # type: ignore[no-untyped-def]
+    """Carry between the words of small integers; a small negative sum is kept in the lower one alone, so that the
+    quick quotient applies."""
+    lane[AT_INT_HIGH] += lane[AT_INT_LOW] >> 32
+    lane[AT_INT_LOW] &= DIGIT
+    if lane[AT_INT_HIGH] == -1:
+        lane[AT_INT_HIGH] = 0
+        lane[AT_INT_LOW] -= 1 << 32
+
+
+@njit(cache=True, inline="always")
+def add_whole(words, one, low, high):  # type: ignore[no-untyped-def]
+    """Add the integer high·2^32 + low to digits of a sum of floats; bit 18 of `words[one]` weighs 1."""
+    rest = low >> 14
+    words[one] += (low & 0x3FFF) << 18
+    words[one + 1] += (rest & DIGIT) + ((high & 0x3FFF) << 18)
+    words[one + 2] += (rest >> 32) + ((high >> 14) & DIGIT)
+    words[one + 3] += (high >> 14) >> 32
+
+
+@njit(cache=True, inline="always")
 def present(i8, f8, kind, value_at, validity_at):  # type: ignore[no-untyped-def]
     """True if the value at this word is not null."""
     if kind == FLOAT:
@@ -134,12 +157,8 @@ def settle(words, at, kind, ops):  # type: ignore[no-untyped-def]
     low, high = words[at + AT_INT_LOW], words[at + AT_INT_HIGH]
     if words[at + AT_WIDE] == 0 and -(1 << 13) <= high < 1 << 13:
         return
-    # 1.0 weighs bit 18 of this digit.
-    one = at + AT_SUM + 33
-    words[one] += (low & 0x3FFF) << 18
-    words[one + 1] += (low >> 14) + ((high & 0x3FFF) << 18)
-    words[one + 2] += (high >> 14) & DIGIT
-    words[one + 3] += (high >> 14) >> 32
+    one = at + AT_SUM + ONE
+    add_whole(words, one, low, high)
     normalise(words, at + AT_SUM, SUM_WORDS)
     last = words[at + AT_SUM + SUM_WORDS - 1]
     above = last & DIGIT
@@ -226,27 +245,18 @@ def quotient(lane, divisor, work):  # type: ignore[no-untyped-def]
         work[WORK_WORDS + 2] = high >> 32
         work[WORK_WORDS + 3] = 0
         return finish(work, WORK_WORDS, 4, 0, divisor, work)
-    # Only digits that are used are divided; sums of everyday numbers have three or four of them. 1.0 weighs bit 1074:
-    # digit 33, bit 18. Carries reach two digits further.
+    # Only digits that are used are divided; sums of everyday numbers have three or four of them. Carries reach two
+    # digits further.
     first, last = span(lane, AT_SUM, SUM_WORDS)
     if low | high:
-        first, last = min(first, 33), max(last, 36)
+        first, last = min(first, ONE), max(last, ONE + 3)
     if last < 0:
         return 0.0
     count = min(last + 3, SUM_WORDS) - first
     for k in range(count):
         work[WORK_WORDS + k] = lane[AT_SUM + first + k]
-    if low | high == 0:
-        return finish(work, WORK_WORDS, count, 32 * first - 1074, divisor, work)
-    at = WORK_WORDS + 33 - first
-    bottom = (low & 0x3FFF) << 18
-    work[at] += bottom
-    rest = low >> 14
-    work[at + 1] += rest & DIGIT
-    work[at + 2] += rest >> 32
-    work[at + 1] += (high & 0x3FFF) << 18
-    work[at + 2] += (high >> 14) & DIGIT
-    work[at + 3] += (high >> 14) >> 32
+    if low | high:
+        add_whole(work, WORK_WORDS + ONE - first, low, high)
     return finish(work, WORK_WORDS, count, 32 * first - 1074, divisor, work)
 
 
@@ -256,12 +266,7 @@ def variance(lane, kind, count, freedom, work, other):  # type: ignore[no-untype
     low, high = lane[AT_INT_LOW], lane[AT_INT_HIGH]
     for k in range(SUM_WORDS):
         other[WORK_WORDS + k] = lane[AT_SUM + k]
-    at = WORK_WORDS + 33
-    other[at] += (low & 0x3FFF) << 18
-    rest = low >> 14
-    other[at + 1] += (rest & DIGIT) + ((high & 0x3FFF) << 18)
-    other[at + 2] += (rest >> 32) + ((high >> 14) & DIGIT)
-    other[at + 3] += (high >> 14) >> 32
+    add_whole(other, WORK_WORDS + ONE, low, high)
     # finish_variance asks for normalised squares (its products assume digits below 2^32).
     normalise(lane, AT_SQUARE, SQUARE_WORDS)
     return finish_variance(other, lane, WORK_WORDS, AT_SQUARE, count, freedom, work, other)

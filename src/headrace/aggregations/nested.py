@@ -16,8 +16,8 @@ import numpy as np
 from numba import njit
 
 from headrace.aggregations.counted import counts
-from headrace.aggregations.exact import DIGIT
-from headrace.aggregations.frequent import distinct, sorted_values, turned
+from headrace.aggregations.exact import turned
+from headrace.aggregations.frequent import distinct, sorted_values
 from headrace.aggregations.kernel import LIFETIME, WINDOW_LENGTH, first_at_or_after, window_edges
 from headrace.aggregations.lanes import (
     AT_INT_HIGH,
@@ -28,6 +28,7 @@ from headrace.aggregations.lanes import (
     ROWS,
     SUMS,
     add_row,
+    carry_whole,
     clear,
     present,
     quotient,
@@ -134,16 +135,11 @@ def _bucket(i8, f8, code, kind, column, validity, rows, lane, work, cell):  # ty
         return i8[column + least], 1
     if code == BY_MAX:
         return i8[column + most], 1
-    lane[AT_INT_HIGH] += lane[AT_INT_LOW] >> 32
-    lane[AT_INT_LOW] &= DIGIT
+    carry_whole(lane)
     if code == BY_SUM and kind != FLOAT:
         if not -(1 << 31) <= lane[AT_INT_HIGH] < (1 << 31):
             return np.int64(0), -1
         return (lane[AT_INT_HIGH] << 32) + lane[AT_INT_LOW], 1
-    if lane[AT_INT_HIGH] == -1:
-        # A small negative sum: keep it in one word, so that the quick quotient applies.
-        lane[AT_INT_HIGH] = 0
-        lane[AT_INT_LOW] -= 1 << 32
     value = quotient(lane, held if code == BY_MEAN else 1, work)
     if math.isinf(value):
         return np.int64(0), -1

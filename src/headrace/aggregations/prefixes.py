@@ -14,7 +14,7 @@ import math
 import numpy as np
 from numba import njit
 
-from headrace.aggregations.exact import DIGIT, finish
+from headrace.aggregations.exact import DIGIT, finish, mantissa_and_exponent
 from headrace.aggregations.kernel import (
     FEATURE_BOOL,
     FEATURE_CODE,
@@ -65,11 +65,7 @@ def _least(i8, f8, column, where, start, stop):  # type: ignore[no-untyped-def]
 @njit(cache=True, inline="always")
 def _scaled(bits, least):  # type: ignore[no-untyped-def]
     """The words (high, low) of a finite float64 in units of 2^least."""
-    exponent = (bits >> 52) & 0x7FF
-    mantissa = bits & 0xFFFFFFFFFFFFF
-    if exponent > 0:
-        mantissa |= 1 << 52
-        exponent -= 1
+    mantissa, exponent = mantissa_and_exponent(bits)
     if mantissa == 0:
         return np.int64(0), np.int64(0)
     shift = exponent - 1074 - least

@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from headrace.aggregations.counted import counts
-from headrace.aggregations.lanes import FLOAT
+from headrace.aggregations.counted import counts, word_of
 from headrace.core.columns import IntArray
 
 _BITS = 12
@@ -155,9 +154,7 @@ def estimate(  # type: ignore[no-untyped-def]
     for i in range(start, stop):
         if not counts(i8, f8, kind, column, validity, where, offsets, partitions, limits, i):
             continue
-        # −0.0 is 0.0; other equal floats have equal bits.
-        word = np.int64(0) if kind == FLOAT and f8[column + i] == 0.0 else i8[column + i]
-        h = hash_word(word)
+        h = hash_word(word_of(i8, f8, kind, column + i))
         rest = h << np.uint64(_BITS)
         rank = 1
         while rank <= _RANKS and not rest >> np.uint64(63):

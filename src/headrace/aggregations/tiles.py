@@ -17,7 +17,7 @@ import math
 import numpy as np
 from numba import njit
 
-from headrace.aggregations.exact import SUM_WORDS, normalise
+from headrace.aggregations.exact import SUM_WORDS, normalise, turned
 from headrace.aggregations.kernel import (
     LANE_BASE,
     LANE_COLUMN,
@@ -40,6 +40,7 @@ from headrace.aggregations.lanes import (
     FLOAT,
     LEAST,
     MOST,
+    ONE,
     ROWS,
     SQUARES,
     SUMS,
@@ -49,6 +50,7 @@ from headrace.aggregations.lanes import (
     TRUES,
     add_row,
     add_tile_sum,
+    add_whole,
     clear,
     lane_size,
     present,
@@ -121,8 +123,8 @@ def fold_rows(i8, f8, columns, stride, start, stop, lanes, base):  # type: ignor
 
 @njit(cache=True, inline="always")
 def _rank(bits, kind):  # type: ignore[no-untyped-def]
-    """An integer that is greater for greater values; the bits of negative floats run the other way."""
-    return bits ^ 0x7FFFFFFFFFFFFFFF if kind == FLOAT and bits < 0 else bits
+    """An integer that is greater for greater values."""
+    return turned(bits) if kind == FLOAT else bits
 
 
 @njit(cache=True)
@@ -219,10 +221,8 @@ def _store(words, at, lane, out, tile):  # type: ignore[no-untyped-def]
         out[row, tile], out[row + 1, tile] = low, high
         row += 2
     elif ops & SUMS:
-        # The sum of small whole numbers is apart; in the digits 1.0 weighs bit 18 of the third that a tile holds.
         to = at + AT_SUM + TILE_SUM
-        words[to + 2] += (low & 0x3FFF) << 18
-        words[to + 3] += (low >> 14) + (high << 18)
+        add_whole(words, at + AT_SUM + ONE, low, high)
         normalise(words, at + AT_SUM, SUM_WORDS)
         out[row, tile] = words[to] | (words[to + 1] << 32)
         out[row + 1, tile] = words[to + 2] | (words[to + 3] << 32)

@@ -14,8 +14,16 @@ from numba import njit
 from headrace.aggregations.exact import DIGIT, round_digits
 
 _BITS = 30
-_LOW = (1 << _BITS) - 1
+LOW30 = (1 << _BITS) - 1
 _QUOTIENT_BITS = 62
+
+
+@njit(cache=True, inline="always")
+def three_digits(value, shift):  # type: ignore[no-untyped-def]
+    """value·2^shift, shift below 30, as three digits; only the top one may be negative, or long."""
+    bottom = (value & LOW30) << shift
+    middle = ((value >> _BITS) << shift) + (bottom >> _BITS)
+    return bottom & LOW30, middle & LOW30, middle >> _BITS
 
 
 @njit(cache=True)
@@ -32,7 +40,7 @@ def signed_digits(words):  # type: ignore[no-untyped-def]
     carry = np.int64(0)
     for k in range(len(words) - 1):
         value = words[k] + carry
-        words[k] = value & _LOW
+        words[k] = value & LOW30
         carry = value >> _BITS
     words[-1] += carry
     if words[-1] >= 0:
@@ -40,7 +48,7 @@ def signed_digits(words):  # type: ignore[no-untyped-def]
     carry = np.int64(0)
     for k in range(len(words)):
         value = carry - words[k]
-        words[k] = value & _LOW
+        words[k] = value & LOW30
         carry = value >> _BITS
     return _trimmed(words), -1
 
@@ -53,7 +61,7 @@ def multiply(a, b):  # type: ignore[no-untyped-def]
         carry = np.int64(0)
         for j in range(len(b)):
             value = out[i + j] + a[i] * b[j] + carry
-            out[i + j] = value & _LOW
+            out[i + j] = value & LOW30
             carry = value >> _BITS
         out[i + len(b)] = carry
     return _trimmed(out)
@@ -89,7 +97,7 @@ def _shifted(a, by, room):  # type: ignore[no-untyped-def]
     at, shift = by // _BITS, by % _BITS
     for k in range(len(a)):
         value = a[k] << shift
-        out[at + k] += value & _LOW
+        out[at + k] += value & LOW30
         if value >> _BITS:
             out[at + k + 1] += value >> _BITS
     return out
@@ -117,12 +125,12 @@ def rounded_ratio(a, b, exponent):  # type: ignore[no-untyped-def]
             carry = np.int64(0)
             for k in range(room):
                 value = rest[k] - by[k] + carry
-                rest[k] = value & _LOW
+                rest[k] = value & LOW30
                 carry = value >> _BITS
         carry = np.int64(0)
         for k in range(room):
             value = (rest[k] << 1) + carry
-            rest[k] = value & _LOW
+            rest[k] = value & LOW30
             carry = value >> _BITS
     sticky = False
     for k in range(room):

@@ -1,8 +1,8 @@
 """Features that need the rows of their window one by one: rates, quantiles, skewness, numbers of different values.
 
 The kernel's walk leaves them out, and views without them pay nothing. Each reads the rows of its window for itself, so
-it costs its rows, whatever other windows there are. They have no state that could be folded, so a lifetime cannot have
-them (`features/compile_group.py`).
+it costs its rows, whatever other windows there are. They have no state that could be folded, so of them a lifetime has
+those alone for which a few old rows are enough (`kept.py`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import math
 import numpy as np
 from numba import njit
 
-from headrace.aggregations.counted import counts, parts
+from headrace.aggregations.counted import counts, parts, place_in, slots_for, word_of
 from headrace.aggregations.decayed import DECAYED_SUM, decayed
 from headrace.aggregations.exact import DIGIT, GUARD, SUM_WORDS, normalise, round_digits, take_magnitude
 from headrace.aggregations.frequent import most_frequent
@@ -39,13 +39,16 @@ from headrace.aggregations.lanes import (
     AT_WIDE,
     FLOAT,
     NULLABLE_INT,
+    ONE,
     ROWS,
     SUMS,
     add_row,
+    add_whole,
+    carry_whole,
     clear,
 )
 from headrace.aggregations.sketch import estimate
-from headrace.aggregations.wide import combine, multiply, root_of_ratio, signed_digits
+from headrace.aggregations.wide import LOW30, combine, multiply, root_of_ratio, signed_digits, three_digits
 
 # Their codes go on after the kernel's own.
 RATE, QUANTILE, SKEWNESS, N_UNIQUE, APPROX_N_UNIQUE = range(15, 20)
@@ -53,7 +56,6 @@ MOST_FREQUENT = 23
 QUANTILE_STEPS = 1_000_000_000
 """A quantile is a whole number of these parts, so that its rank is exact."""
 _EXACT = 1 << 53
-_LOW30 = (1 << 30) - 1
 
 
 @njit(cache=True)
@@ -69,16 +71,12 @@ def _scaled(lane, unit, span, work):  # type: ignore[no-untyped-def]
         # Both are exact float64, so IEEE division rounds the quotient correctly.
         return float(low * unit) / float(span)
     total = GUARD + SUM_WORDS + 4
-    # The sum, with the weights of the float words: 1.0 weighs bit 1074, which is digit 33, bit 18.
+    # The sum, with the weights of the float words.
     digits = np.zeros(SUM_WORDS, np.int64)
     if wide:
         for k in range(SUM_WORDS):
             digits[k] = lane[AT_SUM + k]
-    digits[33] += (low & 0x3FFF) << 18
-    rest = low >> 14
-    digits[34] += (rest & DIGIT) + ((high & 0x3FFF) << 18)
-    digits[35] += (rest >> 32) + ((high >> 14) & DIGIT)
-    digits[36] += (high >> 14) >> 32
+    add_whole(digits, ONE, low, high)
     normalise(digits, 0, SUM_WORDS)
     negative = take_magnitude(digits, SUM_WORDS)
     # Times the unit, in pieces of 16 bits, so that no product passes 2^48.
@@ -137,12 +135,7 @@ def rate(  # type: ignore[no-untyped-def]
     if kind != ROWS and lane[AT_VALID] == 0:
         return np.nan
     if kind == NULLABLE_INT:
-        lane[AT_INT_HIGH] += lane[AT_INT_LOW] >> 32
-        lane[AT_INT_LOW] &= DIGIT
-        if lane[AT_INT_HIGH] == -1:
-            # A small negative sum: keep it in one word, so that the quick quotient applies.
-            lane[AT_INT_HIGH] = 0
-            lane[AT_INT_LOW] -= 1 << 32
+        carry_whole(lane)
     return _scaled(lane, unit, span, work) + 0.0
 
 
@@ -219,22 +212,14 @@ def n_unique(  # type: ignore[no-untyped-def]
     i8, f8, kind, column, validity, where, offsets, partitions, limits, start, stop, cap
 ):
     """Number of different values; -1 if there are more than `cap`."""
-    slots = 64
-    while slots < 2 * min(cap, stop - start) + 2:
-        slots *= 2
-    seen = np.empty(slots, np.int64)
-    used = np.zeros(slots, np.bool_)
+    seen = np.empty(slots_for(min(cap, stop - start)), np.int64)
+    used = np.zeros(len(seen), np.bool_)
     found = 0
     for i in range(start, stop):
         if not counts(i8, f8, kind, column, validity, where, offsets, partitions, limits, i):
             continue
-        # −0.0 is 0.0; other equal floats have equal bits.
-        word = np.int64(0) if kind == FLOAT and f8[column + i] == 0.0 else i8[column + i]
-        # Fibonacci hashing, on the two halves so that close values and whole floats both spread.
-        mixed = ((word ^ (word >> 32)) & DIGIT) * 2_654_435_769
-        place = (mixed ^ (mixed >> 21)) & (slots - 1)
-        while used[place] and seen[place] != word:
-            place = (place + 1) & (slots - 1)
+        word = word_of(i8, f8, kind, column + i)
+        place = place_in(seen, used, word)
         if not used[place]:
             if found == cap:
                 return -1
@@ -276,15 +261,13 @@ def skewness(  # type: ignore[no-untyped-def]
             continue
         at, shift = (exponent - least) // 30, (exponent - least) % 30
         # Only the top digit may be negative.
-        bottom = (mantissa & _LOW30) << shift
-        middle = ((mantissa >> 30) << shift) + (bottom >> 30)
-        x0, x1, x2 = bottom & _LOW30, middle & _LOW30, middle >> 30
+        x0, x1, x2 = three_digits(mantissa, shift)
         y0 = x0 * x0
         y1 = 2 * x0 * x1 + (y0 >> 30)
         y2 = 2 * x0 * x2 + x1 * x1 + (y1 >> 30)
         y3 = 2 * x1 * x2 + (y2 >> 30)
         y4 = x2 * x2 + (y3 >> 30)
-        y0, y1, y2, y3, y4, y5 = y0 & _LOW30, y1 & _LOW30, y2 & _LOW30, y3 & _LOW30, y4 & _LOW30, y4 >> 30
+        y0, y1, y2, y3, y4, y5 = y0 & LOW30, y1 & LOW30, y2 & LOW30, y3 & LOW30, y4 & LOW30, y4 >> 30
         first[at] += x0
         first[at + 1] += x1
         first[at + 2] += x2
@@ -295,26 +278,26 @@ def skewness(  # type: ignore[no-untyped-def]
         second[2 * at + 4] += y4
         second[2 * at + 5] += y5
         z = x0 * y0
-        third[3 * at] += z & _LOW30
+        third[3 * at] += z & LOW30
         z = x0 * y1 + x1 * y0 + (z >> 30)
-        third[3 * at + 1] += z & _LOW30
+        third[3 * at + 1] += z & LOW30
         z = x0 * y2 + x1 * y1 + x2 * y0 + (z >> 30)
-        third[3 * at + 2] += z & _LOW30
+        third[3 * at + 2] += z & LOW30
         z = x0 * y3 + x1 * y2 + x2 * y1 + (z >> 30)
-        third[3 * at + 3] += z & _LOW30
+        third[3 * at + 3] += z & LOW30
         z = x0 * y4 + x1 * y3 + x2 * y2 + (z >> 30)
-        third[3 * at + 4] += z & _LOW30
+        third[3 * at + 4] += z & LOW30
         z = x0 * y5 + x1 * y4 + x2 * y3 + (z >> 30)
-        third[3 * at + 5] += z & _LOW30
+        third[3 * at + 5] += z & LOW30
         z = x1 * y5 + x2 * y4 + (z >> 30)
-        third[3 * at + 6] += z & _LOW30
+        third[3 * at + 6] += z & LOW30
         z = x2 * y5 + (z >> 30)
-        third[3 * at + 7] += z & _LOW30
+        third[3 * at + 7] += z & LOW30
         third[3 * at + 8] += z >> 30
     s1, sign1 = signed_digits(first)
     s2, _ = signed_digits(second)
     s3, sign3 = signed_digits(third)
-    n = np.array([count & _LOW30, count >> 30], np.int64)
+    n = np.array([count & LOW30, count >> 30], np.int64)
     square = multiply(s1, s1)
     spread, _ = combine(multiply(n, s2), 1, square, -1, square, 0)
     if len(spread) == 0:
