@@ -7,10 +7,10 @@ STAMP := $(VENV)/.installed
 BENCHES := $(sort $(wildcard bench/*.py))
 ARGS ?=
 
-.PHONY: help setup demo test test-long lint fmt bench mutants docs lock check build clean
+.PHONY: help setup demo test test-long services services-stop lint fmt bench mutants docs lock check build clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Make .venv and install the locked packages (quick when nothing changed)
 
@@ -26,6 +26,12 @@ test: $(STAMP) ## Run the whole test suite; ARGS="-k name" narrows it
 
 test-long: $(STAMP) ## The properties with fifty times the examples (takes hours; ARGS="-k name" narrows it)
 	@HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest tests/properties tests/stateful tests/parity $(ARGS)
+
+services: $(STAMP) ## Install and start the real services that tests and benches use; ARGS="redis" names some
+	@tools/services.sh start $(ARGS)
+
+services-stop: ## Stop them
+	@tools/services.sh stop $(ARGS)
 
 lint: $(STAMP) ## Formatting, style, types, import contracts, spelling, sizes
 	$(BIN)/ruff format --check .

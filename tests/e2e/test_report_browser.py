@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -12,6 +11,7 @@ import pytest
 
 from headrace.console.report import render_report
 from headrace.console.report_sections import sections
+from tests.services import missing
 from tests.unit.console.samples import full
 
 pytestmark = pytest.mark.browser
@@ -41,10 +41,7 @@ def chromium() -> str:
     """The browser's path; without one a skip, or a failure where the environment demands it."""
     found = next(filter(None, map(shutil.which, NAMES)), None)
     if found is None:
-        reason = f"no browser found; looked for {', '.join(NAMES)}"
-        if "browser" in re.split(r"[\s,]+", os.environ.get("HEADRACE_REQUIRE_SERVICES", "")):
-            pytest.fail(f"{reason}; HEADRACE_REQUIRE_SERVICES demands one")
-        pytest.skip(reason)
+        missing("browser", f"no browser found; looked for {', '.join(NAMES)}")
     return found
 
 
