@@ -18,6 +18,7 @@ from headrace.aggregations.layout import GroupLayout, layout_of
 from headrace.aggregations.splice import merge_groups
 from headrace.aggregations.table_records import DELETED, TableRow, merge_rows, words_of
 from headrace.core.columns import Column
+from headrace.core.errors import StoreError, StoreMoved
 from headrace.core.keys import entity_encoder, record_key, record_keys
 from headrace.core.positions import Position, decode_position, encode_position
 from headrace.core.tablerows import TableRows, decode_table_rows
@@ -57,7 +58,8 @@ class OnlineIngest:
         features.create(TABLES)
         self._groups = {group.version: group for group in plan.computed_groups}
         self._layouts: dict[str, GroupLayout] = {group.version: layout_of(group) for group in plan.computed_groups}
-        self.position: Position = decode_position(store.position())
+        self._stands_at = store.position()
+        self.position: Position = decode_position(self._stands_at)
         self._ahead: deque[LogBatch] = deque()
         self._read_to = self.position.windows
         self._rows_ahead: deque[LogBatch] = deque()
@@ -84,11 +86,16 @@ class OnlineIngest:
                 self._apply(commits, tables)
             except BaseException:
                 # Whoever catches this and steps again must find the same commits and rows.
-                self._ahead.clear()
-                self._rows_ahead.clear()
-                self._read_to, self._rows_read_to = self.position.windows, self.position.tables
+                self._go_back()
                 raise
         return len(commits) + len(tables)
+
+    def _go_back(self) -> None:
+        """Stand where the store does; what a write that failed has done is known to its server alone."""
+        self._ahead.clear()
+        self._rows_ahead.clear()
+        self._unsure = True
+        self._read_to, self._rows_read_to = self.position.windows, self.position.tables
 
     @property
     def next_arrival_us(self) -> int | None:
@@ -136,17 +143,23 @@ class OnlineIngest:
         order = sorted(touched)
         moved = self._moved(commits, batches, tables)
 
-        def change(records: list[bytes | None]) -> tuple[list[tuple[bytes, bytes | None]], bytes]:
+        def change(records: list[bytes | None], position: bytes) -> tuple[list[tuple[bytes, bytes | None]], bytes]:
+            if position != self._stands_at:
+                raise StoreMoved(
+                    "the online store stands elsewhere than ingestion left it: another process writes it, or its "
+                    "server has lost the last writes; going on from where it stands"
+                )
             pending = dict(zip(order, records, strict=True))
             for groups in _rounds(changes, pending):
                 merge_groups(groups, pending, self._horizon_us)
             for table, arrival_us, rows_of in by_key:
                 for key, new in rows_of.items():
                     pending[key] = merge_rows(pending[key], new, len(table.features), self._horizon_us, arrival_us)
-            return list(pending.items()), encode_position(moved)
+            return list(pending.items()), after
 
+        after = encode_position(moved)
         self._store.update(order, change)
-        self.position = moved
+        self.position, self._stands_at = moved, after
         self.records_written += len(order)
 
     def _changes(self, commits: list[Commit]) -> list[_GroupChange]:

@@ -9,6 +9,8 @@ from headrace.core.errors import StoreError
 
 MAX_KEY_BYTES: Final = 500
 """Longest key of a record."""
+NOTE: Final = b"\xff\xff"
+"""What keys of notes about the store itself begin with; no entity's key does. They never expire."""
 
 
 def checked(records: Sequence[tuple[bytes, bytes | None]]) -> dict[bytes, bytes | None]:
@@ -23,3 +25,9 @@ def check_keys(keys: Collection[bytes]) -> None:
     if keys and not 1 <= min(map(len, keys)) <= max(map(len, keys)) <= MAX_KEY_BYTES:
         key = next(key for key in keys if not 1 <= len(key) <= MAX_KEY_BYTES)
         raise StoreError(f"a key has 1 to {MAX_KEY_BYTES} bytes, {key[:40]!r} has {len(key)}: nothing was written")
+
+
+def check_given(latest: Collection[bytes], keys: Collection[bytes]) -> None:
+    """Raise StoreError if an update writes a key that it was not given."""
+    if not set(keys).issuperset(latest):
+        raise StoreError("an update writes the records that it was given, and no others: nothing was written")

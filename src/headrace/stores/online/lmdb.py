@@ -22,8 +22,8 @@ from headrace.core.lmdb_env import (
     explain,
     release_environment,
 )
-from headrace.stores.online.base import OnlineStore
-from headrace.stores.online.checks import MAX_KEY_BYTES, check_keys, checked
+from headrace.stores.online.base import Change, OnlineStore, Record, Revision
+from headrace.stores.online.checks import MAX_KEY_BYTES, check_given, check_keys, checked
 
 _POSITION: Final = b"\xff" * (MAX_KEY_BYTES + 1)
 """Sorts after every record's key, so appending loads and scans never meet it in between."""
@@ -90,33 +90,29 @@ class LmdbOnlineStore(OnlineStore):
             with _explained(shared):
                 shared.recover(failed)
 
-    def write(self, records: Sequence[tuple[bytes, bytes | None]], position: bytes) -> None:
+    def write(self, records: Sequence[Record], position: bytes) -> None:
         latest = checked(records)
         self._commit(lambda txn: _put(txn, latest, position))
 
-    def update(
-        self,
-        keys: Sequence[bytes],
-        change: Callable[[list[bytes | None]], tuple[Sequence[tuple[bytes, bytes | None]], bytes]],
-    ) -> None:
+    def update(self, keys: Sequence[bytes], change: Change) -> None:
         check_keys(keys)
 
         def renew(txn: lmdb.Transaction[bytes]) -> None:
             get = txn.get
-            records, position = change([get(key) for key in keys])
-            _put(txn, checked(records), position)
+            records, position = change([get(key) for key in keys], get(_POSITION) or b"")
+            latest = checked(records)
+            check_given(latest, keys)
+            _put(txn, latest, position)
 
         self._commit(renew)
 
-    def revise(
-        self, keys: Sequence[bytes], change: Callable[[list[bytes | None]], Sequence[tuple[bytes, bytes | None]]]
-    ) -> None:
+    def revise(self, keys: Sequence[bytes], change: Revision) -> None:
         check_keys(keys)
 
         def renew(txn: lmdb.Transaction[bytes]) -> None:
             get = txn.get
             records = change([get(key) for key in keys])
-            _put(txn, checked(records), get(_POSITION))
+            _put(txn, checked(records), None)
 
         self._commit(renew)
 
