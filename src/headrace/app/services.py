@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -14,15 +15,18 @@ from typing import TYPE_CHECKING
 
 from headrace.app.heartbeats import Heartbeat, write_heartbeat
 from headrace.app.locks import FolderLock
-from headrace.core.errors import ConfigError
+from headrace.core.errors import ConfigError, StoreError, StoreMoved, StoreUnavailable
 
 if TYPE_CHECKING:
     from headrace.app.wiring import Parts
+    from headrace.ingestion.materialize import OnlineIngest
     from headrace.serving.prediction_log import PredictionLog
 
+_logger = logging.getLogger(__name__)
 BUSY_S, IDLE_S = 0.001, 0.05
 _BEAT_S = 1.0
 _ARCHIVE_S = 5.0
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.1, 2.0
 _ARCHIVE_EVENTS = 100_000
 
 
@@ -30,6 +34,8 @@ class Layer(ABC):
     """The work of one layer."""
 
     name: str
+    problem: str = ""
+    """What it is waiting for, if that is something which is not there."""
 
     @abstractmethod
     def step(self) -> int:
@@ -81,7 +87,11 @@ class IngestLayer(Layer):
     def __init__(self, parts: Parts) -> None:
         from headrace.app.archives import PredictionArchive
 
-        self._online = parts.ingest()
+        self._parts = parts
+        self._online: OnlineIngest | None = None
+        self._written = 0
+        self._pause_s, self._again_at = 0.0, 0.0
+        self._open()
         self._archive = parts.archive()
         self._predictions = PredictionArchive(parts)
         self._due = threading.Event()
@@ -94,19 +104,56 @@ class IngestLayer(Layer):
     def step(self) -> int:
         if self._failure is not None:
             raise self._failure
-        done = self._online.step()
+        done = self._ingested()
         self._fresh += done
         if self._fresh >= _ARCHIVE_EVENTS // 1_000:
             self._fresh = 0
             self._due.set()
         return done
 
+    def _open(self) -> None:
+        """Begin where the store stands; wait for its server if that does not answer."""
+        try:
+            self._online = self._parts.ingest()
+        except StoreUnavailable as error:
+            self._wait(error)
+
+    def _ingested(self) -> int:
+        """One step into the online store; 0 while there is nothing to do, or its server does not answer."""
+        if time.monotonic() < self._again_at:
+            return 0
+        if self._online is None:
+            self._open()
+        if self._online is None:
+            return 0
+        before = self._online.records_written
+        try:
+            done = self._online.step()
+        except (StoreUnavailable, StoreMoved) as error:
+            # What the last write did is known to the server alone: the next worker begins where the store stands.
+            self._online = None
+            self._wait(error)
+            return 0
+        self._written += self._online.records_written - before
+        if self._pause_s:
+            self._pause_s, self.problem = 0.0, ""
+            _logger.warning("the online store takes writes again")
+        return done
+
+    def _wait(self, error: StoreError) -> None:
+        if not self._pause_s:
+            _logger.warning("waiting: %s", error)
+        self.problem = str(error)
+        self._pause_s = min(max(2 * self._pause_s, _FIRST_WAIT_S), _LONGEST_WAIT_S)
+        self._again_at = time.monotonic() + self._pause_s
+
     def lag(self) -> int:
-        return self._online.lag()
+        return 0 if self._online is None else self._online.lag()
 
     def counters(self) -> dict[str, float]:
         return {
-            "records_written": self._online.records_written,
+            "records_written": self._written,
+            "online_store_waits": float(self._online is None),
             "archived": self._archive.archived,
             "predictions_archived": self._predictions.archived,
             "archive_lag": self._archive.lag(),
@@ -221,7 +268,7 @@ def _loop(parts: Parts, layer: Layer, stopped: threading.Event, once: bool, pare
     try:
         while not stopped.is_set() and not orphaned(parent):
             done = layer.step()
-            if once and not done:
+            if once and not done and not layer.problem:
                 drained = True
                 break
             beat.maybe(done, layer)
@@ -258,7 +305,7 @@ class Beat:
         self._done += done
         passed = time.monotonic() - self._written
         if passed >= _BEAT_S:
-            self.write(layer.lag(), layer.counters(), rate=self._done / passed)
+            self.write(layer.lag(), layer.counters(), rate=self._done / passed, problem=layer.problem)
 
     def write(self, lag: int, counters: dict[str, float], *, rate: float = 0.0, problem: str = "") -> None:
         """Write it now."""

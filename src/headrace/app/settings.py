@@ -43,7 +43,7 @@ class Settings:
     env: str = "default"
     state: Path = Path(".headrace")
     log: str = "embedded"
-    online: str = "embedded"
+    online: str = field(default="embedded", repr=False)
     offline: str = "embedded"
     catalog: str = "embedded"
     models: str = "embedded"
@@ -57,6 +57,12 @@ class Settings:
     sources: Mapping[str, str] = field(default_factory=dict)
 
 
+_SCHEMES: dict[str, tuple[str, ...]] = {
+    "online": (
+        "redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster",
+    ),
+}  # fmt: skip
+"""Addresses that a part may have beside "embedded"."""
 _PARTS = ("log", "online", "offline", "catalog", "models")
 _PLAIN = (*_PARTS, "host", "port", "sync", "partitions", "horizon_s", "history_mb", "owner", "state")
 
@@ -108,12 +114,23 @@ def load_settings(
         merged["state"] = home / merged["state"]
     merged = {key: _typed(key, _expanded(value, environ)) for key, value in merged.items()}
     for key in _PARTS:
-        if merged.get(key, "embedded") != "embedded":
-            raise ConfigError(
-                f'{key} = "{merged[key]}": this version has embedded parts only; leave {key} out, or write "embedded"'
-            )
+        _check_address(key, merged.get(key, "embedded"))
     sources = {key: str(_expanded(value, environ)) for key, value in sources.items()}
     return Settings(folder=home, env=name, sources=sources, **merged)
+
+
+def _check_address(part: str, address: str) -> None:
+    """Raise ConfigError, without a password, if a part cannot be at an address."""
+    scheme, colon, _ = address.partition("://")
+    known = _SCHEMES.get(part, ())
+    if address != "embedded" and not (colon and scheme in known):
+        shown = re.sub(r"(?<=://)[^/]*@", "", address)
+        cure = (
+            f"known are {', '.join(f'{name}://' for name in known)}"
+            if known
+            else "it has no other form in this version"
+        )
+        raise ConfigError(f'{part} = "{shown}": {cure}; or leave {part} out, or write "embedded"')
 
 
 def _read(file: Path) -> dict[str, Any]:

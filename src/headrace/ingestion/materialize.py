@@ -18,7 +18,7 @@ from headrace.aggregations.layout import GroupLayout, layout_of
 from headrace.aggregations.splice import merge_groups
 from headrace.aggregations.table_records import DELETED, TableRow, merge_rows, words_of
 from headrace.core.columns import Column
-from headrace.core.errors import StoreError, StoreMoved
+from headrace.core.errors import StoreMoved
 from headrace.core.keys import entity_encoder, record_key, record_keys
 from headrace.core.positions import Position, decode_position, encode_position
 from headrace.core.tablerows import TableRows, decode_table_rows
@@ -70,7 +70,8 @@ class OnlineIngest:
     def step(self, max_commits: int = _MOST_COMMITS, *, until_us: int = MAX_US) -> int:
         """Apply what the feature log holds beyond the store's position; returns how many batches that were.
 
-        `until_us` leaves commits and table rows that were appended later for a later step.
+        `until_us` leaves commits and table rows that were appended later for a later step. Raises StoreMoved if the
+        store no longer stands where this object left it: begin anew, with a new one.
         """
         commits: list[LogBatch] = []
         room = _MOST_BYTES
@@ -86,16 +87,11 @@ class OnlineIngest:
                 self._apply(commits, tables)
             except BaseException:
                 # Whoever catches this and steps again must find the same commits and rows.
-                self._go_back()
+                self._ahead.clear()
+                self._rows_ahead.clear()
+                self._read_to, self._rows_read_to = self.position.windows, self.position.tables
                 raise
         return len(commits) + len(tables)
-
-    def _go_back(self) -> None:
-        """Stand where the store does; what a write that failed has done is known to its server alone."""
-        self._ahead.clear()
-        self._rows_ahead.clear()
-        self._unsure = True
-        self._read_to, self._rows_read_to = self.position.windows, self.position.tables
 
     @property
     def next_arrival_us(self) -> int | None:
