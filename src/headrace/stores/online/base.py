@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import ClassVar
 
 Record = tuple[bytes, bytes | None]
 """A key and what is stored under it; None: nothing."""
-Change = Callable[[list[bytes | None], bytes], tuple[Sequence[Record], bytes]]
-"""From records and position to what `write` takes."""
+Change = Callable[[list[bytes | None], bytes], tuple[Sequence[Record] | Mapping[bytes, bytes | None], bytes]]
+"""From records and position to new records and the position that they bring the store to."""
 Revision = Callable[[list[bytes | None]], Sequence[Record]]
 """From records to new ones."""
 
@@ -43,9 +43,9 @@ class OnlineStore(ABC):
     def update(self, keys: Sequence[bytes], change: Change) -> None:
         """Write what `change` makes of the records of `keys` and of the position, all of one snapshot.
 
-        It gets what `read` gives and returns what `write` takes, of these keys alone. Nothing else is written between
-        its reading and its writing: where another writer did so, `change` is called again with what it left. Nothing
-        is written if `change` raises. It must not use the store.
+        It gets what `read` gives and returns what `write` takes (or a mapping), of these keys alone. Nothing else is
+        written between its reading and its writing: where another writer did so, `change` is called again with what
+        it left. Nothing is written if `change` raises. It must not use the store.
         """
 
     @abstractmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 from headrace.core.errors import StoreError
@@ -27,7 +27,12 @@ def check_keys(keys: Collection[bytes]) -> None:
         raise StoreError(f"a key has 1 to {MAX_KEY_BYTES} bytes, {key[:40]!r} has {len(key)}: nothing was written")
 
 
-def check_given(latest: Collection[bytes], keys: Collection[bytes]) -> None:
-    """Raise StoreError if an update writes a key that it was not given."""
-    if not set(keys).issuperset(latest):
+def updated(
+    records: Sequence[tuple[bytes, bytes | None]] | Mapping[bytes, bytes | None], keys: Sequence[bytes]
+) -> dict[bytes, bytes | None]:
+    """The records that an update makes, by key; raises StoreError if it was not given one of their keys."""
+    latest = dict(records)
+    if list(latest) != keys and not set(keys).issuperset(latest):
+        check_keys(latest)
         raise StoreError("an update writes the records that it was given, and no others: nothing was written")
+    return latest

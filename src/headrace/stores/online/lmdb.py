@@ -23,7 +23,7 @@ from headrace.core.lmdb_env import (
     release_environment,
 )
 from headrace.stores.online.base import Change, OnlineStore, Record, Revision
-from headrace.stores.online.checks import MAX_KEY_BYTES, check_given, check_keys, checked
+from headrace.stores.online.checks import MAX_KEY_BYTES, check_keys, checked, updated
 
 _POSITION: Final = b"\xff" * (MAX_KEY_BYTES + 1)
 """Sorts after every record's key, so appending loads and scans never meet it in between."""
@@ -98,11 +98,12 @@ class LmdbOnlineStore(OnlineStore):
         check_keys(keys)
 
         def renew(txn: lmdb.Transaction[bytes]) -> None:
-            get = txn.get
-            records, position = change([get(key) for key in keys], get(_POSITION) or b"")
-            latest = checked(records)
-            check_given(latest, keys)
-            _put(txn, latest, position)
+            # In key order each page is touched once, by reads and by writes.
+            get, order = txn.get, sorted(keys)
+            found = {key: get(key) for key in order}
+            records, position = change([found[key] for key in keys], get(_POSITION) or b"")
+            latest = updated(records, keys)
+            _put(txn, latest, position, [key for key in order if key in latest])
 
         self._commit(renew)
 
@@ -158,9 +159,14 @@ class LmdbOnlineStore(OnlineStore):
             release_environment(shared)
 
 
-def _put(txn: lmdb.Transaction[bytes], latest: dict[bytes, bytes | None], position: bytes | None) -> None:
-    # In key order each page is touched once.
-    for key in sorted(latest):
+def _put(
+    txn: lmdb.Transaction[bytes],
+    latest: dict[bytes, bytes | None],
+    position: bytes | None,
+    order: Sequence[bytes] | None = None,
+) -> None:
+    """Write records in the order of their keys, which is `order` where it is known."""
+    for key in sorted(latest) if order is None else order:
         record = latest[key]
         if record is None:
             txn.delete(key)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from headrace.core.errors import StoreError
 from headrace.stores.online.base import Change, OnlineStore, Record, Revision
-from headrace.stores.online.checks import check_given, check_keys, checked
+from headrace.stores.online.checks import check_keys, checked, updated
 
 
 class MemoryOnlineStore(OnlineStore):
@@ -39,9 +39,7 @@ class MemoryOnlineStore(OnlineStore):
         with self._lock:
             held = self._held()
             records, position = change([held.get(key) for key in keys], self._position)
-            latest = checked(records)
-            check_given(latest, keys)
-            self._put(latest)
+            self._put(updated(records, keys))
             self._position = position
 
     def revise(self, keys: Sequence[bytes], change: Revision) -> None:

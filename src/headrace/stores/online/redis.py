@@ -24,7 +24,7 @@ import msgspec
 from headrace.core.errors import StoreUnavailable
 from headrace.core.time import US_PER_SECOND
 from headrace.stores.online.base import Change, OnlineStore, Record, Revision
-from headrace.stores.online.checks import NOTE, check_given, check_keys, checked
+from headrace.stores.online.checks import NOTE, check_keys, checked, updated
 from headrace.stores.online.redis_checks import problems, software
 from headrace.stores.online.redis_servers import Command, RedisServers, exchange, parse_address
 
@@ -35,7 +35,7 @@ _REVISED_AT_ONCE: Final = 2_000
 _TRIES: Final = 50
 _PAUSE_S: Final = 0.005
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(tuple[bytes, int, list[tuple[bytes, bytes | None]]]).decode
+_decode = msgspec.msgpack.Decoder(tuple[bytes, int, list[bytes], list[bytes | None]]).decode
 # KEYS: revision, count, records. ARGV: the new revision, seconds to live, then per record what it was and what it
 # becomes, each behind a letter: "-" there is none, "+" it expires if others do, "=" it stays.
 _REVISE: Final = """
@@ -134,10 +134,10 @@ class RedisOnlineStore(OnlineStore):
             return True
         ready = self._servers.ask([(shards[i].tag, [(b"GET", shards[i].next)]) for i in behind])
         for i, (data,) in zip(behind, ready, strict=True):
-            head, _, records = _decode(data) if data is not None else (b"", 0, [])
+            head, _, names, records = _decode(data) if data is not None else (b"", 0, [], [])
             if head != newest:
                 return False
-            fresh = dict(records)
+            fresh = dict(zip(names, records, strict=True))
             for place in places[i]:
                 if keys[place] in fresh:
                     found[place] = fresh[keys[place]]
@@ -337,29 +337,33 @@ class _Session:
         if len(heads) > 1 and self._finish(heads):
             return False
         newest, oldest = max(heads, key=_age), min(heads, key=_age)
-        before = dict(zip(keys, found, strict=True))
         changed, position = change(found, oldest[_TOKEN:])
-        latest = checked(changed)
-        check_given(latest, keys)
+        latest = updated(changed, keys)
         count = int.from_bytes(newest[:8], "big") + 1
-        return self._write(before, latest, count.to_bytes(8, "big") + os.urandom(8) + position)
+        return self._write(keys, found, latest, count.to_bytes(8, "big") + os.urandom(8) + position)
 
-    def _write(self, before: dict[bytes, bytes | None], latest: dict[bytes, bytes | None], head: bytes) -> bool:
-        shards = self._store._shards
-        items = list(latest.items())
-        parts: list[tuple[int, list[Record]]]
-        if len(shards) == 1:
-            parts = [(_made(before, items), items)]
-        else:
-            at = self._store._by_shard(list(latest))
-            shares = [[items[i] for i in at.get(shard.number, ())] for shard in shards]
-            parts = [(_made(before, share), share) for share in shares]
-            self.ask(
-                [
-                    (shard, [(b"SET", shard.next, _encode((head, made, share)))])
-                    for shard, (made, share) in zip(shards[1:], parts[1:], strict=True)
-                ]
-            )
+    def _write(
+        self, keys: Sequence[bytes], found: list[bytes | None], latest: dict[bytes, bytes | None], head: bytes
+    ) -> bool:
+        shards, written = self._store._shards, list(latest)
+        if written != keys:
+            before = dict(zip(keys, found, strict=True))
+            found = [before[key] for key in written]
+        records = list(latest.values())
+        made = found.count(None) - records.count(None)
+        parts: list[tuple[int, list[bytes], list[bytes | None]]] = [(made, written, records)]
+        if len(shards) > 1:
+            places = self._store._by_shard(written)
+            parts = []
+            for shard in shards:
+                at = places.get(shard.number, ())
+                mine = [records[i] for i in at]
+                parts.append(([found[i] for i in at].count(None) - mine.count(None), [written[i] for i in at], mine))
+            ready = [
+                (shard, [(b"SET", shard.next, _encode((head, *part)))])
+                for shard, part in zip(shards, parts, strict=True)
+            ]
+            self.ask(ready[1:])
         todo = [(shard, self._transaction(shard, head, *part)) for shard, part in zip(shards, parts, strict=True)]
         ((*_, decided),) = self.ask(todo[:1])
         if decided is None:
@@ -368,22 +372,26 @@ class _Session:
             self._level()
         return True
 
-    def _transaction(self, shard: _Shard, head: bytes, made: int, items: Sequence[Record]) -> list[Command]:
-        """What brings a shard to `head`, if it is as it was when it began to be watched."""
-        ttl, records = self._store._ttl_s, shard.records
+    def _transaction(
+        self, shard: _Shard, head: bytes, made: int, keys: Sequence[bytes], records: Sequence[bytes | None]
+    ) -> list[Command]:
+        """What brings a shard to `head`, if it is as it was when it began to be watched; `made` is by how many records
+        it grows."""
+        ttl, names = self._store._ttl_s, [shard.records + key for key in keys]
         commands: list[Command] = [(b"MULTI",)]
-        kept = [(key, record) for key, record in items if record is not None]
-        gone = [records + key for key, record in items if record is None]
-        if ttl != b"0":
-            commands += [(b"SET", records + k, r, b"EX", ttl) for k, r in kept if not k.startswith(NOTE)]
-            kept = [(key, record) for key, record in kept if key.startswith(NOTE)]
-        for first in range(0, len(kept), _AT_ONCE):
-            some = kept[first : first + _AT_ONCE]
-            pairs = [b""] * (2 * len(some))
-            pairs[::2] = [records + key for key, _ in some]
-            pairs[1::2] = [record for _, record in some]
-            commands.append((b"MSET", *pairs))
-        commands += [(b"DEL", *gone[first : first + _AT_ONCE]) for first in range(0, len(gone), _AT_ONCE)]
+        if None in records or ttl != b"0":
+            gone = [name for name, record in zip(names, records, strict=True) if record is None]
+            commands += [(b"DEL", *gone[first : first + _AT_ONCE]) for first in range(0, len(gone), _AT_ONCE)]
+            for key, name, record in zip(keys, names, records, strict=True):
+                if record is not None:
+                    lasting = ttl == b"0" or key.startswith(NOTE)
+                    commands.append((b"SET", name, record) if lasting else (b"SET", name, record, b"EX", ttl))
+        else:
+            pairs: list[Any] = [None] * (2 * len(names))
+            pairs[::2], pairs[1::2] = names, records
+            commands += [
+                (b"MSET", *pairs[first : first + 2 * _AT_ONCE]) for first in range(0, len(pairs), 2 * _AT_ONCE)
+            ]
         if made:
             commands.append((b"INCRBY", shard.count, made))
         commands.append((b"SET", shard.head, head))
@@ -400,9 +408,9 @@ class _Session:
         todo: list[tuple[_Shard, list[Command]]] = []
         for shard, (data,) in zip(behind, self.ask([(shard, [(b"GET", shard.next)]) for shard in behind]), strict=True):
             if data is not None:
-                head, made, items = _decode(data)
+                head, made, keys, records = _decode(data)
                 if head == newest:
-                    todo.append((shard, self._transaction(shard, head, made, items)))
+                    todo.append((shard, self._transaction(shard, head, made, keys, records)))
         self.ask(todo)
         return bool(todo)
 
@@ -432,8 +440,3 @@ def _marked(key: bytes, record: bytes | None) -> bytes:
 def _age(head: bytes) -> bytes:
     """Orders heads: the number of the write."""
     return head[:8]
-
-
-def _made(before: dict[bytes, bytes | None], items: Sequence[Record]) -> int:
-    """How many records there are more than before."""
-    return sum([(record is not None) - (before[key] is not None) for key, record in items])
