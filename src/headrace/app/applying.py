@@ -11,9 +11,9 @@ from headrace.app.backfill import derive_streams, events_to_read, measured_rate,
 from headrace.app.changes import ProjectChanges, forget_empty_streams, project_changes
 from headrace.app.heartbeats import LAYERS
 from headrace.app.kept import keep, kept_streams, needs_of, plan_keeping, remember_views
-from headrace.app.locks import holder_of
+from headrace.app.locks import holder_of, layers_at_rest
 from headrace.app.widening import largest_number
-from headrace.core.errors import Busy, PlanError
+from headrace.core.errors import PlanError
 from headrace.features.plan import ProjectPlan
 
 if TYPE_CHECKING:
@@ -63,13 +63,11 @@ def apply_changes(
     if not current:
         change()
         return current
-    for role in LAYERS:
-        holder = holder_of(parts.settings.state, role)
-        if holder is not None:
-            raise Busy(
-                f"{parts.settings.state} is in use by {holder}, which runs the former definitions; stop it first "
-                "(headrace backfill computes new groups while it runs)"
-            )
+    state = parts.settings.state
+    if holder_of(state, "up") is None:
+        # Better said before the groups are computed than after.
+        with layers_at_rest(state, LAYERS, ()):
+            pass
     prepare(parts, current.backfills, progress=progress)
     applied = [definition.record for definition in catalog.definitions("group")]
     topics = {record.version: record.body.get("topic", record.body["stream"]) for record in applied} | kept_streams(
@@ -82,8 +80,9 @@ def apply_changes(
 
     # What stays computed for a model is ingested to the end, like what is declared.
     parts.plan = plan_keeping(declared, catalog, current.needs)
-    publish(parts, current.backfills, {version: topics[version] for version in current.dropped}, switch)
-    if current.derives:
-        # Groups over what is derived anew are computed with it. Should this be cut short, the computing layer goes on.
-        derive_streams(parts)
+    with layers_at_rest(state, LAYERS, answering=("serve",)):
+        publish(parts, current.backfills, {version: topics[version] for version in current.dropped}, switch)
+        if current.derives:
+            # Groups over what is derived anew are computed with it. Cut short, the computing layer goes on with it.
+            derive_streams(parts)
     return current
