@@ -72,7 +72,8 @@ def column_of(dtype: DType, items: Sequence[Any]) -> Column:
     if dtype is DType.LIST or dtype.is_nested:
         values = np.empty(len(items), np.object_)
         for index, item in enumerate(items):
-            values[index] = item if item is None or dtype.is_nested else np.asarray(item, np.float64)
+            # −0.0 is 0.0, and a null element is NaN.
+            values[index] = item if item is None or dtype.is_nested else np.asarray(item, np.float64) + 0.0
         valid = np.fromiter((item is not None for item in items), np.bool_, len(items))
         return Column(dtype, values, None if valid.all() else valid)
     if None not in items:
@@ -92,6 +93,24 @@ def normalised(column: Column) -> Column:
     if np.count_nonzero(finite) == len(values):
         return Column(column.dtype, values, column.valid)
     return Column(column.dtype, values, finite if column.valid is None else finite & column.valid)
+
+
+def elements_of(column: Column, size: int) -> FloatArray:
+    """The elements of a LIST column, float64 [size, n]; NaN for null ones and for all of a list that is null."""
+    out = np.full((len(column), size), np.nan)
+    rows = np.flatnonzero(column.mask())
+    if len(rows):
+        out[rows] = np.stack(list(column.values[rows]))
+    return np.ascontiguousarray(out.T)
+
+
+def lists_of(elements: FloatArray) -> Column:
+    """The LIST column of elements float64 [n, size], NaN for null; a list without any element that has a value is null."""
+    values = np.empty(len(elements), np.object_)
+    for row, items in enumerate(elements):
+        values[row] = items
+    valid = ~np.isnan(elements).all(axis=1)
+    return Column(DType.LIST, values, None if valid.all() else valid)
 
 
 def nulls(dtype: DType, n: int) -> Column:

@@ -26,8 +26,11 @@ Windows = list[str] | tuple[str, ...]
 _NUMBERS = frozenset({DType.INT, DType.FLOAT})
 _ORDERED = frozenset({DType.INT, DType.FLOAT, DType.TIMESTAMP, DType.DURATION, DType.STRING})
 _BUCKETS = SCALARS - {DType.FLOAT}
+BY_ELEMENT = ("sum", "mean")
+"""Aggregations that take lists, too, and then aggregate each element by itself."""
 TAKES: dict[str, frozenset[DType]] = {
-    **dict.fromkeys(("sum", "mean", "var", "std", "skewness", "quantile", "rate"), _NUMBERS),
+    **dict.fromkeys(BY_ELEMENT, _NUMBERS | {DType.LIST}),
+    **dict.fromkeys(("var", "std", "skewness", "quantile", "rate"), _NUMBERS),
     **dict.fromkeys(("decayed_sum", "decayed_mean"), _NUMBERS),
     **dict.fromkeys(("min", "max"), _ORDERED),
     **dict.fromkeys(("first", "last"), SCALARS | {DType.LIST}),
@@ -103,6 +106,9 @@ class Aggregate(Expr[T]):
                 self.problem = f"hr.{self.kind} does not take {shown(column.dtype)}{_cure(self.kind, column.dtype)}"
         if by is None or self.dtype is None:
             return
+        if self.dtype is DType.LIST:
+            self.problem = f"hr.{self.kind} of lists takes no by=; a map holds no lists"
+            return
         if by.dtype is not None and by.dtype not in _BUCKETS:
             cure = ", it has no exact equality" if by.dtype is DType.FLOAT else ""
             self.problem = f"hr.{self.kind}: by= does not take {shown(by.dtype)}{cure}"
@@ -112,6 +118,8 @@ class Aggregate(Expr[T]):
 def _gives(kind: str, dtype: DType) -> DType:
     if kind in ("first_n", "last_n", "top_k"):
         return list_of(dtype)
+    if dtype is DType.LIST:
+        return dtype
     return map_of(dtype, DType.INT) if kind == "histogram" else _GIVES.get(kind, dtype)
 
 
@@ -222,6 +230,14 @@ def count(*, window: Any = None, by: Any = None, **options: Unpack[Options]) -> 
 
 
 @overload
+def sum(
+    column: Expr[list[float]], *, window: str | None = None, by: None = None, **options: Unpack[Options]
+) -> Expr[list[float]]: ...
+@overload
+def sum(
+    column: Expr[list[float]], *, window: Windows, by: None = None, **options: Unpack[Options]
+) -> Family[list[float]]: ...
+@overload
 def sum(column: Expr[N], *, window: str | None = None, by: None = None, **options: Unpack[Options]) -> Expr[N]: ...
 @overload
 def sum(column: Expr[N], *, window: Windows, by: None = None, **options: Unpack[Options]) -> Family[N]: ...
@@ -234,11 +250,23 @@ def sum(column: Expr[N], *, window: Windows, by: Expr[K], **options: Unpack[Opti
 def sum(column: Any, *, window: Any = None, by: Any = None, **options: Unpack[Options]) -> Any:
     """Sum of a number; exact for int (overflow is null), correctly rounded for float; null if there is none.
 
+    Of a list: the list of the sums by position. An element without a value is null, and so is the list if no element
+    has one.
+
     by: a second key; the value is a map of its values to this of their events, and those without one are left out.
+    Lists take none.
     """
     return make("sum", column, window, options, by=by)
 
 
+@overload
+def mean(
+    column: Expr[list[float]], *, window: str | None = None, by: None = None, **options: Unpack[Options]
+) -> Expr[list[float]]: ...
+@overload
+def mean(
+    column: Expr[list[float]], *, window: Windows, by: None = None, **options: Unpack[Options]
+) -> Family[list[float]]: ...
 @overload
 def mean(
     column: Expr[float], *, window: str | None = None, by: None = None, **options: Unpack[Options]
@@ -256,7 +284,11 @@ def mean(
 def mean(column: Any, *, window: Any = None, by: Any = None, **options: Unpack[Options]) -> Any:
     """Mean of a number, correctly rounded; null if there is none.
 
+    Of a list: the list of the means by position, each over the events that have a value there. An element without a
+    value is null, and so is the list if no element has one.
+
     by: a second key; the value is a map of its values to this of their events, and those without one are left out.
+    Lists take none.
     """
     return make("mean", column, window, options, by=by)
 

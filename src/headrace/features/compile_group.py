@@ -7,12 +7,13 @@ from typing import Any
 
 from headrace.core.errors import PlanError
 from headrace.core.schema import SCALARS, DType
-from headrace.features.aggregate import Aggregate
+from headrace.features.aggregate import BY_ELEMENT, Aggregate
 from headrace.features.column import ColumnOf, column_name
 from headrace.features.definition import definition_of
 from headrace.features.expr import Expr
 from headrace.features.group import GroupDefinition
 from headrace.features.keys import bind_key
+from headrace.features.lists import list_size
 from headrace.features.lower import NOT_YET, dtype_of, lower, lower_conditions, lower_event
 from headrace.features.nodes import Call, ColumnRef, Node
 from headrace.features.plan import (
@@ -54,7 +55,7 @@ class _Inputs:
             node, dtype = Call("xxh64", (node,), DType.INT), DType.INT
         index = self._index.setdefault(node, len(self.specs))
         if index == len(self.specs):
-            self.specs.append(InputSpec(node, dtype))
+            self.specs.append(InputSpec(node, dtype, list_size(expr) if dtype is DType.LIST else None))
         return index
 
 
@@ -133,7 +134,8 @@ def _aggregate(
 ) -> AggregateSpec:
     hashed = expr.kind == "approx_n_unique"
     for part in (expr.input, expr.by):
-        if part is not None and part.dtype not in SCALARS:
+        by_element = part is expr.input and expr.kind in BY_ELEMENT
+        if part is not None and part.dtype not in SCALARS and not by_element:
             raise PlanError(f"hr.{expr.kind} of {dtype_of(part).value} columns is {NOT_YET}")
     window = definition.windows[name]
     if window.window_us is None and (expr.kind in _ONLY_WINDOWS or expr.by is not None):

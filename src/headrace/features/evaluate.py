@@ -229,6 +229,9 @@ def _cosine(node: Call, values: list[Values], masks: list[Mask], n: int) -> tupl
     if len(rows):
         # einsum over the last axis adds each row by itself, so its bits do not depend on the rows beside it.
         a, b = np.stack(list(values[0][rows])), np.stack(list(values[1][rows]))
+        # Null elements are skipped by position.
+        missing = np.isnan(a) | np.isnan(b)
+        a, b = np.where(missing, 0.0, a), np.where(missing, 0.0, b)
         dot = np.einsum("ij,ij->i", a, b)
         norms = np.sqrt(np.einsum("ij,ij->i", a, a)) * np.sqrt(np.einsum("ij,ij->i", b, b))
         quotient = dot / norms + 0.0
