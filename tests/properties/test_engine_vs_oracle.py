@@ -102,7 +102,8 @@ def dense_cases(draw: st.DrawFn) -> tuple[StreamPlan, list[RawEvent], GroupPlan]
     stream = StreamPlan("order", Schema("order", (identity, *strategies.SCHEMA.fields), "at", "order_id"))
     rows = draw(st.lists(st.tuples(_DENSE_US, st.integers(0, 3), st.sampled_from((None, 1.0, 0.5, -2.0))), max_size=16))
     ids = draw(st.permutations(range(len(rows))))
-    fixed = {"user": "ann", "shop": 7, "price": 1.0, "channel": "app"} | dict.fromkeys(("quantity", "flag", "due", "spot"))
+    nothing = dict.fromkeys(("quantity", "flag", "due", "spot"))
+    fixed = {"user": "ann", "shop": 7, "price": 1.0, "channel": "app", **nothing}
     drawn = sorted(((at + lag, at, amount) for at, lag, amount in rows), key=lambda row: row[0])
     records = [
         RawEvent(0, i, arrival, {**fixed, "order_id": ids[i], "total": i, "at": at, "amount": amount})

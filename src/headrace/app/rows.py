@@ -74,7 +74,7 @@ def python_value(value: Any, dtype: DType) -> Any:
             return [python_value(item, dtype.parts[0]) for item in value]
         key, item = dtype.parts
         return {python_value(one, key): python_value(other, item) for one, other in value.items()}
-    return value.tolist() if isinstance(value, np.ndarray) else value
+    return value
 
 
 def python_values(columns: Mapping[str, Column], row: int = 0) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def to_arrow(column: Column) -> pa.Array:
 
 def _lists(column: Column) -> pa.Array:
     """Lists of floats; a null element, NaN with us, is null."""
-    lists = [item for item in column.to_pylist() if item is not None]
+    lists = column.values[column.mask()].tolist()
     flat = np.concatenate(lists) if lists else np.zeros(0)
     sizes = np.zeros(len(column), np.int64)
     sizes[column.mask()] = [len(item) for item in lists]

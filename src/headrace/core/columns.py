@@ -60,8 +60,10 @@ class Column:
         return Column(self.dtype, self.values[indices], None if self.valid is None else self.valid[indices])
 
     def to_pylist(self) -> list[Any]:
-        """Python values with None for null; timestamps and durations stay int µs."""
+        """Python values with None for null; timestamps and durations stay int µs, LISTs become lists."""
         plain: list[Any] = self.values.tolist()
+        if self.dtype is DType.LIST:
+            plain = [None if item is None else _plain_list(item) for item in plain]
         if self.valid is None:
             return plain
         return [value if ok else None for value, ok in zip(plain, self.valid.tolist(), strict=True)]
@@ -95,6 +97,11 @@ def normalised(column: Column) -> Column:
     return Column(column.dtype, values, finite if column.valid is None else finite & column.valid)
 
 
+def _plain_list(elements: FloatArray) -> list[float | None]:
+    items: list[float | None] = elements.tolist()
+    return [None if item != item else item for item in items] if np.isnan(elements).any() else items
+
+
 def elements_of(column: Column, size: int) -> FloatArray:
     """The elements of a LIST column, float64 [size, n]; NaN for null ones and for all of a list that is null."""
     out = np.full((len(column), size), np.nan)
@@ -105,11 +112,11 @@ def elements_of(column: Column, size: int) -> FloatArray:
 
 
 def lists_of(elements: FloatArray) -> Column:
-    """The LIST column of elements float64 [n, size], NaN for null; a list without any element that has a value is null."""
+    """The LIST column of elements float64 [n, size], NaN for null; a list in which no element has a value is null."""
     values = np.empty(len(elements), np.object_)
     for row, items in enumerate(elements):
         values[row] = items
-    valid = ~np.isnan(elements).all(axis=1)
+    valid: BoolArray = np.logical_not(np.isnan(elements).all(axis=1))
     return Column(DType.LIST, values, None if valid.all() else valid)
 
 

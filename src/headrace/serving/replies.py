@@ -130,8 +130,6 @@ def feature_rows(block: FeatureBlock) -> list[dict[str, Any]]:
                 values[name] = whole[index] != 0
             elif dtype is DType.TIMESTAMP:
                 values[name] = to_iso(whole[index])
-            elif dtype is DType.LIST:
-                values[name] = objects[name][row].tolist()
             elif dtype.is_nested:
                 values[name] = _nested(objects[name][row], dtype)
             else:
