@@ -240,8 +240,11 @@ def layout_of(group: _Group) -> GroupLayout:
             base_of.setdefault(lane, 0)
         window = windows.index(_window(a))
         boolean = int(a.dtype is DType.BOOL and code in _VALUES)
-        name = element_name(a.name, element) if a.dtype is DType.LIST else a.name
-        dtype = DType.FLOAT if a.dtype is DType.LIST else a.dtype
+        name, dtype = a.name, a.dtype
+        if dtype is DType.LIST:
+            # Added up by element; or one of them as it is, and then it lies in the record as a text.
+            by_element = group.inputs[a.input or 0].dtype is DType.LIST
+            name, dtype = (element_name(name, element), DType.FLOAT) if by_element else (name, DType.STRING)
         features.append((lane, window, code, _param(a), boolean, name, dtype))
     base_words = 0
     for lane in sorted(base_of):
@@ -282,7 +285,7 @@ def layout_of(group: _Group) -> GroupLayout:
         lists={
             a.name: np.array([slots[element_name(a.name, e)] for e in range(_elements(group, a))], np.int64)
             for a in group.aggregates
-            if a.dtype is DType.LIST
+            if a.input is not None and group.inputs[a.input].dtype is DType.LIST
         },
         reach_us=reach + group.resolution_us,
         base_words=base_words,
@@ -458,9 +461,7 @@ def physical_columns(
     return [physical_column(*values[index], part) for index, part in layout.columns]
 
 
-def physical_column(
-    dtype: DType, data: np.ndarray[Any, Any], valid: BoolArray | None, part: int = 0
-) -> IntArray:
+def physical_column(dtype: DType, data: np.ndarray[Any, Any], valid: BoolArray | None, part: int = 0) -> IntArray:
     """One column of `physical_columns`: the words of an evaluated input, of an element of its lists (`part`), or those
     that say which of them are valid (VALIDITY)."""
     if part == VALIDITY:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64decode, b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -109,6 +110,20 @@ def elements_of(column: Column, size: int) -> FloatArray:
     if len(rows):
         out[rows] = np.stack(list(column.values[rows]))
     return np.ascontiguousarray(out.T)
+
+
+def packed_lists(column: Column) -> Column:
+    """A LIST column as texts, which are equal where the lists are, to the bit; `unpacked_list` reads them back."""
+    texts = [
+        b64encode(item.astype("<f8", copy=False).tobytes()).decode() if ok else None
+        for item, ok in zip(column.values.tolist(), column.mask().tolist(), strict=True)
+    ]
+    return column_of(DType.STRING, texts)
+
+
+def unpacked_list(text: str) -> FloatArray:
+    """The list that a text of `packed_lists` stands for; NaN for its null elements."""
+    return np.frombuffer(b64decode(text), "<f8")
 
 
 def lists_of(elements: FloatArray) -> Column:

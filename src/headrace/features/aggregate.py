@@ -28,12 +28,14 @@ _ORDERED = frozenset({DType.INT, DType.FLOAT, DType.TIMESTAMP, DType.DURATION, D
 _BUCKETS = SCALARS - {DType.FLOAT}
 BY_ELEMENT = ("sum", "mean")
 """Aggregations that take lists, too, and then aggregate each element by itself."""
+WHOLE = ("first", "last")
+"""Aggregations that give one of the lists as it is."""
 TAKES: dict[str, frozenset[DType]] = {
     **dict.fromkeys(BY_ELEMENT, _NUMBERS | {DType.LIST}),
     **dict.fromkeys(("var", "std", "skewness", "quantile", "rate"), _NUMBERS),
     **dict.fromkeys(("decayed_sum", "decayed_mean"), _NUMBERS),
     **dict.fromkeys(("min", "max"), _ORDERED),
-    **dict.fromkeys(("first", "last"), SCALARS | {DType.LIST}),
+    **dict.fromkeys(WHOLE, SCALARS | {DType.LIST}),
     **dict.fromkeys(("share", "any", "all"), frozenset({DType.BOOL})),
     **dict.fromkeys(("n_unique", "approx_n_unique", "most_frequent"), SCALARS),
     **dict.fromkeys(("first_n", "last_n", "histogram", "top_k"), SCALARS),
@@ -230,14 +232,6 @@ def count(*, window: Any = None, by: Any = None, **options: Unpack[Options]) -> 
 
 
 @overload
-def sum(
-    column: Expr[list[float]], *, window: str | None = None, by: None = None, **options: Unpack[Options]
-) -> Expr[list[float]]: ...
-@overload
-def sum(
-    column: Expr[list[float]], *, window: Windows, by: None = None, **options: Unpack[Options]
-) -> Family[list[float]]: ...
-@overload
 def sum(column: Expr[N], *, window: str | None = None, by: None = None, **options: Unpack[Options]) -> Expr[N]: ...
 @overload
 def sum(column: Expr[N], *, window: Windows, by: None = None, **options: Unpack[Options]) -> Family[N]: ...
@@ -247,6 +241,14 @@ def sum(
 ) -> Expr[dict[K, N | None]]: ...
 @overload
 def sum(column: Expr[N], *, window: Windows, by: Expr[K], **options: Unpack[Options]) -> Family[dict[K, N | None]]: ...
+@overload
+def sum(
+    column: Expr[list[float]], *, window: str | None = None, by: None = None, **options: Unpack[Options]
+) -> Expr[list[float]]: ...
+@overload
+def sum(
+    column: Expr[list[float]], *, window: Windows, by: None = None, **options: Unpack[Options]
+) -> Family[list[float]]: ...
 def sum(column: Any, *, window: Any = None, by: Any = None, **options: Unpack[Options]) -> Any:
     """Sum of a number; exact for int (overflow is null), correctly rounded for float; null if there is none.
 
@@ -261,14 +263,6 @@ def sum(column: Any, *, window: Any = None, by: Any = None, **options: Unpack[Op
 
 @overload
 def mean(
-    column: Expr[list[float]], *, window: str | None = None, by: None = None, **options: Unpack[Options]
-) -> Expr[list[float]]: ...
-@overload
-def mean(
-    column: Expr[list[float]], *, window: Windows, by: None = None, **options: Unpack[Options]
-) -> Family[list[float]]: ...
-@overload
-def mean(
     column: Expr[float], *, window: str | None = None, by: None = None, **options: Unpack[Options]
 ) -> Expr[float]: ...
 @overload
@@ -281,6 +275,14 @@ def mean(
 def mean(
     column: Expr[float], *, window: Windows, by: Expr[K], **options: Unpack[Options]
 ) -> Family[dict[K, float | None]]: ...
+@overload
+def mean(
+    column: Expr[list[float]], *, window: str | None = None, by: None = None, **options: Unpack[Options]
+) -> Expr[list[float]]: ...
+@overload
+def mean(
+    column: Expr[list[float]], *, window: Windows, by: None = None, **options: Unpack[Options]
+) -> Family[list[float]]: ...
 def mean(column: Any, *, window: Any = None, by: Any = None, **options: Unpack[Options]) -> Any:
     """Mean of a number, correctly rounded; null if there is none.
 
@@ -395,7 +397,7 @@ def first(column: Expr[T], *, window: str | None = None, **options: Unpack[Optio
 @overload
 def first(column: Expr[T], *, window: Windows, **options: Unpack[Options]) -> Family[T]: ...
 def first(column: Any, *, window: Any = None, **options: Unpack[Options]) -> Any:
-    """Oldest value that is not null."""
+    """Oldest value that is not null; of a list column the oldest list, whole, with its null elements."""
     return make("first", column, window, options)
 
 
@@ -404,7 +406,7 @@ def last(column: Expr[T], *, window: str | None = None, **options: Unpack[Option
 @overload
 def last(column: Expr[T], *, window: Windows, **options: Unpack[Options]) -> Family[T]: ...
 def last(column: Any, *, window: Any = None, **options: Unpack[Options]) -> Any:
-    """Newest value that is not null."""
+    """Newest value that is not null; of a list column the newest list, whole, with its null elements."""
     return make("last", column, window, options)
 
 

@@ -15,7 +15,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from headrace.core.columns import NUMPY_DTYPES, BoolArray, Column, nulls
+from headrace.core.columns import NUMPY_DTYPES, BoolArray, Column, nulls, packed_lists
 from headrace.core.errors import SchemaError
 from headrace.core.schema import DType
 from headrace.features.calendar import calendar_field
@@ -247,6 +247,11 @@ def _xxh64(node: Call, values: list[Values], masks: list[Mask], n: int) -> tuple
     return hash_texts(texts), masks[0]
 
 
+def _packed(node: Call, values: list[Values], masks: list[Mask], n: int) -> tuple[Values, Mask]:
+    texts = packed_lists(Column(DType.LIST, values[0], masks[0]))
+    return texts.values, texts.valid
+
+
 OPERATIONS: Final[dict[str, _Operation]] = {
     "add": _arithmetic(_add, "add"),
     "sub": _arithmetic(_subtract, "sub"),
@@ -268,6 +273,7 @@ OPERATIONS: Final[dict[str, _Operation]] = {
     "fill_null": _fill_null,
     "cosine": _cosine,
     "xxh64": _xxh64,
+    "packed": _packed,
     **dict.fromkeys(("hour", "weekday", "month", "day"), _calendar),
     **dict.fromkeys(("seconds", "hours", "days"), _duration),
 }

@@ -10,7 +10,7 @@ import numpy as np
 
 from headrace.aggregations.layout import GroupLayout, Scratch
 from headrace.aggregations.nested import decoded, read_nested
-from headrace.core.columns import BoolArray, Column, IntArray, column_of, lists_of
+from headrace.core.columns import BoolArray, Column, IntArray, column_of, lists_of, unpacked_list
 from headrace.core.schema import DType
 from headrace.retrieval.binding import BoundSource
 
@@ -72,7 +72,10 @@ class GroupObjects:
             return lists_of(np.where(self._valid.take(slots, axis=1), elements, np.nan))
         slot = self._source.slot + layout.names.index(name)
         found = zip(self._words[:, slot].tolist(), self._valid[:, slot].tolist(), strict=True)
-        return column_of(dtype, [self._texts(r)[word] if ok else None for r, (word, ok) in enumerate(found)])
+        texts = [self._texts(r)[word] if ok else None for r, (word, ok) in enumerate(found)]
+        if dtype is DType.LIST:
+            return column_of(dtype, [None if text is None else unpacked_list(text) for text in texts])
+        return column_of(dtype, texts)
 
     def _texts_at(self, rows: Sequence[int], index: int) -> Sequence[str]:
         return self._texts(rows[index])

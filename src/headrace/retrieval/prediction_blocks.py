@@ -159,5 +159,3 @@ def recorded(columns: Mapping[str, list[Any]], spec: Field, n: int) -> list[Any]
     """The `n` values of a request field, under any of its names; of one that was not there yet, what stands in."""
     found = next((columns[name] for name in spec.names if name in columns), None)
     return [spec.default if spec.has_default else None] * n if found is None else found
-
-

@@ -285,7 +285,10 @@ _INPUTS: tuple[tuple[Node, DType], ...] = (
     (ColumnRef("user", DType.STRING), DType.STRING),
     (ColumnRef("channel", DType.STRING), DType.STRING),
     (ColumnRef("spot", DType.LIST), DType.LIST),
+    (Call("packed", (ColumnRef("spot", DType.LIST),), DType.STRING), DType.STRING),
 )
+_PACKED = len(_INPUTS) - 1
+"""The lists as texts, of which there are first and last ones only."""
 _CONDITIONS: tuple[Node, ...] = (
     ColumnRef("flag", DType.BOOL),
     Call("ne", (ColumnRef("channel", DType.STRING), Literal("test", DType.STRING)), DType.BOOL),
@@ -386,12 +389,14 @@ def group_plans(
 @st.composite
 def _aggregates(draw: st.DrawFn, name: str, kind: str, resolution_us: int) -> AggregateSpec:
     usable = [index for index, (_, dtype) in enumerate(_INPUTS) if dtype in _TAKES.get(kind, ())]
+    if kind not in ("first", "last") and _PACKED in usable:
+        usable.remove(_PACKED)
     source = draw(st.sampled_from(usable)) if usable else None
     condition = draw(st.sampled_from((None,) * 8 + tuple(range(len(_CONDITIONS)))))
     if kind == "rate" and draw(st.booleans()):
         source = None
     params = draw(_PARAMS[kind]) if kind in _PARAMS else ()
-    buckets = [index for index, (_, dtype) in enumerate(_INPUTS) if dtype in _BUCKETS]
+    buckets = [index for index, (_, dtype) in enumerate(_INPUTS[:_PACKED]) if dtype in _BUCKETS]
     lists = source is not None and _INPUTS[source][1] is DType.LIST
     by = draw(st.sampled_from(buckets)) if kind in _BY and not lists and draw(st.integers(0, 3)) == 0 else None
     texts = kind in ("min", "max") and source is not None and _INPUTS[source][1] is DType.STRING
@@ -400,7 +405,11 @@ def _aggregates(draw: st.DrawFn, name: str, kind: str, resolution_us: int) -> Ag
         # The hop is the half-life, and the window not more than 64 of them.
         hop = draw(st.sampled_from([unit for unit in (1, *_UNITS_US, 3_000_000) if unit % resolution_us == 0]))
         window, params = hop * draw(st.sampled_from((1, 2, 10, 64, 64))), (("halflife_us", hop),)
-    dtype = DType.LIST if lists else _GIVES.get(kind) or (_INPUTS[source][1] if source is not None else DType.INT)
+    dtype = (
+        DType.LIST
+        if lists or source == _PACKED
+        else _GIVES.get(kind) or (_INPUTS[source][1] if source is not None else DType.INT)
+    )
     if kind in ("first_n", "last_n", "top_k"):
         dtype = list_of(dtype)
     elif kind == "histogram":

@@ -35,6 +35,7 @@ class Liked(Look, where=~Look.item.is_null()):
 class Seen(hr.FeatureGroup, key=Look.user):
     total = hr.sum(Look.item, window=["1h", "7d"])
     mean = hr.mean(Look.item)
+    last = hr.last(Look.item)
     near = mean.cosine(total["7d"])
 
 
@@ -55,6 +56,7 @@ EXPECTED = {
     "seen__total_1h": [-1e16, 0.0, None],
     "seen__total_7d": [1.0, 3.0, None],
     "seen__mean": [1 / 3, 1.0, None],
+    "seen__last": [-1e16, 0.0, None],
     "tastes__mean": [1 / 3, 1.0, None],
 }
 
@@ -86,7 +88,8 @@ def test_online_history_and_get_give_the_same_lists(shop: Project) -> None:
 @pytest.mark.parametrize("user", ["u2", "nobody"])
 def test_a_list_without_any_value_is_null(shop: Project, user: str) -> None:
     row, rows = shop.online("order", USER | {"user": user}), shop.history("order", [USER | {"user": user, "at": NOON}])
-    assert [row[name] for name in EXPECTED] == [rows[name][0] for name in EXPECTED] == [None] * 4
+    wanted = dict.fromkeys(EXPECTED) | {"seen__last": [None] * 3 if user == "u2" else None}
+    assert {name: row[name] for name in EXPECTED} == {name: rows[name][0] for name in EXPECTED} == wanted
 
 
 def test_frames_and_json_have_lists_with_nulls(shop: Project) -> None:

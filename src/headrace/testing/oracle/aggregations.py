@@ -50,7 +50,7 @@ def aggregate(spec: AggregateSpec, rows: Sequence[Row], t_us: int, lo_us: int | 
     kept = [row for row in rows if spec.where is None or row.inputs[spec.where] is True]
     if spec.by is not None:
         return _bucketed(spec, kept, t_us, lo_us, hi_us)
-    if spec.dtype is DType.LIST:
+    if spec.dtype is DType.LIST and spec.kind in ("sum", "mean"):
         return _by_position(spec, kept, t_us, lo_us, hi_us)
     if spec.input is None:
         values, times = [1 for _ in kept], [row.time_us for row in kept]
