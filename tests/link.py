@@ -5,40 +5,39 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 
 class Link:
     """Forwards `port` on loopback to a server's; usable as a context manager.
 
+    It lives in the test's own process: a client that keeps the interpreter's lock while it waits would wait for itself.
     `cut` refuses and drops connections until `mend`. `swallow` lets a request through and loses its answer.
     """
 
     def __init__(self, server_port: int) -> None:
         self._server_port = server_port
-        self._door = socket.create_server(("127.0.0.1", 0))
-        self.port = int(self._door.getsockname()[1])
         self._open: set[socket.socket] = set()
-        self._whole = True
         self._lost: Callable[[bytes], bool] | None = None
         self.swallowed = 0
+        self.port = 0
         self._lock = threading.Lock()
-        threading.Thread(target=self._accept, args=(self._door,), daemon=True).start()
+        self.mend()
 
     def cut(self) -> None:
         """The server is away: its port refuses, and what is connected is reset."""
+        self._door.shutdown(socket.SHUT_RDWR)
+        self._accepting.join()
         with self._lock:
-            self._whole = False
-            self._shut(self._door)
-            for connection in self._open:
-                self._shut(connection)
-            self._open.clear()
+            for end in self._open:
+                _end(end)
 
     def mend(self) -> None:
         """The server is back at the same port."""
-        with self._lock:
-            self._door = socket.create_server(("127.0.0.1", self.port))
-            self._whole = True
-        threading.Thread(target=self._accept, args=(self._door,), daemon=True).start()
+        self._door = socket.create_server(("127.0.0.1", self.port))
+        self.port = int(self._door.getsockname()[1])
+        self._accepting = threading.Thread(target=self._accept, args=(self._door,), daemon=True)
+        self._accepting.start()
 
     def swallow(self, request: Callable[[bytes], bool]) -> None:
         """The server gets the first request that this is true of, but its answer never arrives."""
@@ -46,7 +45,8 @@ class Link:
 
     def close(self) -> None:
         """Cut it for good."""
-        self.cut()
+        with suppress(OSError):  # it may be cut already
+            self.cut()
 
     def __enter__(self) -> Link:
         return self
@@ -55,37 +55,40 @@ class Link:
         self.close()
 
     def _accept(self, door: socket.socket) -> None:
-        while True:
-            try:
-                near, _ = door.accept()
-                far = socket.create_connection(("127.0.0.1", self._server_port))
-            except OSError:
-                return
-            with self._lock:
-                if not self._whole:
-                    near.close()
-                    far.close()
+        with door:
+            while True:
+                try:
+                    near, _ = door.accept()
+                except OSError:
                     return
+                threading.Thread(target=self._serve, args=(near,), daemon=True).start()
+
+    def _serve(self, near: socket.socket) -> None:
+        # Both ends stay open until both directions have ended: a number of a file is given out again when it is closed.
+        with near, socket.create_connection(("127.0.0.1", self._server_port)) as far:
+            with self._lock:
                 self._open |= {near, far}
-            threading.Thread(target=self._carry, args=(near, far, True), daemon=True).start()
-            threading.Thread(target=self._carry, args=(far, near, False), daemon=True).start()
+            back = threading.Thread(target=self._carry, args=(far, near, False), daemon=True)
+            back.start()
+            self._carry(near, far, True)
+            back.join()
+            with self._lock:
+                self._open -= {near, far}
 
     def _carry(self, source: socket.socket, target: socket.socket, requests: bool) -> None:
         try:
             while data := source.recv(65_536):
                 if requests and self._lost is not None and self._lost(data):
                     self._lost = None
-                    self._swallow(source, target, data)
+                    self._swallow(source, data)
                     break
                 target.sendall(data)
         except OSError:
             pass
-        with self._lock:
-            for end in (source, target):
-                self._shut(end)
-                self._open.discard(end)
+        _end(source)
+        _end(target)
 
-    def _swallow(self, near: socket.socket, far: socket.socket, data: bytes) -> None:
+    def _swallow(self, near: socket.socket, data: bytes) -> None:
         """Send the request on, on a connection of its own so that nobody else reads the answer, and wait for that."""
         with socket.create_connection(("127.0.0.1", self._server_port)) as own:
             own.sendall(data)
@@ -98,10 +101,7 @@ class Link:
             own.recv(65_536)
         self.swallowed += 1
 
-    @staticmethod
-    def _shut(end: socket.socket) -> None:
-        try:
-            end.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
-        end.close()
+
+def _end(connection: socket.socket) -> None:
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)

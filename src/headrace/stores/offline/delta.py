@@ -23,6 +23,7 @@ from pyarrow.fs import FileSelector, FileType, LocalFileSystem, SubTreeFileSyste
 
 from headrace.core.errors import NotFound, StoreError
 from headrace.core.time import MAX_US, MIN_US
+from headrace.stores.objects import failure, object_files
 from headrace.stores.offline.base import OfflineStore
 from headrace.stores.offline.checks import (
     DAY,
@@ -33,7 +34,6 @@ from headrace.stores.offline.checks import (
     day_of,
     days_of,
 )
-from headrace.stores.objects import failure, object_files
 
 _TIME_COLUMN: Final = "headrace.time_column"
 _ATTEMPTS: Final = 20
