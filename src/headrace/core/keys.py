@@ -41,6 +41,20 @@ def entity_encoder(dtypes: Sequence[DType]) -> Callable[[tuple[Any, ...]], bytes
     return encode
 
 
+def key_encoder(dtypes: Sequence[DType], version: str) -> Callable[[tuple[Any, ...]], bytes]:
+    """A function from the values of a key (none of them None) to the key of their online record; see `record_key`."""
+    encode, end = entity_encoder(dtypes), _suffix(version)
+    if tuple(dtypes) in ((DType.INT,), (DType.TIMESTAMP,)):
+        head = encode_part(0, dtypes[0])[:-8]
+        return lambda parts: head + parts[0].to_bytes(8, "big", signed=True) + end
+
+    def longer(parts: tuple[Any, ...]) -> bytes:
+        entity = encode(parts)
+        return entity + end if len(entity) <= _LONGEST else record_key(entity, version)
+
+    return longer
+
+
 def encode_numbers(values: IntArray, dtype: DType) -> list[bytes]:
     """Entity bytes of keys of one part, INT or TIMESTAMP: what `entity_encoder` makes of each, all at once."""
     head = encode_part(0, dtype)[:-8]
