@@ -65,7 +65,7 @@ def object_files(root: str, options: Mapping[str, str] | None) -> FileSystem:
 
 
 def failure(what: str, error: Exception) -> StoreError:
-    """What went wrong, in one line and without keys or signatures: Unreachable if it may work later, else StoreError."""
+    """What went wrong, in one line without keys and signatures: Unreachable if it may work later, else StoreError."""
     text = _NOISE.sub("", str(error))
     lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
     server = _SERVER.search(text)
