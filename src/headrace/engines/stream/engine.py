@@ -210,13 +210,16 @@ class _Shared:
 
 
 class StreamEngine:
-    """Computes the windowed groups of a project; holds the verdict state of every partition that it was fed."""
+    """Computes the windowed groups of a project that are not scheduled.
+
+    It holds the verdict state of every partition that it was fed.
+    """
 
     def __init__(self, plan: ProjectPlan) -> None:
         self.plan = plan
         self.states: dict[str, list[PartitionState]] = {}
         self._pipelines: dict[str, _StreamPipeline] = {
-            name: _StreamPipeline(stream, [group for group in plan.computed_groups if group.stream == name])
+            name: _StreamPipeline(stream, [group for group in plan.streamed_groups if group.stream == name])
             for name, stream in plan.topics().items()
         }
 
