@@ -16,7 +16,7 @@ from headrace.app.heartbeats import LAYERS
 from headrace.app.locks import holder_of
 from headrace.app.settings import Settings, load_settings
 from headrace.app.wiring import Parts
-from headrace.core.errors import ConfigError, HeadraceError, StoreUnavailable
+from headrace.core.errors import ConfigError, HeadraceError, Unreachable
 from headrace.core.time import to_iso
 from headrace.features.plan import ProjectPlan
 
@@ -84,10 +84,12 @@ def _clock(clock: Clock) -> Finding:
 
 
 def _definitions(settings: Settings) -> tuple[ProjectPlan, Finding]:
+    from headrace.app.scheduled import declared_schedule
     from headrace.features.discover import load_project
 
     try:
         plan = load_project(settings.folder)
+        declared_schedule(plan, settings.groups)
     except HeadraceError as error:
         first = str(error).splitlines()[0]
         return ProjectPlan({}, {}, {}, {}, {}), Finding("definitions", False, first, "run headrace check for all of it")
@@ -120,7 +122,7 @@ def _parts(settings: Settings, plan: ProjectPlan, clock: Clock) -> Iterator[Find
 
 
 def _cure_of(error: Exception) -> str:
-    if isinstance(error, StoreUnavailable):
+    if isinstance(error, Unreachable):
         return "start its server, or mend its address; the layers wait for it and lose nothing"
     if isinstance(error, ConfigError):
         return "mend headrace.toml or the variable"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
+import socket
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -15,18 +15,15 @@ from typing import TYPE_CHECKING
 
 from headrace.app.heartbeats import Heartbeat, write_heartbeat
 from headrace.app.locks import FolderLock
-from headrace.core.errors import ConfigError, StoreError, StoreMoved, StoreUnavailable
+from headrace.core.errors import ConfigError, Unreachable
+from headrace.serving.listener import INHERITED
 
 if TYPE_CHECKING:
     from headrace.app.wiring import Parts
-    from headrace.ingestion.materialize import OnlineIngest
     from headrace.serving.prediction_log import PredictionLog
 
-_logger = logging.getLogger(__name__)
 BUSY_S, IDLE_S = 0.001, 0.05
 _BEAT_S = 1.0
-_ARCHIVE_S = 5.0
-_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.1, 2.0
 _ARCHIVE_EVENTS = 100_000
 
 
@@ -34,8 +31,6 @@ class Layer(ABC):
     """The work of one layer."""
 
     name: str
-    problem: str = ""
-    """What it is waiting for, if that is something which is not there."""
 
     @abstractmethod
     def step(self) -> int:
@@ -48,6 +43,10 @@ class Layer(ABC):
     def counters(self) -> dict[str, float]:
         """Totals since the start."""
         return {}
+
+    def problem(self) -> str:
+        """What keeps a part of the work waiting although the layer runs; empty if nothing does."""
+        return ""
 
     @abstractmethod
     def finish(self, *, drain: bool) -> None:
@@ -80,110 +79,43 @@ class ComputeLayer(Layer):
 
 
 class IngestLayer(Layer):
-    """Ingestion into both stores. The archive has a thread of its own: its commits take longer than a read may wait."""
+    """Ingestion into both stores; the archive has a thread of its own."""
 
     name = "ingest"
 
     def __init__(self, parts: Parts) -> None:
-        from headrace.app.archives import PredictionArchive
+        from headrace.app.archives import Archiving
+        from headrace.app.ingesting import Ingesting
 
-        self._parts = parts
-        self._online: OnlineIngest | None = None
-        self._written = 0
-        self._pause_s, self._again_at = 0.0, 0.0
-        self._open()
-        self._archive = parts.archive()
-        self._predictions = PredictionArchive(parts)
-        self._due = threading.Event()
-        self._stopped = threading.Event()
-        self._failure: BaseException | None = None
+        self._online = Ingesting(parts)
+        self._archive = Archiving(parts)
         self._fresh = 0
-        self._thread = threading.Thread(target=self._archiving, name="archive", daemon=True)
-        self._thread.start()
 
     def step(self) -> int:
-        if self._failure is not None:
-            raise self._failure
-        done = self._ingested()
+        if self._archive.failure is not None:
+            raise self._archive.failure
+        done = self._online.step()
         self._fresh += done
         if self._fresh >= _ARCHIVE_EVENTS // 1_000:
             self._fresh = 0
-            self._due.set()
+            self._archive.wake()
         return done
-
-    def _open(self) -> None:
-        """Begin where the store stands; wait for its server if that does not answer."""
-        try:
-            self._online = self._parts.ingest()
-        except StoreUnavailable as error:
-            self._wait(error)
-
-    def _ingested(self) -> int:
-        """One step into the online store; 0 while there is nothing to do, or its server does not answer."""
-        if time.monotonic() < self._again_at:
-            return 0
-        if self._online is None:
-            self._open()
-        if self._online is None:
-            return 0
-        before = self._online.records_written
-        try:
-            done = self._online.step()
-        except (StoreUnavailable, StoreMoved) as error:
-            # What the last write did is known to the server alone: the next worker begins where the store stands.
-            self._online = None
-            self._wait(error)
-            return 0
-        self._written += self._online.records_written - before
-        if self._pause_s:
-            self._pause_s, self.problem = 0.0, ""
-            _logger.warning("the online store takes writes again")
-        return done
-
-    def _wait(self, error: StoreError) -> None:
-        if not self._pause_s:
-            _logger.warning("waiting: %s", error)
-        self.problem = str(error)
-        self._pause_s = min(max(2 * self._pause_s, _FIRST_WAIT_S), _LONGEST_WAIT_S)
-        self._again_at = time.monotonic() + self._pause_s
 
     def lag(self) -> int:
-        return 0 if self._online is None else self._online.lag()
+        return self._online.lag()
 
     def counters(self) -> dict[str, float]:
-        return {
-            "records_written": self._written,
-            "online_store_waits": float(self._online is None),
-            "archived": self._archive.archived,
-            "predictions_archived": self._predictions.archived,
-            "archive_lag": self._archive.lag(),
-        }
+        return {**self._online.counters(), **self._archive.counters()}
+
+    def problem(self) -> str:
+        return self._online.problem or self._archive.problem
 
     def finish(self, *, drain: bool) -> None:
-        self._stopped.set()
-        self._due.set()
-        self._thread.join()
-        if self._failure is not None:
-            raise self._failure
+        self._archive.stop()
         if drain:  # who stops this process does not wait for the archive: the logs hold what it lacks
-            self._archive_all()
-
-    def _archive_some(self) -> int:
-        return self._archive.step() + self._predictions.step()
-
-    def _archive_all(self) -> None:
-        while self._archive_some():
-            pass
-
-    def _archiving(self) -> None:
-        try:
-            while not self._stopped.is_set():
-                self._due.wait(_ARCHIVE_S)
-                self._due.clear()
-                while not self._stopped.is_set() and self._archive_some():
-                    pass
-        except BaseException as error:
-            self._failure = error
+            self._archive.drain()
+            if self._online.problem:
+                raise Unreachable(self._online.problem)
 
 
 class ScheduleLayer(Layer):
@@ -268,7 +200,7 @@ def _loop(parts: Parts, layer: Layer, stopped: threading.Event, once: bool, pare
     try:
         while not stopped.is_set() and not orphaned(parent):
             done = layer.step()
-            if once and not done and not layer.problem:
+            if once and not done:
                 drained = True
                 break
             beat.maybe(done, layer)
@@ -281,7 +213,7 @@ def _loop(parts: Parts, layer: Layer, stopped: threading.Event, once: bool, pare
     else:
         layer.finish(drain=drained)
     finally:
-        beat.write(0 if problem else layer.lag(), layer.counters(), problem=problem)
+        beat.write(0 if problem else layer.lag(), layer.counters(), problem=problem or layer.problem())
 
 
 def orphaned(parent: int | None) -> bool:
@@ -305,7 +237,7 @@ class Beat:
         self._done += done
         passed = time.monotonic() - self._written
         if passed >= _BEAT_S:
-            self.write(layer.lag(), layer.counters(), rate=self._done / passed, problem=layer.problem)
+            self.write(layer.lag(), layer.counters(), rate=self._done / passed, problem=layer.problem())
 
     def write(self, lag: int, counters: dict[str, float], *, rate: float = 0.0, problem: str = "") -> None:
         """Write it now."""
@@ -352,12 +284,18 @@ def _serve(parts: Parts, parent: int | None) -> None:
 
         try:
             with stop_on_signals():
-                serve(service, settings.host, settings.port, on_ready=ready)
+                serve(service, settings.host, settings.port, listener=_inherited(), on_ready=ready)
         finally:
             done.set()
             log.close()
             beat.address = ""
             beat.write(0, _served(log))
+
+
+def _inherited() -> socket.socket | None:
+    """The socket that whoever started this process has opened for it."""
+    number = os.environ.pop(INHERITED, None)
+    return None if number is None else socket.socket(fileno=int(number))
 
 
 def _served(log: PredictionLog) -> dict[str, float]:

@@ -9,7 +9,8 @@ import msgspec
 from headrace.app.changes import stream_name
 from headrace.app.heartbeats import LAYERS, STALE_US, Heartbeat, read_heartbeat
 from headrace.app.locks import holder_of
-from headrace.core.errors import StoreUnavailable
+from headrace.app.scheduled import GroupStatus, group_status, run_text
+from headrace.core.errors import Unreachable
 from headrace.core.positions import decode_position
 from headrace.core.time import to_iso
 from headrace.registry.base import CHAMPION
@@ -72,6 +73,7 @@ class ProjectStatus(msgspec.Struct, frozen=True):
     applied: bool
     layers: list[LayerStatus]
     streams: list[StreamStatus]
+    groups: list[GroupStatus]
     dead_letters: int
     newest_dead_letters: list[DeadLetterStatus]
     records: int
@@ -94,6 +96,8 @@ class ProjectStatus(msgspec.Struct, frozen=True):
             lines.append(f"stream {stream.name:<12} {stream.events:>12,} events{rest}")
         if self.online_problem:
             lines.append(f"online store: {self.online_problem}")
+        # Of the others the lines of their streams tell all.
+        lines += [str(group) for group in self.groups if group.run != run_text(None)]
         lines.append(f"online store {self.records:>14,} records; {self.predictions:,} predictions logged")
         lines.append(f"dead letters {self.dead_letters:>14,}")
         lines += [
@@ -120,6 +124,7 @@ def project_status(parts: Parts) -> ProjectStatus:
         bool(catalog.definitions()),
         [layer_status(parts, layer, now) for layer in LAYERS],
         _streams(parts),
+        [group_status(parts, group) for group in parts.plan.computed_groups],
         dead,
         newest,
         *_online(parts),
@@ -134,7 +139,7 @@ def _online(parts: Parts) -> tuple[int, str]:
     """How many records there are, and what keeps the store from telling."""
     try:
         return parts.online.count(), ""
-    except StoreUnavailable as error:
+    except Unreachable as error:
         return 0, str(error)
 
 
@@ -167,7 +172,7 @@ def _streams(parts: Parts) -> list[StreamStatus]:
     computed = committed_positions(parts.features)
     try:
         online = decode_position(parts.online.position()).streams
-    except StoreUnavailable:
+    except Unreachable:
         online = {}
     found = []
     for topic in parts.plan.topics():

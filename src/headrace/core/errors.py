@@ -10,7 +10,7 @@ HeadraceError
 ├── HorizonError (ValueError)         an online read further back than the as-of horizon
 ├── LogError (RuntimeError)           the event log cannot do what was asked
 ├── StoreError (RuntimeError)         an online or offline store, the catalog or the registry cannot
-│   ├── StoreUnavailable              its server does not answer now; the same call may succeed later
+│   ├── Unreachable                   its server does not answer just now: the same may be asked again
 │   └── StoreMoved                    it stands elsewhere than its writer left it
 ├── Busy (RuntimeError)               another process holds this folder
 ├── CheckFailed (RuntimeError)        a declared data check refused a batch run
@@ -70,8 +70,8 @@ class StoreError(HeadraceError, RuntimeError):
     """A store, the catalog or the registry refused or failed."""
 
 
-class StoreUnavailable(StoreError):
-    """The server behind a store does not answer now, or is full or starting; the same call may succeed later."""
+class Unreachable(StoreError):
+    """A server does not answer, or says that it cannot just now; the same call may succeed later."""
 
 
 class StoreMoved(StoreError):

@@ -20,7 +20,7 @@ class OnlineStore(ABC):
     Keys are at most 500 bytes. `write` commits records and position in one step: a reader sees all of a write or
     none of it, also after kill -9 at any point (with `sync`, after power loss too). One writer at a time, any number
     of reader processes and threads; readers never wait for the writer. A store on another machine raises
-    StoreUnavailable while it cannot be reached; whether a write that failed so was done, the position tells.
+    Unreachable while it cannot be reached; whether a write that failed so was done, the position tells.
 
     Attributes:
         at_once: records that a write holds at most where there is a choice, so that readers do not wait for it.

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import msgspec
 
-from headrace.core.errors import StoreUnavailable
+from headrace.core.errors import Unreachable
 from headrace.core.time import US_PER_SECOND
 from headrace.stores.online.base import Change, OnlineStore, Record, Revision
 from headrace.stores.online.checks import NOTE, check_keys, checked, updated
@@ -65,7 +65,7 @@ return 1
 class RedisOnlineStore(OnlineStore):
     """The store at a URL (see `redis_servers.parse_address`); what `namespace` adds to its prefix keeps stores apart.
 
-    Opening it takes no connection. Every method raises StoreUnavailable while the server does not answer, and
+    Opening it takes no connection. Every method raises Unreachable while the server does not answer, and
     StoreError for what does not pass by itself. `count` is kept exactly, unless records expire: then it is counted.
     """
 
@@ -114,7 +114,7 @@ class RedisOnlineStore(OnlineStore):
                 time.sleep(_PAUSE_S)
             if turn == _TRIES // 2:
                 self._newest = b""  # the servers may have fallen back behind what was read before
-        raise StoreUnavailable(
+        raise Unreachable(
             f"the servers at {self.address.shown} have lost different parts of what was written last: ingestion brings "
             "them level again when it runs"
         )
@@ -153,7 +153,7 @@ class RedisOnlineStore(OnlineStore):
             with self._session() as session:
                 if session.commit(keys, change):
                     return
-        raise StoreUnavailable(f"others keep writing to the online store at {self.address.shown}: stop one writer")
+        raise Unreachable(f"others keep writing to the online store at {self.address.shown}: stop one writer")
 
     def revise(self, keys: Sequence[bytes], change: Revision) -> None:
         check_keys(keys)
@@ -164,7 +164,7 @@ class RedisOnlineStore(OnlineStore):
             before.update(zip(unread, self._records(unread), strict=True))
             if self._revised(before, latest):
                 return
-        raise StoreUnavailable(f"others keep writing the same records at {self.address.shown}: stop one of them")
+        raise Unreachable(f"others keep writing the same records at {self.address.shown}: stop one of them")
 
     def _revised(self, before: dict[bytes, bytes | None], latest: dict[bytes, bytes | None]) -> bool:
         """Replace records, some thousands at a time; False if others have changed one that was to be replaced."""
@@ -227,7 +227,7 @@ class RedisOnlineStore(OnlineStore):
                     if record is not None:
                         yield key, record
                 return
-        raise StoreUnavailable(f"the online store at {self.address.shown} is being written to: scan it when it rests")
+        raise Unreachable(f"the online store at {self.address.shown} is being written to: scan it when it rests")
 
     def _marks(self) -> list[list[Any]]:
         return self._servers.ask([(s.tag, [(b"MGET", s.head, s.revision)]) for s in self._shards])

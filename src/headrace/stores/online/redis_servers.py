@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Any, Final, TypeVar
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
 
-from headrace.core.errors import ConfigError, StoreError, StoreUnavailable
+from headrace.core.errors import ConfigError, StoreError, Unreachable
 from headrace.core.time import US_PER_SECOND, parse_duration
 
 try:
@@ -200,7 +200,7 @@ class RedisServers:
                 self._made.remove(connection)
 
     def explained(self, do: Callable[[], _T]) -> _T:
-        """The result of `do`; what redis-py raises in it becomes StoreError or StoreUnavailable in words."""
+        """The result of `do`; what redis-py raises in it becomes StoreError or Unreachable in words."""
         if self._closed:
             raise StoreError("this online store is closed: open it again")
         try:
@@ -217,20 +217,20 @@ class RedisServers:
             if self.address.kind == "cluster":
                 with suppress(Exception):
                     self._cluster.nodes_manager.initialize()
-                return StoreUnavailable(f"{where} is moving keys between its servers; try again")
+                return Unreachable(f"{where} is moving keys between its servers; try again")
             return StoreError(f"{where} is part of a cluster: write the address with redis+cluster://")
         if isinstance(error, failures.ReadOnlyError):
             for pool in [] if self.address.kind == "cluster" else [self._pool]:
                 pool.disconnect(inuse_connections=False)
-            return StoreUnavailable(f"{where} is a replica, or has just become one: name the primary, or a Sentinel")
+            return Unreachable(f"{where} is a replica, or has just become one: name the primary, or a Sentinel")
         if isinstance(error, failures.OutOfMemoryError) or said.startswith("OOM"):
-            return StoreUnavailable(f"{where} is full: raise its maxmemory, or set ttl= in the address")
+            return Unreachable(f"{where} is full: raise its maxmemory, or set ttl= in the address")
         if isinstance(error, failures.BusyLoadingError):
-            return StoreUnavailable(f"{where} is loading its data from disk; try again")
+            return Unreachable(f"{where} is loading its data from disk; try again")
         if isinstance(error, (*_TRANSIENT, failures.RedisClusterException)) or said.startswith(
             ("MISCONF", "MASTERDOWN")
         ):
-            return StoreUnavailable(f"{where} does not answer ({said}): start it, or look at the network between")
+            return Unreachable(f"{where} does not answer ({said}): start it, or look at the network between")
         return StoreError(f"{where} refused: {said}")
 
     @cached_property
