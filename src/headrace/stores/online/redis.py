@@ -37,8 +37,7 @@ _PAUSE_S: Final = 0.005
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(tuple[bytes, int, list[bytes], list[bytes | None]]).decode
 # KEYS: revision, count, what a write has laid ready, records. ARGV: the new revision, seconds to live, then per record
-# what it was and what it
-# becomes, each behind a letter: "-" there is none, "+" it expires if others do, "=" it stays.
+# what it was and what it becomes, each behind a letter: "-" there is none, "+" it expires if others do, "=" it stays.
 _REVISE: Final = """
 local ttl, made = ARGV[2], 0
 if redis.call('EXISTS', KEYS[3]) == 1 then return 2 end
@@ -155,6 +154,7 @@ class RedisOnlineStore(OnlineStore):
             with self._session() as session:
                 if session.commit(keys, change):
                     return
+                session.unwatch()
         raise Unreachable(f"others keep writing to the online store at {self.address.shown}: stop one writer")
 
     def revise(self, keys: Sequence[bytes], change: Revision) -> None:
@@ -459,6 +459,11 @@ class _Session:
         heads = [head or b"" for _, head in self.ask(watch)]
         if not self._finish(heads):
             self.ask([(shard, [(b"MULTI",), (b"DEL", shard.next), (b"EXEC",)]) for shard in shards[1:]])
+        self.unwatch()
+
+    def unwatch(self) -> None:
+        """Watch nothing any more: the connections go back to where others take them from."""
+        self.ask([(shard, [(b"UNWATCH",)]) for shard in self._store._shards])
 
 
 def _gets(names: Sequence[bytes]) -> list[Command]:
