@@ -16,7 +16,7 @@ from headrace.app.heartbeats import LAYERS
 from headrace.app.locks import holder_of
 from headrace.app.settings import Settings, load_settings
 from headrace.app.wiring import Parts
-from headrace.core.errors import HeadraceError
+from headrace.core.errors import ConfigError, HeadraceError, Unreachable
 from headrace.core.time import to_iso
 from headrace.features.plan import ProjectPlan
 
@@ -103,7 +103,7 @@ def _parts(settings: Settings, plan: ProjectPlan, clock: Clock) -> Iterator[Find
         ("event log", lambda: f"{len(parts.raw.topics())} topics"),
         ("feature log", lambda: f"{len(parts.features.topics())} topics"),
         ("internal log", lambda: f"{len(parts.internal.topics())} topics"),
-        ("online store", lambda: f"{parts.online.count():,} records"),
+        ("online store", lambda: f"{parts.online.count():,} records, {parts.online.about()}"),
         ("offline store", lambda: f"{len(parts.offline.tables())} tables"),
         ("catalog", lambda: f"{len(parts.catalog.definitions())} definitions applied"),
         ("model registry", lambda: f"{len(parts.registry.models())} models"),
@@ -113,9 +113,20 @@ def _parts(settings: Settings, plan: ProjectPlan, clock: Clock) -> Iterator[Find
             try:
                 yield Finding(what, True, look())
             except (HeadraceError, OSError) as error:
-                yield Finding(what, False, str(error), "restore it from a backup, or move it away to start anew")
+                yield Finding(what, False, str(error), _cure_of(error))
+            else:
+                if what == "online store":
+                    yield from (Finding(what, False, found, cure) for found, cure in parts.online.problems())
     finally:
         parts.close()
+
+
+def _cure_of(error: Exception) -> str:
+    if isinstance(error, Unreachable):
+        return "start its server, or mend its address; the layers wait for it and lose nothing"
+    if isinstance(error, ConfigError):
+        return "mend headrace.toml or the variable"
+    return "restore it from a backup, or move it away to start anew"
 
 
 def _compiled() -> Finding:

@@ -72,7 +72,7 @@ class Settings:
 
 SCHEMES: Mapping[str, tuple[str, ...]] = {
     "log": (),
-    "online": (),
+    "online": ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"),
     "offline": ("s3",),
     "catalog": ("postgresql", "postgres"),
     "models": (),

@@ -54,9 +54,15 @@ class Parts:
     @cached_property
     def online(self) -> OnlineStore:
         """The online store; unsynced, since the feature log rebuilds what power loss may take."""
-        from headrace.stores.online.lmdb import LmdbOnlineStore
+        store: OnlineStore
+        if self.settings.online == "embedded":
+            from headrace.stores.online.lmdb import LmdbOnlineStore
 
-        store = LmdbOnlineStore(self.settings.state / "online", sync=False)
+            store = LmdbOnlineStore(self.settings.state / "online", sync=False)
+        else:
+            from headrace.stores.online.redis import RedisOnlineStore
+
+            store = RedisOnlineStore(self.settings.online, namespace=self.settings.env)
         self._opened.append(store)
         return store
 
