@@ -11,7 +11,7 @@ from headrace.app.backfill import derive_streams, events_to_read, measured_rate,
 from headrace.app.changes import ProjectChanges, forget_empty_streams, project_changes
 from headrace.app.heartbeats import LAYERS
 from headrace.app.kept import keep, kept_streams, needs_of, plan_keeping, remember_views
-from headrace.app.locks import holder_of
+from headrace.app.locks import FolderLock, holder_of
 from headrace.app.widening import largest_number
 from headrace.core.errors import Busy, PlanError
 from headrace.features.plan import ProjectPlan
@@ -48,6 +48,19 @@ def apply_changes(
 
     The plan of `parts` is replaced on the way, whether it succeeds or not: the caller opens what hangs on it anew.
     """
+    embedded = parts.settings.catalog == "embedded"
+    with FolderLock(parts.settings.state, "apply") if embedded else parts.catalog.hold("apply"):
+        return _apply(parts, declared, given, abandon=abandon, progress=progress)
+
+
+def _apply(
+    parts: Parts,
+    declared: ProjectPlan,
+    given: ProjectChanges | None,
+    *,
+    abandon: bool,
+    progress: Callable[[int, int], None] | None,
+) -> ProjectChanges:
     current, catalog = plan_changes(parts, declared), parts.catalog
     if given is not None and given.changes != current.changes:
         raise PlanError("the definitions changed after this plan was made; make it again")
@@ -58,7 +71,7 @@ def apply_changes(
     def change() -> None:
         forget_empty_streams(current, catalog, parts.has_events)
         remember_views(declared, catalog)
-        catalog.apply(current.records)
+        catalog.apply(current.records, generation=current.generation)
 
     if not current:
         change()
