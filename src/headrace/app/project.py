@@ -126,9 +126,11 @@ class Project:
 
         A derived stream that is new or changed is derived from the events in the log, a group computed from archive and
         log first; `backfill` can do most of that before.
-        `progress` gets how many events are read and how many there are. Raises Busy, naming the holder, if a layer runs
-        with the former definitions, and PlanError if `changes` is no longer what would change, if older events of a
-        stream cannot be read under its new fields, or if a live model could not answer any more (unless `abandon`).
+        `progress` gets how many events are read and how many there are. The layers of `headrace up` rest meanwhile, but
+        for the service, which answers by the former definitions, and all start anew with the new ones. Raises Busy,
+        naming the holder, if a layer runs that was started by itself, and PlanError if `changes` is no longer what
+        would change, if older events of a stream cannot be read under its new fields, or if a live model could not
+        answer any more (unless `abandon`).
         """
         from headrace.app.applying import apply_changes
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 from headrace.app.heartbeats import Heartbeat, write_heartbeat
 from headrace.app.locks import FolderLock
 from headrace.core.errors import ConfigError
+from headrace.serving.listener import INHERITED
 
 if TYPE_CHECKING:
     from headrace.app.wiring import Parts
@@ -279,12 +281,18 @@ def _serve(parts: Parts, parent: int | None) -> None:
 
         try:
             with stop_on_signals():
-                serve(service, settings.host, settings.port, on_ready=ready)
+                serve(service, settings.host, settings.port, listener=_inherited(), on_ready=ready)
         finally:
             done.set()
             log.close()
             beat.address = ""
             beat.write(0, _served(log))
+
+
+def _inherited() -> socket.socket | None:
+    """The socket that whoever started this process has opened for it."""
+    number = os.environ.pop(INHERITED, None)
+    return None if number is None else socket.socket(fileno=int(number))
 
 
 def _served(log: PredictionLog) -> dict[str, float]:

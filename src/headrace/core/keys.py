@@ -55,12 +55,16 @@ def key_encoder(dtypes: Sequence[DType], version: str) -> Callable[[tuple[Any, .
     return longer
 
 
-def encode_numbers(values: IntArray, dtype: DType) -> list[bytes]:
-    """Entity bytes of keys of one part, INT or TIMESTAMP: what `entity_encoder` makes of each, all at once."""
-    head = encode_part(0, dtype)[:-8]
-    table = np.empty((len(values), len(head) + 8), np.uint8)
+def encode_numbers(values: IntArray, dtype: DType, version: str = "") -> list[bytes]:
+    """Entity bytes of keys of one part, INT or TIMESTAMP: what `entity_encoder` makes of each, all at once.
+
+    With a version the keys of their online records, as `key_encoder` makes them.
+    """
+    head, end = encode_part(0, dtype)[:-8], _suffix(version)
+    table = np.empty((len(values), len(head) + 8 + len(end)), np.uint8)
     table[:, : len(head)] = np.frombuffer(head, np.uint8)
-    table[:, len(head) :] = values.astype(">i8").view(np.uint8).reshape(-1, 8)
+    table[:, len(head) : len(head) + 8] = values.astype(">i8").view(np.uint8).reshape(-1, 8)
+    table[:, len(head) + 8 :] = np.frombuffer(end, np.uint8)
     found: list[bytes] = table.view(f"V{table.shape[1]}").ravel().tolist()
     return found
 

@@ -17,7 +17,7 @@ from headrace.aggregations.table_records import objects_of
 from headrace.aggregations.texts import texts_of
 from headrace.core.columns import BoolArray, Column, IntArray, column_of
 from headrace.core.errors import HorizonError
-from headrace.core.keys import key_encoder
+from headrace.core.keys import encode_numbers, key_encoder
 from headrace.core.positions import EMPTY_POSITION, decode_position
 from headrace.core.schema import DType
 from headrace.core.time import format_duration, to_iso
@@ -29,6 +29,7 @@ from headrace.stores.online.base import OnlineStore
 
 _NO_LIMITS = np.zeros(1, np.int64)
 _NO_RECORD = bytes(8)
+_NUMBERS = ((DType.INT,), (DType.TIMESTAMP,))
 
 
 class OnlineReader:
@@ -172,7 +173,11 @@ class OnlineReader:
         lists = {name: request[name].to_pylist() for name in self._key_fields}
         keys: dict[bytes, int] = {}
         by_source: list[list[int]] = []
-        for encode, named in self._encoders:
+        for source, (encode, named) in zip(self.bound.sources, self._encoders, strict=True):
+            if source.key_dtypes in _NUMBERS and request[named[0]].valid is None:
+                made = encode_numbers(request[named[0]].values, source.key_dtypes[0], source.version)
+                by_source.append([keys.setdefault(key, len(keys)) for key in made])
+                continue
             rows = zip(*[lists[name] for name in named], strict=True) if named else [()] * n
             by_source.append([-1 if None in parts else keys.setdefault(encode(parts), len(keys)) for parts in rows])
         return list(keys), [place for row in zip(*by_source, strict=True) for place in row]

@@ -17,6 +17,8 @@ def test_numbers_are_encoded_as_one_by_one(dtype: DType) -> None:
     encode = entity_encoder([dtype])
     assert encode_numbers(np.array(values), dtype) == [encode((value,)) for value in values]
     assert encode_numbers(np.array([], np.int64), dtype) == []
+    keyed = key_encoder([dtype], VERSION)
+    assert encode_numbers(np.array(values), dtype, VERSION) == [keyed((value,)) for value in values]
 
 
 def test_record_keys_of_long_entities_are_hashed_too() -> None:
