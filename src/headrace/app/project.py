@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from headrace.app.clock import SystemClock
 from headrace.app.embedded import EmbeddedWorkers
-from headrace.app.rows import Row, as_mapping, is_record, python_values, request_columns
+from headrace.app.rows import Row, as_mapping, is_record, python_value, python_values, request_columns
 from headrace.app.schedules import sources_of
 from headrace.app.settings import Settings, load_settings
 from headrace.app.times import Time, given_us
@@ -287,16 +287,16 @@ class Project:
         if reader is None:
             reader = self._readers[plan.name] = self.parts.reader(plan.name)
         block = reader.read(columns)
-        named = {name: block.column(name) for name in block.names}
         if not single:
             from headrace.retrieval.rows import Rows
 
-            return Rows(columns | named, block.position)
+            return Rows(columns | {name: block.column(name) for name in block.names}, block.position)
         clocks = block.position.clock_us
         newest = max(clocks.values(), default=None)
         asked = int(columns[plan.request.time_field or ""].values[0])
         age = None if newest is None else timedelta(microseconds=asked - newest)
-        return Row(python_values(columns | named), block.position, age)
+        (features,) = block.to_rows(python_value)
+        return Row(python_values(columns) | features, block.position, age)
 
     def history(
         self,

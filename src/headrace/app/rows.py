@@ -65,6 +65,8 @@ def python_value(value: Any, dtype: DType) -> Any:
     """A column's value as users write it: times as aware datetimes, durations as timedeltas; lists, maps alike."""
     if value is None:
         return None
+    if dtype is DType.BOOL:
+        return bool(value)
     if dtype is DType.TIMESTAMP:
         return from_us(value)
     if dtype is DType.DURATION:
@@ -79,8 +81,10 @@ def python_value(value: Any, dtype: DType) -> Any:
 
 def python_values(columns: Mapping[str, Column], row: int = 0) -> dict[str, Any]:
     """One row of some columns as users write them."""
-    at = np.array([row])
-    return {name: python_value(column.take(at).to_pylist()[0], column.dtype) for name, column in columns.items()}
+    return {
+        name: python_value(column.values.item(row), column.dtype) if column.valid is None or column.valid[row] else None
+        for name, column in columns.items()
+    }
 
 
 def as_mapping(item: Any) -> Mapping[str, Any]:

@@ -29,6 +29,9 @@ _FILL: dict[DType, Any] = {
     **{dtype: None for dtype in DType if dtype.is_nested},
 }
 
+_ITEM_BY_ITEM = frozenset(dtype for dtype in DType if dtype is DType.LIST or dtype.is_nested)
+_FLOAT = DType.FLOAT
+
 BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -69,7 +72,7 @@ class Column:
 
 def column_of(dtype: DType, items: Sequence[Any]) -> Column:
     """Build a column from Python values of the right type, None for null."""
-    if dtype is DType.LIST or dtype.is_nested:
+    if dtype in _ITEM_BY_ITEM:
         values = np.empty(len(items), np.object_)
         for index, item in enumerate(items):
             values[index] = item if item is None or dtype.is_nested else np.asarray(item, np.float64)
@@ -77,7 +80,7 @@ def column_of(dtype: DType, items: Sequence[Any]) -> Column:
         return Column(dtype, values, None if valid.all() else valid)
     if None not in items:
         column = Column(dtype, np.array(items, NUMPY_DTYPES[dtype]))
-        return normalised(column) if dtype is DType.FLOAT else column
+        return normalised(column) if dtype is _FLOAT else column
     valid = np.fromiter((item is not None for item in items), np.bool_, len(items))
     filler = _FILL.get(dtype, 0)
     return normalised(Column(dtype, np.array([filler if i is None else i for i in items], NUMPY_DTYPES[dtype]), valid))

@@ -17,7 +17,7 @@ from headrace.aggregations.table_records import objects_of
 from headrace.aggregations.texts import texts_of
 from headrace.core.columns import BoolArray, Column, IntArray, column_of
 from headrace.core.errors import HorizonError
-from headrace.core.keys import record_key
+from headrace.core.keys import encode_numbers, key_encoder
 from headrace.core.positions import EMPTY_POSITION, decode_position
 from headrace.core.schema import DType
 from headrace.core.time import format_duration, to_iso
@@ -29,9 +29,7 @@ from headrace.stores.online.base import OnlineStore
 
 _NO_LIMITS = np.zeros(1, np.int64)
 _NO_RECORD = bytes(8)
-
-_MOST_KEYS = 50_000
-"""Encoded keys that are remembered per binding; beyond that it starts anew."""
+_NUMBERS = ((DType.INT,), (DType.TIMESTAMP,))
 
 
 class OnlineReader:
@@ -48,7 +46,10 @@ class OnlineReader:
         self._scratch = self.bound.scratch()
         self._time_field = view.request.time_field or ""
         self._key_fields = sorted({name for s in self.bound.sources for name in s.binding.request_keys})
-        self._known_keys: list[dict[tuple[object, ...], bytes]] = [{} for _ in self.bound.sources]
+        self._encoders = [
+            (key_encoder(source.key_dtypes, source.version), source.binding.request_keys)
+            for source in self.bound.sources
+        ]
         self._raw_position = b""
         self._position = EMPTY_POSITION
         self._oldest_us: int | None = None
@@ -73,8 +74,10 @@ class OnlineReader:
         records, raw_position = self._store.read(keys)
         if raw_position != self._raw_position:
             self._see(raw_position)
-        if self._oldest_us is not None and n and t.min() < self._oldest_us:
-            self._too_early(int(t.min()), self._oldest_us)
+        # For one row each call of NumPy weighs as much as a window, so none is made that can be left out.
+        first_us = int(t[0]) if n == 1 else int(t.min()) if n else None
+        if first_us is not None and self._oldest_us is not None and first_us < self._oldest_us:
+            self._too_early(first_us, self._oldest_us)
         # Where each record begins among all that were found; the last one stands for "none".
         begins: list[int] = []
         at = 0
@@ -90,8 +93,6 @@ class OnlineReader:
         # A copy of t: the kernel is compiled for arrays that can be written to, and t may be a view of a log's bytes.
         t_own = np.array(t, np.int64)
         words, valid, rows = self._evaluate(found or _NO_RECORD, starts, t_own)
-        if rows.size and rows.min() == TOO_OLD:
-            self._refuse(rows, t)
 
         groups: dict[int, GroupObjects] = {}
 
@@ -118,17 +119,20 @@ class OnlineReader:
         return block
 
     def _evaluate(self, records: bytes, starts: IntArray, t: IntArray) -> tuple[IntArray, BoolArray, IntArray]:
-        """Words and validity of all slots, and the table rows taken, for the records that begin at `starts`."""
+        """Words and validity of all slots, and the table rows taken, for the records that begin at `starts`.
+
+        Raises HorizonError if a record of a table does not reach back to its t.
+        """
         bound, s, n = self.bound, self._scratch, len(t)
-        i8 = np.frombuffer(records, np.int64)
         words = np.zeros((n, bound.slots), np.int64)
         valid = np.zeros((n, bound.slots), np.bool_)
-        rows = np.full((n, len(bound.sources)), -1, np.int64)
-        read_view(
-            i8, i8.view(np.float64), starts, t, bound.bindings, bound.lanes, bound.windows, bound.features,
-            bound.pointers, words, words.view(np.float64), valid, rows, s.lane, s.work, s.other, s.bounds, s.tally,
-            _NO_LIMITS,
+        rows = np.empty((n, len(bound.sources)), np.int64)
+        refused = read_view(
+            np.frombuffer(records, np.int64), starts, t, bound.bindings, bound.lanes, bound.windows, bound.features,
+            bound.pointers, words, valid, rows, s.lane, s.work, s.other, s.bounds, s.tally, _NO_LIMITS,
         )  # fmt: skip
+        if refused:
+            self._refuse(rows, t)
         return words, valid, rows
 
     def _nested(
@@ -147,49 +151,36 @@ class OnlineReader:
         return [read_piece(layout, np.arange(len(t)), events, t, self._scratch)]
 
     def _keys(self, request: Mapping[str, Column], n: int) -> tuple[list[bytes], list[int]]:
-        """Keys of the records to read, each once, and which of them each binding of each row reads (-1: none)."""
+        """Keys of the records to read, and which of them each binding of each row reads (-1: none).
+
+        Each key is named once; of a single row a record that two bindings read may be named twice.
+        """
         if n == 1:
-            return self._keys_of_one(request)
+            plain = {}
+            for name in self._key_fields:
+                column = request[name]
+                plain[name] = column.values.item() if column.valid is None or column.valid[0] else None
+            of_one: list[bytes] = []
+            where: list[int] = []
+            for encode, named in self._encoders:
+                parts = tuple([plain[name] for name in named])
+                if None in parts:
+                    where.append(-1)
+                    continue
+                where.append(len(of_one))
+                of_one.append(encode(parts))
+            return of_one, where
         lists = {name: request[name].to_pylist() for name in self._key_fields}
         keys: dict[bytes, int] = {}
         by_source: list[list[int]] = []
-        for source, known in zip(self.bound.sources, self._known_keys, strict=True):
-            named = source.binding.request_keys
-            places: list[int] = []
-            for parts in zip(*[lists[name] for name in named], strict=True) if named else [()] * n:
-                key = known.get(parts)
-                if key is None:
-                    if None in parts:
-                        places.append(-1)
-                        continue
-                    if len(known) >= _MOST_KEYS:
-                        known.clear()
-                    key = known[parts] = record_key(source.encode(parts), source.version)
-                places.append(keys.setdefault(key, len(keys)))
-            by_source.append(places)
+        for source, (encode, named) in zip(self.bound.sources, self._encoders, strict=True):
+            if source.key_dtypes in _NUMBERS and request[named[0]].valid is None:
+                made = encode_numbers(request[named[0]].values, source.key_dtypes[0], source.version)
+                by_source.append([keys.setdefault(key, len(keys)) for key in made])
+                continue
+            rows = zip(*[lists[name] for name in named], strict=True) if named else [()] * n
+            by_source.append([-1 if None in parts else keys.setdefault(encode(parts), len(keys)) for parts in rows])
         return list(keys), [place for row in zip(*by_source, strict=True) for place in row]
-
-    def _keys_of_one(self, request: Mapping[str, Column]) -> tuple[list[bytes], list[int]]:
-        """`_keys` of a single row; a record that two bindings read may be named twice."""
-        plain: dict[str, object] = {}
-        for name in self._key_fields:
-            column = request[name]
-            plain[name] = column.values.item() if column.valid is None or column.valid[0] else None
-        keys: list[bytes] = []
-        places: list[int] = []
-        for source, known in zip(self.bound.sources, self._known_keys, strict=True):
-            parts = tuple([plain[name] for name in source.binding.request_keys])
-            key = known.get(parts)
-            if key is None:
-                if None in parts:
-                    places.append(-1)
-                    continue
-                if len(known) >= _MOST_KEYS:
-                    known.clear()
-                key = known[parts] = record_key(source.encode(parts), source.version)
-            places.append(len(keys))
-            keys.append(key)
-        return keys, places
 
     def _see(self, raw_position: bytes) -> None:
         """Take over a position that differs from the last one."""
