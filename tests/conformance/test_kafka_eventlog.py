@@ -22,8 +22,8 @@ pytestmark = pytest.mark.kafka
 
 def address_of(place: Path) -> KafkaAddress:
     """An address whose prefix belongs to this folder alone."""
-    prefix = f"test-{uuid.uuid5(uuid.NAMESPACE_URL, str(place)).hex}.log"
-    return parse_address(address("kafka"), prefix, {"compression.type": "none"})
+    project = f"test-{uuid.uuid5(uuid.NAMESPACE_URL, str(place)).hex}"
+    return parse_address(f"{address('kafka')}/{project}", "log", {"compression.type": "none"})
 
 
 def plain_messages(topic: str, partition: int) -> list[tuple[int, dict[str, bytes], bytes]]:

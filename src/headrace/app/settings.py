@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ class Settings:
         env: name of the environment; environments share definitions, not state.
         state: folder of the embedded parts.
         log, online, offline, catalog, models: part addresses, a URL or "embedded".
+        kafka: options of the Kafka client (`security.protocol`, `sasl.*`, `ssl.*`, …) beside those of the URL.
         host, port: where the HTTP API listens.
         sync: event appends survive power loss before they return.
         partitions: partitions of a newly made raw topic.
@@ -42,7 +43,7 @@ class Settings:
     folder: Path
     env: str = "default"
     state: Path = Path(".headrace")
-    log: str = "embedded"
+    log: str = field(default="embedded", repr=False)
     online: str = "embedded"
     offline: str = "embedded"
     catalog: str = "embedded"
@@ -55,9 +56,12 @@ class Settings:
     history_mb: int = 4096
     owner: str = ""
     sources: Mapping[str, str] = field(default_factory=dict)
+    kafka: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 _PARTS = ("log", "online", "offline", "catalog", "models")
+_SCHEMES: dict[str, tuple[str, ...]] = {"log": ("kafka",)}
+"""Parts that need not be embedded, and the schemes of their URLs."""
 _PLAIN = (*_PARTS, "host", "port", "sync", "partitions", "horizon_s", "history_mb", "owner", "state")
 
 
@@ -86,6 +90,7 @@ def load_settings(
         raise ConfigError(f"no [env.{name}] in {file}; it has {', '.join(sorted(envs)) or 'none'}")
     chosen = dict(envs.get(name, {}))
     sources |= chosen.pop("sources", {})
+    kafka = {**dict(_flat(raw.pop("kafka", {}))), **dict(_flat(chosen.pop("kafka", {})))}
     merged: dict[str, Any] = {}
     for where, values in ((f"[project] of {file}", project), (str(file), raw), (f"[env.{name}] of {file}", chosen)):
         for key, value in values.items():
@@ -108,12 +113,28 @@ def load_settings(
         merged["state"] = home / merged["state"]
     merged = {key: _typed(key, _expanded(value, environ)) for key, value in merged.items()}
     for key in _PARTS:
-        if merged.get(key, "embedded") != "embedded":
-            raise ConfigError(
-                f'{key} = "{merged[key]}": this version has embedded parts only; leave {key} out, or write "embedded"'
-            )
+        _check_address(key, str(merged.get(key, "embedded")))
     sources = {key: str(_expanded(value, environ)) for key, value in sources.items()}
-    return Settings(folder=home, env=name, sources=sources, **merged)
+    kafka = {key: str(_expanded(value, environ)) for key, value in kafka.items()}
+    return Settings(folder=home, env=name, sources=sources, kafka=kafka, **merged)
+
+
+def _check_address(part: str, address: str) -> None:
+    """Raise ConfigError unless an adapter of this part has the scheme of this address; the rest of it stays untold."""
+    scheme = address.split("://")[0] if "://" in address else ""
+    schemes = _SCHEMES.get(part, ())
+    if address != "embedded" and scheme not in schemes:
+        known = " or ".join(['"embedded"', *[f'"{name}://..."' for name in schemes]])
+        raise ConfigError(f"{part} is given a {scheme or 'strange'} address: this version knows {known}")
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The entries of a table of options; TOML reads `sasl.mechanism = ...` as a table in a table."""
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, str(value).lower() if isinstance(value, bool) else value
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -73,11 +73,12 @@ class KafkaAddress:
         return KafkaAddress(self.servers, f"{self.prefix}.{name}", self.options)
 
 
-def parse_address(url: str, prefix: str, options: Mapping[str, str] | None = None) -> KafkaAddress:
-    """Read `kafka://[user:password@]host:port[,host:port][/prefix][?option=value]`.
+def parse_address(url: str, env: str, options: Mapping[str, str] | None = None) -> KafkaAddress:
+    """Read `kafka://[user:password@]host:port[,host:port][/project][?option=value]`.
 
-    `prefix` is used where the URL names none; options of the URL win over `options`. A user and password mean SASL
-    PLAIN unless `sasl.mechanism` says otherwise. Raises ConfigError, never naming the password.
+    Names on the cluster begin with the project ("headrace" if the URL has none) and `env`. Options of the URL win over
+    `options`. A user and password mean SASL PLAIN over TLS unless `sasl.mechanism` and `security.protocol` say
+    otherwise. Raises ConfigError, never naming the password.
     """
     parts = urlsplit(url)
     login, _, servers = parts.netloc.rpartition("@")
@@ -91,7 +92,7 @@ def parse_address(url: str, prefix: str, options: Mapping[str, str] | None = Non
         chosen |= {"sasl.username": unquote(user), "sasl.password": unquote(password)}
         chosen.setdefault("sasl.mechanism", "PLAIN")
         chosen.setdefault("security.protocol", "SASL_SSL")
-    name = parts.path.strip("/") or prefix
+    name = f"{parts.path.strip('/') or 'headrace'}.{env}"
     if not re.fullmatch(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", name):
         raise ConfigError(f'"{name}" cannot stand before the names of Kafka topics: use letters, digits, ".", "-", "_"')
     # Without a port librdkafka takes 9092.
