@@ -215,11 +215,20 @@ class Parts:
         return LmdbEventLog(self.settings.state / "log" / name, self.clock, sync=self.settings.sync)
 
     def _kafka_log(self, name: str) -> EventLog:
+        from headrace.ingestion.publisher import UNKNOWN_TOPIC
+
         try:
             from headrace.eventlog.kafka import KafkaEventLog
             from headrace.eventlog.kafka_cluster import parse_address
+            from headrace.eventlog.kafka_raw import KafkaRawLog
         except ImportError:
             raise ConfigError('a log on Kafka needs its client: pip install "headrace[kafka]"') from None
 
         address = parse_address(self.settings.log, self.settings.env, self.settings.kafka)
-        return KafkaEventLog(address.below(name), self.clock)
+        if name != "raw":
+            return KafkaEventLog(address.below(name), self.clock)
+        keys = {
+            stream: plan.partition_key or ((plan.schema.id_field,) if plan.schema.id_field else ())
+            for stream, plan in self.plan.streams.items()
+        }
+        return KafkaRawLog(address.below(name), self.clock, {**keys, UNKNOWN_TOPIC: ()})

@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Final
 
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
+from confluent_kafka import TopicPartition
 
 from headrace.core.errors import LogError
 from headrace.core.time import Clock
@@ -22,6 +22,7 @@ from headrace.eventlog.base import Append, EventLog, LogBatch
 from headrace.eventlog.checks import check_count, check_name, check_partitions, no_topic
 from headrace.eventlog.kafka_batches import APPEND, ARRIVAL, BASE, COUNT, LAST, BatchPartition, SharedProbe, Tail
 from headrace.eventlog.kafka_cluster import PATIENCE_S, KafkaAddress, KafkaCluster, kafka_name, own_name
+from headrace.eventlog.kafka_groups import GroupOffsets
 from headrace.eventlog.kafka_writer import Aborted, Lost, Outgoing, TransactionalWriter
 
 Key = tuple[str, int]
@@ -35,7 +36,6 @@ _TOPIC: Final = {
 }
 _PAUSE_S: Final = 0.02
 _TRIES: Final = 1_000
-_CALL_S: Final = 10.0
 
 
 class KafkaEventLog(EventLog):
@@ -58,6 +58,7 @@ class KafkaEventLog(EventLog):
         self._clock = clock
         self._cluster: KafkaCluster | None = KafkaCluster(address, patience_s=patience_s)
         self._probe = SharedProbe(self._cluster)
+        self._groups = GroupOffsets(self._cluster)
         self._partitions: dict[Key, BatchPartition] = {}
         self._writer = TransactionalWriter(self._cluster, f"{address.prefix}.writer")
         self._write_lock = threading.RLock()
@@ -194,46 +195,18 @@ class KafkaEventLog(EventLog):
             raise LogError(f"group {group} cannot commit offset {offset} of {topic}/{partition}: offsets start at 0")
         place = self._partition(topic, partition)
         with self._write_lock:
-            known = self._committed(kafka_name(self.address, group)).get((topic, partition), -1)
-            if offset <= known:
-                return
-            boundary = place.boundary(offset)
-            at = place.bounds()[1] if boundary is None else boundary.at
-            wanted = TopicPartition(place.kafka_topic, partition, at, metadata=str(offset))
-            request = ConsumerGroupTopicPartitions(kafka_name(self.address, group), [wanted])
-
-            def altered() -> None:
-                for future in self._open.admin.alter_consumer_group_offsets([request]).values():
-                    for found in future.result(_CALL_S).topic_partitions:
-                        if found.error is not None:
-                            raise KafkaException(found.error)
-
-            self._open.patient(f"commit offsets of group {group}", altered)
+            if offset > self._groups.committed(group).get((place.kafka_topic, partition), -1):
+                boundary = place.boundary(offset)
+                at = place.bounds()[1] if boundary is None else boundary.at
+                self._groups.commit(group, TopicPartition(place.kafka_topic, partition, at, metadata=str(offset)))
 
     def committed(self, group: str, topic: str, partition: int) -> int:
-        return self._committed(kafka_name(self.address, group)).get((topic, partition), 0)
+        _ = self._open
+        return self._groups.committed(group).get((kafka_name(self.address, topic), partition), 0)
 
     def groups(self) -> dict[tuple[str, str, int], int]:
-        cluster = self._open
-        listed = cluster.patient("list groups", lambda: cluster.admin.list_consumer_groups().result(_CALL_S))
-        start = self.address.prefix + "."
-        found = {}
-        for name in sorted(group.group_id for group in listed.valid if group.group_id.startswith(start)):
-            for (topic, partition), offset in self._committed(name).items():
-                found[own_name(self.address, name), topic, partition] = offset
-        return found
-
-    def _committed(self, kafka_group: str) -> dict[Key, int]:
-        """Offsets in records by topic and partition."""
-        cluster = self._open
-
-        def asked() -> list[TopicPartition]:
-            request = [ConsumerGroupTopicPartitions(kafka_group)]
-            futures = cluster.admin.list_consumer_group_offsets(request, require_stable=True)
-            return list(futures[kafka_group].result(_CALL_S).topic_partitions)
-
-        found = cluster.patient("tell offsets of a group", asked)
-        return {(own_name(self.address, at.topic), at.partition): int(at.metadata) for at in found if at.metadata}
+        _ = self._open
+        return {(group, own_name(self.address, name), at): n for (group, name, at), n in self._groups.all().items()}
 
     def trim(self, topic: str, partition: int, before: int) -> int:
         place = self._partition(topic, partition)

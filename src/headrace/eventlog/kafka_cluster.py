@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -158,14 +158,14 @@ class KafkaCluster:
             self._admin = self._made(lambda: AdminClient(self.config()))
         return self._admin
 
-    def partitions(self) -> dict[str, int]:
-        """Number of partitions by topic, of the topics below the prefix, with the names that Kafka knows."""
+    def partitions(self, names: Collection[str] | None = None) -> dict[str, int]:
+        """Number of partitions by topic, of the topics below the prefix or of these, by the names that Kafka knows."""
         found = self.patient("list its topics", lambda: self.admin.list_topics(timeout=_CALL_S))
         start = self.address.prefix + "."
         return {
             name: len(topic.partitions)
             for name, topic in sorted(found.topics.items())
-            if name.startswith(start) and topic.error is None
+            if topic.error is None and (name.startswith(start) if names is None else name in names)
         }
 
     def create(self, topic: str, partitions: int, config: Mapping[str, str]) -> None:
