@@ -12,18 +12,19 @@ from functools import cache, partial
 import numpy as np
 
 from headrace.aggregations.layout import GroupLayout
-from headrace.aggregations.reads import TOO_OLD, read_view
+from headrace.aggregations.reads import OTHER_FORMAT, TOO_OLD, read_view
+from headrace.aggregations.records import FORMAT
 from headrace.aggregations.table_records import objects_of
 from headrace.aggregations.texts import texts_of
 from headrace.core.columns import BoolArray, Column, IntArray, column_of
-from headrace.core.errors import HorizonError
+from headrace.core.errors import HorizonError, StoreError
 from headrace.core.keys import record_key
 from headrace.core.positions import EMPTY_POSITION, decode_position
 from headrace.core.schema import DType
 from headrace.core.time import format_duration, to_iso
 from headrace.features.plan import ProjectPlan, ViewPlan
 from headrace.retrieval.binding import BoundView
-from headrace.retrieval.group_objects import GroupObjects, Piece, read_piece, record_rows
+from headrace.retrieval.group_objects import GroupObjects, Piece, read_grown, read_piece, record_rows, with_grown
 from headrace.retrieval.rows import FeatureBlock
 from headrace.stores.online.base import OnlineStore
 
@@ -129,6 +130,13 @@ class OnlineReader:
             bound.pointers, words, words.view(np.float64), valid, rows, s.lane, s.work, s.other, s.bounds, s.tally,
             _NO_LIMITS,
         )  # fmt: skip
+        if rows.size and rows.min() == OTHER_FORMAT:
+            self._refuse_format(rows)
+        for b, source in enumerate(bound.sources):
+            layout = source.layout
+            if layout is not None and len(layout.grown_slots):
+                to = (words, valid, source.slot)
+                read_grown(layout, layout.grown_slots, i8.copy(), starts[:, b].copy(), t, to, s)
         return words, valid, rows
 
     def _nested(
@@ -143,8 +151,14 @@ class OnlineReader:
         """Lists and maps from the record that each row reads; -1 chooses none."""
         sizes = [0 if record is None else len(record) >> 3 for record in records]
         of_rows = np.array([sizes[place] if place >= 0 else 0 for place in chosen], np.int64)
-        events = record_rows(layout, np.frombuffer(found or _NO_RECORD, np.int64), starts, of_rows)
-        return [read_piece(layout, np.arange(len(t)), events, t, self._scratch)]
+        words = np.frombuffer(found or _NO_RECORD, np.int64)
+        events = record_rows(layout, words, starts, of_rows)
+        piece = read_piece(layout, np.arange(len(t)), events, t, self._scratch, layout.online_nested)
+        if not len(layout.grown_items):
+            return [piece]
+        none = (np.zeros((len(t), 0), np.int64), np.zeros((len(t), 0), np.bool_), 0)
+        grown = read_grown(layout, layout.grown_items, words.copy(), starts.copy(), t, none, self._scratch)
+        return [with_grown(layout, piece, grown)]
 
     def _keys(self, request: Mapping[str, Column], n: int) -> tuple[list[bytes], list[int]]:
         """Keys of the records to read, each once, and which of them each binding of each row reads (-1: none)."""
@@ -197,6 +211,13 @@ class OnlineReader:
         newest = max((position.clock_us[name] for name in self._streams if name in position.clock_us), default=None)
         self._oldest_us = None if newest is None else newest - self._horizon_us
         self._position, self._raw_position = position, raw_position
+
+    def _refuse_format(self, rows: IntArray) -> None:
+        source = self.bound.sources[int(np.argwhere(rows == OTHER_FORMAT)[0, 1])]
+        raise StoreError(
+            f"the online store holds records of group {source.binding.source} of another format than {FORMAT}, which "
+            "this version reads: delete the online store, and ingestion makes it again from the feature log"
+        )
 
     def _too_early(self, t_us: int, oldest_us: int) -> None:
         raise HorizonError(
