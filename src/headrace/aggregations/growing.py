@@ -304,7 +304,8 @@ def grow(i8, f8, columns, stride, stop, old, states):  # type: ignore[no-untyped
         if len(old):
             state = old[at : at + 1 + old[at]].copy()
             at += len(state)
-        state = _taken_in(i8, f8, state, states[s], columns, stride, -1, stop)
+        # An int64, not a literal: else all this would be compiled a second time.
+        state = _taken_in(i8, f8, state, states[s], columns, stride, np.int64(-1), stop)
         if to + len(state) > len(out):
             wider = np.empty(2 * (to + len(state)), np.int64)
             wider[:to] = out[:to]
@@ -406,7 +407,7 @@ def read_growing(  # type: ignore[no-untyped-def]
     heap = np.empty(256, np.int64)
     begins = np.zeros((len(t), features.shape[0]), np.int64)
     cell = np.empty(1, np.float64)
-    to = 0
+    to = np.int64(0)
     for r in range(len(t)):
         at = starts[r]
         n = times = region = np.int64(0)
