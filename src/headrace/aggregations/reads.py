@@ -75,7 +75,6 @@ TOO_OLD, OTHER_FORMAT = -2, -3
 @njit(cache=True, nogil=True)
 def read_view(  # type: ignore[no-untyped-def]
     i8,
-    f8,
     starts,
     t,
     bindings,
@@ -84,7 +83,6 @@ def read_view(  # type: ignore[no-untyped-def]
     features,
     pointers,
     out,
-    out_f8,
     valid,
     rows,
     lane,
@@ -97,8 +95,11 @@ def read_view(  # type: ignore[no-untyped-def]
     """Read all bindings of a view for each request: `starts[r, b]` is the word where the record begins, or -1.
 
     `rows[r, b]` is set to the row that a table binding took (for values that are not 8-byte words), -1 for none,
-    TOO_OLD for a time that the record does not reach back to. Of windows it is OTHER_FORMAT for such a record.
+    TOO_OLD for a time that the record does not reach back to, OTHER_FORMAT for such a record of a window. Returns how
+    many of them are either.
     """
+    f8, out_f8 = i8.view(np.float64), out.view(np.float64)
+    refused = 0
     for r in range(starts.shape[0]):
         for b in range(bindings.shape[0]):
             at = starts[r, b]
@@ -125,10 +126,13 @@ def read_view(  # type: ignore[no-untyped-def]
                 )
                 if at >= 0 and i8[at + T_FLOOR] != _NULL and t[r] <= i8[at + T_FLOOR]:
                     rows[r, b] = TOO_OLD
+                    refused += 1
                 continue
+            rows[r, b] = -1
             n, base, times, flags, tiles, tile_count = 0, -1, 0, -1, 0, 0
             if at >= 0 and i8[at + W_FORMAT] != FORMAT:
                 rows[r, b] = OTHER_FORMAT
+                refused += 1
                 at = -1
             if at >= 0:
                 n, tile_count = i8[at + W_COUNT], i8[at + W_TILES]
@@ -179,6 +183,9 @@ def read_view(  # type: ignore[no-untyped-def]
                     times + n,
                     n,
                     n,
+                    flags,
+                    tiles,
+                    tile_count,
                     lanes[bindings[b, B_LANE] : bindings[b, B_LANE_END]],
                     windows[bindings[b, B_WINDOW] : bindings[b, B_WINDOW_END]],
                     features[bindings[b, B_FEATURE] : bindings[b, B_FEATURE_END]],
@@ -194,6 +201,7 @@ def read_view(  # type: ignore[no-untyped-def]
                     work,
                     tally,
                 )
+    return refused
 
 
 @njit(cache=True)
@@ -380,6 +388,9 @@ def read_history(  # type: ignore[no-untyped-def]
                 columns + first,
                 stride,
                 n,
+                -1,
+                0,
+                0,
                 lanes,
                 windows,
                 features,

@@ -84,10 +84,12 @@ def _clock(clock: Clock) -> Finding:
 
 
 def _definitions(settings: Settings) -> tuple[ProjectPlan, Finding]:
+    from headrace.app.scheduled import declared_schedule
     from headrace.features.discover import load_project
 
     try:
         plan = load_project(settings.folder)
+        declared_schedule(plan, settings.groups)
     except HeadraceError as error:
         first = str(error).splitlines()[0]
         return ProjectPlan({}, {}, {}, {}, {}), Finding("definitions", False, first, "run headrace check for all of it")

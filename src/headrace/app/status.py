@@ -9,6 +9,7 @@ import msgspec
 from headrace.app.changes import stream_name
 from headrace.app.heartbeats import LAYERS, STALE_US, Heartbeat, read_heartbeat
 from headrace.app.locks import holder_of
+from headrace.app.scheduled import GroupStatus, group_status, run_text
 from headrace.core.positions import decode_position
 from headrace.core.time import to_iso
 from headrace.registry.base import CHAMPION
@@ -71,6 +72,7 @@ class ProjectStatus(msgspec.Struct, frozen=True):
     applied: bool
     layers: list[LayerStatus]
     streams: list[StreamStatus]
+    groups: list[GroupStatus]
     dead_letters: int
     newest_dead_letters: list[DeadLetterStatus]
     records: int
@@ -90,6 +92,8 @@ class ProjectStatus(msgspec.Struct, frozen=True):
             rest = f", {stream.uncomputed:,} not computed yet" if stream.uncomputed else ""
             rest += f", {stream.invisible:,} not visible online yet" if stream.invisible else ""
             lines.append(f"stream {stream.name:<12} {stream.events:>12,} events{rest}")
+        # Of the others the lines of their streams tell all.
+        lines += [str(group) for group in self.groups if group.run != run_text(None)]
         lines.append(f"online store {self.records:>14,} records; {self.predictions:,} predictions logged")
         lines.append(f"dead letters {self.dead_letters:>14,}")
         lines += [
@@ -116,6 +120,7 @@ def project_status(parts: Parts) -> ProjectStatus:
         bool(catalog.definitions()),
         [layer_status(parts, layer, now) for layer in LAYERS],
         _streams(parts),
+        [group_status(parts, group) for group in parts.plan.computed_groups],
         dead,
         newest,
         parts.online.count(),

@@ -79,10 +79,15 @@ class Parts:
 
     @cached_property
     def offline(self) -> OfflineStore:
-        """The offline store."""
+        """The offline store: a local folder, or a prefix of a bucket."""
+        from headrace.stores.objects import s3_options
         from headrace.stores.offline.delta import DeltaOfflineStore
 
-        store = DeltaOfflineStore(self.settings.state / "offline")
+        settings = self.settings
+        if settings.offline == "embedded":
+            store = DeltaOfflineStore(settings.state / "offline")
+        else:
+            store = DeltaOfflineStore(settings.offline, s3_options(settings.s3))
         self._opened.append(store)
         return store
 

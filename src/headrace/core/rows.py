@@ -231,17 +231,17 @@ def _float_column(items: list[Any], field: Field) -> Column:
 
 def _time_column(items: list[Any], field: Field) -> Column:
     kinds = set(map(type, items))
-    if kinds == {str}:
+    kind = kinds.pop() if len(kinds) == 1 else None
+    if kind is str:
         items = [to_us(datetime.fromisoformat(item)) for item in items]
-    elif kinds == {datetime}:
+    elif kind is datetime:
         items = [to_us(item) for item in items]
-    elif kinds != {int}:
+    elif kind is not int:
         items = [read_value(item, field) for item in items]
-    column = column_of(DType.TIMESTAMP, items)
-    real = column.values if column.valid is None else column.values[column.valid]
-    if len(real) and (real.min() < MIN_US or real.max() > MAX_US):
+    real = items if None not in items else [item for item in items if item is not None]
+    if real and (min(real) < MIN_US or max(real) > MAX_US):
         raise Misfit("a time outside the years 1 to 9999")
-    return column
+    return column_of(DType.TIMESTAMP, items)
 
 
 def _checked_column(items: list[Any], field: Field) -> Column:

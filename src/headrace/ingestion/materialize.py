@@ -55,8 +55,8 @@ class OnlineIngest:
         self._horizon_us = horizon_us
         features.create(WINDOWS)
         features.create(TABLES)
-        self._groups = {group.version: group for group in plan.computed_groups}
-        self._layouts: dict[str, GroupLayout] = {group.version: layout_of(group) for group in plan.computed_groups}
+        self._groups = {group.version: group for group in plan.streamed_groups}
+        self._layouts: dict[str, GroupLayout] = {group.version: layout_of(group) for group in plan.streamed_groups}
         self.position: Position = decode_position(store.position())
         self._ahead: deque[LogBatch] = deque()
         self._read_to = self.position.windows
