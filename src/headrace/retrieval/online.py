@@ -63,6 +63,8 @@ class OnlineReader:
         self._own_clock = set(self._streams) - {g.stream for v, g in groups.items() if v not in self._scheduled}
         self._state_keys = [state_key(version) for version in self._scheduled]
         self._raw_states: list[bytes | None] = []
+        layouts = [(b, source.layout, source.slot) for b, source in enumerate(self.bound.sources)]
+        self._growing = [(b, own, slot) for b, own, slot in layouts if own is not None and len(own.grown_slots)]
         # Compiled (or loaded from the cache) here, so that no request waits for it.
         self._evaluate(_NO_RECORD, np.zeros((0, len(self.bound.sources)), np.int64), np.zeros(0, np.int64))
 
@@ -150,12 +152,10 @@ class OnlineReader:
         )  # fmt: skip
         if refused:
             self._refuse(rows, t)
-        for b, source in enumerate(bound.sources):
-            layout = source.layout
-            if layout is not None and len(layout.grown_slots):
-                # Copies: of what cannot be written to, or has gaps, another variant would be compiled.
-                i8, to = np.frombuffer(records, np.int64).copy(), (words, valid, source.slot)
-                read_grown(layout, layout.grown_slots, i8, starts[:, b].copy(), t, to, s)
+        for b, layout, slot in self._growing:
+            # Copies: of what cannot be written to, or has gaps, another variant would be compiled.
+            i8, to = np.frombuffer(records, np.int64).copy(), (words, valid, slot)
+            read_grown(layout, layout.grown_slots, i8, starts[:, b].copy(), t, to, s)
         return words, valid, rows
 
     def _nested(
@@ -243,8 +243,8 @@ class OnlineReader:
         r, b = np.argwhere(rows <= TOO_OLD)[0].tolist()
         if rows[r, b] == OTHER_FORMAT:
             raise StoreError(
-                f"the online store holds records of group {self.bound.sources[b].binding.source} of another format than "
-                f"{FORMAT}, which this version reads: delete the online store, and ingestion makes it again from the "
+                f"the online store holds records of group {self.bound.sources[b].binding.source} of another format, "
+                f"this version reads format {FORMAT}: delete the online store, and ingestion makes it again from the "
                 "feature log"
             )
         raise HorizonError(
