@@ -73,7 +73,6 @@ TOO_OLD = -2
 @njit(cache=True, nogil=True)
 def read_view(  # type: ignore[no-untyped-def]
     i8,
-    f8,
     starts,
     t,
     bindings,
@@ -82,7 +81,6 @@ def read_view(  # type: ignore[no-untyped-def]
     features,
     pointers,
     out,
-    out_f8,
     valid,
     rows,
     lane,
@@ -95,8 +93,10 @@ def read_view(  # type: ignore[no-untyped-def]
     """Read all bindings of a view for each request: `starts[r, b]` is the word where the record begins, or -1.
 
     `rows[r, b]` is set to the row that a table binding took (for values that are not 8-byte words), -1 for none,
-    TOO_OLD for a time that the record does not reach back to.
+    TOO_OLD for a time that the record does not reach back to. Returns how many of them are TOO_OLD.
     """
+    f8, out_f8 = i8.view(np.float64), out.view(np.float64)
+    refused = 0
     for r in range(starts.shape[0]):
         for b in range(bindings.shape[0]):
             at = starts[r, b]
@@ -123,7 +123,9 @@ def read_view(  # type: ignore[no-untyped-def]
                 )
                 if at >= 0 and i8[at + T_FLOOR] != _NULL and t[r] <= i8[at + T_FLOOR]:
                     rows[r, b] = TOO_OLD
+                    refused += 1
                 continue
+            rows[r, b] = -1
             n, base, times, flags, tiles, tile_count = 0, -1, 0, -1, 0, 0
             if at >= 0:
                 n, tile_count = i8[at + W_COUNT], i8[at + W_TILES]
@@ -190,6 +192,7 @@ def read_view(  # type: ignore[no-untyped-def]
                     work,
                     tally,
                 )
+    return refused
 
 
 @njit(cache=True)

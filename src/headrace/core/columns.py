@@ -30,6 +30,9 @@ _FILL: dict[DType, Any] = {
     **{dtype: None for dtype in DType if dtype.is_nested},
 }
 
+_ITEM_BY_ITEM = frozenset(dtype for dtype in DType if dtype is DType.LIST or dtype.is_nested)
+_FLOAT = DType.FLOAT
+
 BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -64,7 +67,7 @@ class Column:
         """Python values with None for null; timestamps and durations stay int µs, LISTs become lists."""
         plain: list[Any] = self.values.tolist()
         if self.dtype is DType.LIST:
-            plain = [None if item is None else _plain_list(item) for item in plain]
+            plain = [None if item is None else plain_list(item) for item in plain]
         if self.valid is None:
             return plain
         return [value if ok else None for value, ok in zip(plain, self.valid.tolist(), strict=True)]
@@ -72,7 +75,7 @@ class Column:
 
 def column_of(dtype: DType, items: Sequence[Any]) -> Column:
     """Build a column from Python values of the right type, None for null."""
-    if dtype is DType.LIST or dtype.is_nested:
+    if dtype in _ITEM_BY_ITEM:
         values = np.empty(len(items), np.object_)
         for index, item in enumerate(items):
             # −0.0 is 0.0, and a null element is NaN.
@@ -81,7 +84,7 @@ def column_of(dtype: DType, items: Sequence[Any]) -> Column:
         return Column(dtype, values, None if valid.all() else valid)
     if None not in items:
         column = Column(dtype, np.array(items, NUMPY_DTYPES[dtype]))
-        return normalised(column) if dtype is DType.FLOAT else column
+        return normalised(column) if dtype is _FLOAT else column
     valid = np.fromiter((item is not None for item in items), np.bool_, len(items))
     filler = _FILL.get(dtype, 0)
     return normalised(Column(dtype, np.array([filler if i is None else i for i in items], NUMPY_DTYPES[dtype]), valid))
@@ -98,7 +101,8 @@ def normalised(column: Column) -> Column:
     return Column(column.dtype, values, finite if column.valid is None else finite & column.valid)
 
 
-def _plain_list(elements: FloatArray) -> list[float | None]:
+def plain_list(elements: FloatArray) -> list[float | None]:
+    """The elements of one list as Python values, None for null."""
     items: list[float | None] = elements.tolist()
     return [None if item != item else item for item in items] if np.isnan(elements).any() else items
 

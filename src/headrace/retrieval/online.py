@@ -1,7 +1,8 @@
 """Online reads: one request or a few thousand, answered from the online store in one snapshot.
 
 The keys of all bindings are fetched at once, the records joined into one buffer, and one compiled call evaluates every
-window of every group. The answer carries the position that it reflects.
+window of every group. The answer carries the position that it reflects, and beside it those of groups that a schedule
+computes.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
 
+import msgspec
 import numpy as np
 
 from headrace.aggregations.layout import GroupLayout
@@ -17,8 +19,8 @@ from headrace.aggregations.table_records import objects_of
 from headrace.aggregations.texts import texts_of
 from headrace.core.columns import BoolArray, Column, IntArray, column_of
 from headrace.core.errors import HorizonError
-from headrace.core.keys import record_key
-from headrace.core.positions import EMPTY_POSITION, decode_position
+from headrace.core.keys import encode_numbers, key_encoder
+from headrace.core.positions import EMPTY_POSITION, Position, decode_position, decode_state, state_key
 from headrace.core.schema import DType
 from headrace.core.time import format_duration, to_iso
 from headrace.features.plan import ProjectPlan, ViewPlan
@@ -29,9 +31,7 @@ from headrace.stores.online.base import OnlineStore
 
 _NO_LIMITS = np.zeros(1, np.int64)
 _NO_RECORD = bytes(8)
-
-_MOST_KEYS = 50_000
-"""Encoded keys that are remembered per binding; beyond that it starts anew."""
+_NUMBERS = ((DType.INT,), (DType.TIMESTAMP,))
 
 
 class OnlineReader:
@@ -48,11 +48,20 @@ class OnlineReader:
         self._scratch = self.bound.scratch()
         self._time_field = view.request.time_field or ""
         self._key_fields = sorted({name for s in self.bound.sources for name in s.binding.request_keys})
-        self._known_keys: list[dict[tuple[object, ...], bytes]] = [{} for _ in self.bound.sources]
+        self._encoders = [
+            (key_encoder(source.key_dtypes, source.version), source.binding.request_keys)
+            for source in self.bound.sources
+        ]
         self._raw_position = b""
         self._position = EMPTY_POSITION
         self._oldest_us: int | None = None
-        self._streams = sorted({s.group.stream for s in self.bound.sources if s.group is not None})
+        groups = {s.version: s.group for s in self.bound.sources if s.group is not None}
+        self._streams = sorted({group.stream for group in groups.values()})
+        self._scheduled = {v: group.stream for v, group in groups.items() if v in project.scheduled}
+        # Streams whose clock is that of scheduled groups alone.
+        self._own_clock = set(self._streams) - {g.stream for v, g in groups.items() if v not in self._scheduled}
+        self._state_keys = [state_key(version) for version in self._scheduled]
+        self._raw_states: list[bytes | None] = []
         # Compiled (or loaded from the cache) here, so that no request waits for it.
         self._evaluate(_NO_RECORD, np.zeros((0, len(self.bound.sources)), np.int64), np.zeros(0, np.int64))
 
@@ -70,11 +79,21 @@ class OnlineReader:
         t = request[self._time_field].values
         n = len(t)
         keys, places = self._keys(request, n)
-        records, raw_position = self._store.read(keys)
-        if raw_position != self._raw_position:
-            self._see(raw_position)
-        if self._oldest_us is not None and n and t.min() < self._oldest_us:
-            self._too_early(int(t.min()), self._oldest_us)
+        if self._state_keys:
+            # Where scheduled groups stand lies beside their records, and is of the same snapshot.
+            records, raw_position = self._store.read(keys + self._state_keys)
+            states = records[len(keys) :]
+            del records[len(keys) :]
+            if raw_position != self._raw_position or states != self._raw_states:
+                self._see(raw_position, states)
+        else:
+            records, raw_position = self._store.read(keys)
+            if raw_position != self._raw_position:
+                self._see(raw_position, [])
+        # For one row each call of NumPy weighs as much as a window, so none is made that can be left out.
+        first_us = int(t[0]) if n == 1 else int(t.min()) if n else None
+        if first_us is not None and self._oldest_us is not None and first_us < self._oldest_us:
+            self._too_early(first_us, self._oldest_us)
         # Where each record begins among all that were found; the last one stands for "none".
         begins: list[int] = []
         at = 0
@@ -90,8 +109,6 @@ class OnlineReader:
         # A copy of t: the kernel is compiled for arrays that can be written to, and t may be a view of a log's bytes.
         t_own = np.array(t, np.int64)
         words, valid, rows = self._evaluate(found or _NO_RECORD, starts, t_own)
-        if rows.size and rows.min() == TOO_OLD:
-            self._refuse(rows, t)
 
         groups: dict[int, GroupObjects] = {}
 
@@ -118,17 +135,20 @@ class OnlineReader:
         return block
 
     def _evaluate(self, records: bytes, starts: IntArray, t: IntArray) -> tuple[IntArray, BoolArray, IntArray]:
-        """Words and validity of all slots, and the table rows taken, for the records that begin at `starts`."""
+        """Words and validity of all slots, and the table rows taken, for the records that begin at `starts`.
+
+        Raises HorizonError if a record of a table does not reach back to its t.
+        """
         bound, s, n = self.bound, self._scratch, len(t)
-        i8 = np.frombuffer(records, np.int64)
         words = np.zeros((n, bound.slots), np.int64)
         valid = np.zeros((n, bound.slots), np.bool_)
-        rows = np.full((n, len(bound.sources)), -1, np.int64)
-        read_view(
-            i8, i8.view(np.float64), starts, t, bound.bindings, bound.lanes, bound.windows, bound.features,
-            bound.pointers, words, words.view(np.float64), valid, rows, s.lane, s.work, s.other, s.bounds, s.tally,
-            _NO_LIMITS,
+        rows = np.empty((n, len(bound.sources)), np.int64)
+        refused = read_view(
+            np.frombuffer(records, np.int64), starts, t, bound.bindings, bound.lanes, bound.windows, bound.features,
+            bound.pointers, words, valid, rows, s.lane, s.work, s.other, s.bounds, s.tally, _NO_LIMITS,
         )  # fmt: skip
+        if refused:
+            self._refuse(rows, t)
         return words, valid, rows
 
     def _nested(
@@ -147,56 +167,57 @@ class OnlineReader:
         return [read_piece(layout, np.arange(len(t)), events, t, self._scratch)]
 
     def _keys(self, request: Mapping[str, Column], n: int) -> tuple[list[bytes], list[int]]:
-        """Keys of the records to read, each once, and which of them each binding of each row reads (-1: none)."""
+        """Keys of the records to read, and which of them each binding of each row reads (-1: none).
+
+        Each key is named once; of a single row a record that two bindings read may be named twice.
+        """
         if n == 1:
-            return self._keys_of_one(request)
+            plain = {}
+            for name in self._key_fields:
+                column = request[name]
+                plain[name] = column.values.item() if column.valid is None or column.valid[0] else None
+            of_one: list[bytes] = []
+            where: list[int] = []
+            for encode, named in self._encoders:
+                parts = tuple([plain[name] for name in named])
+                if None in parts:
+                    where.append(-1)
+                    continue
+                where.append(len(of_one))
+                of_one.append(encode(parts))
+            return of_one, where
         lists = {name: request[name].to_pylist() for name in self._key_fields}
         keys: dict[bytes, int] = {}
         by_source: list[list[int]] = []
-        for source, known in zip(self.bound.sources, self._known_keys, strict=True):
-            named = source.binding.request_keys
-            places: list[int] = []
-            for parts in zip(*[lists[name] for name in named], strict=True) if named else [()] * n:
-                key = known.get(parts)
-                if key is None:
-                    if None in parts:
-                        places.append(-1)
-                        continue
-                    if len(known) >= _MOST_KEYS:
-                        known.clear()
-                    key = known[parts] = record_key(source.encode(parts), source.version)
-                places.append(keys.setdefault(key, len(keys)))
-            by_source.append(places)
+        for source, (encode, named) in zip(self.bound.sources, self._encoders, strict=True):
+            if source.key_dtypes in _NUMBERS and request[named[0]].valid is None:
+                made = encode_numbers(request[named[0]].values, source.key_dtypes[0], source.version)
+                by_source.append([keys.setdefault(key, len(keys)) for key in made])
+                continue
+            rows = zip(*[lists[name] for name in named], strict=True) if named else [()] * n
+            by_source.append([-1 if None in parts else keys.setdefault(encode(parts), len(keys)) for parts in rows])
         return list(keys), [place for row in zip(*by_source, strict=True) for place in row]
 
-    def _keys_of_one(self, request: Mapping[str, Column]) -> tuple[list[bytes], list[int]]:
-        """`_keys` of a single row; a record that two bindings read may be named twice."""
-        plain: dict[str, object] = {}
-        for name in self._key_fields:
-            column = request[name]
-            plain[name] = column.values.item() if column.valid is None or column.valid[0] else None
-        keys: list[bytes] = []
-        places: list[int] = []
-        for source, known in zip(self.bound.sources, self._known_keys, strict=True):
-            parts = tuple([plain[name] for name in source.binding.request_keys])
-            key = known.get(parts)
-            if key is None:
-                if None in parts:
-                    places.append(-1)
-                    continue
-                if len(known) >= _MOST_KEYS:
-                    known.clear()
-                key = known[parts] = record_key(source.encode(parts), source.version)
-            places.append(len(keys))
-            keys.append(key)
-        return keys, places
-
-    def _see(self, raw_position: bytes) -> None:
-        """Take over a position that differs from the last one."""
+    def _see(self, raw_position: bytes, states: list[bytes | None]) -> None:
+        """Take over positions that differ from the last ones; `states` are those of the scheduled groups."""
         position = decode_position(raw_position)
+        if states:
+            position = self._with_groups(position, states)
+            self._raw_states = states
         newest = max((position.clock_us[name] for name in self._streams if name in position.clock_us), default=None)
         self._oldest_us = None if newest is None else newest - self._horizon_us
         self._position, self._raw_position = position, raw_position
+
+    def _with_groups(self, position: Position, states: Sequence[bytes | None]) -> Position:
+        """The position of the store with those of the scheduled groups, each with the clock of its own."""
+        clocks = {name: us for name, us in position.clock_us.items() if name not in self._own_clock}
+        groups: dict[str, list[int]] = {}
+        for (version, stream), raw in zip(self._scheduled.items(), states, strict=True):
+            state = decode_state(raw)
+            groups[version] = [0] if state is None else state.at
+            if state is not None and state.clock_us is not None:
+                clocks[stream] = max(clocks.get(stream, state.clock_us), state.clock_us)
+        return msgspec.structs.replace(position, clock_us=clocks, groups=groups)
 
     def _too_early(self, t_us: int, oldest_us: int) -> None:
         raise HorizonError(
