@@ -1,4 +1,4 @@
-"""The offline store on S3 and the catalog on PostgreSQL, the rest embedded: the same bits as all embedded."""
+"""Offline store on S3, catalog on PostgreSQL, the rest embedded: the same bits as with everything embedded."""
 
 from __future__ import annotations
 

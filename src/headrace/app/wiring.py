@@ -188,9 +188,11 @@ class Parts:
         """The runner of scheduled tables; `sources` replaces the configured ones."""
         from headrace.engines.batch.duckdb import DuckDBBatchEngine
         from headrace.engines.batch.runner import BatchRunner
+        from headrace.stores.objects import s3_options
 
         chosen = sources if sources is not None else dict(self.settings.sources)
-        engine = DuckDBBatchEngine(chosen, self.clock, folder=self.settings.folder / "data")
+        objects = s3_options(self.settings.s3)
+        engine = DuckDBBatchEngine(chosen, self.clock, folder=self.settings.folder / "data", objects=objects)
         self._opened.append(engine)
         return BatchRunner(engine, self.features, self.clock)
 
