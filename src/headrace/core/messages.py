@@ -29,7 +29,9 @@ _lines = msgspec.json.Encoder().encode_lines
 _ABSENT: Final = object()
 
 
-def messages_of(payload: bytes, key: Sequence[str] = ()) -> tuple[list[bytes], list[bytes | None], dict[int, list[str]]]:
+def messages_of(
+    payload: bytes, key: Sequence[str] = ()
+) -> tuple[list[bytes], list[bytes | None], dict[int, list[str]]]:
     """The events of an encoded block as JSON objects, their keys, and of malformed rows the field and the reason.
 
     A key is the text of the fields `key`: that of one field as it is, of more a JSON list; None without `key` and for
@@ -78,9 +80,7 @@ def read_messages(
     named = {row for row, _, _ in bad}
     objects = [{} if row in named else msgspec.json.decode(message or b"") for row, message in enumerate(messages)]
     columns = {field.name: _lenient(field, objects, named) for field in schema}
-    return EventBlock(
-        n, columns, [Malformed(row, field, reason, messages[row] or b"") for row, field, reason in bad]
-    )
+    return EventBlock(n, columns, [Malformed(row, field, reason, messages[row] or b"") for row, field, reason in bad])
 
 
 def _checked(schema: Schema, messages: Sequence[bytes | None]) -> EventBlock:
@@ -123,7 +123,8 @@ def _plain(packed: Any) -> list[Any]:
     if isinstance(packed, list):
         return packed
     if isinstance(packed, msgspec.msgpack.Ext):
-        return np.frombuffer(memoryview(packed.data), "<i8").tolist()
+        numbers: list[Any] = np.frombuffer(memoryview(packed.data), "<i8").tolist()
+        return numbers
     values = np.frombuffer(packed, "<f8")
     plain: list[Any] = values.tolist()
     for row in np.flatnonzero(np.isnan(values)).tolist():
@@ -135,7 +136,5 @@ def _keys(parts: Sequence[list[Any]], n: int) -> list[bytes | None]:
     if not parts:
         return [None] * n
     if len(parts) == 1:
-        return [
-            None if item is None else item.encode() if isinstance(item, str) else b"%d" % item for item in parts[0]
-        ]
+        return [None if item is None else item.encode() if isinstance(item, str) else b"%d" % item for item in parts[0]]
     return list(_lines(list(zip(*parts, strict=True))).split(b"\n")[:n])

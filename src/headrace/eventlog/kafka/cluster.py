@@ -19,6 +19,8 @@ T = TypeVar("T")
 
 PATIENCE_S: Final = 60.0
 """How long a call waits for a broker that is away before it gives up."""
+_TELL_S: Final = 3.0
+_LOG: Final = logging.getLogger(__name__)
 _SILENT: Final = logging.getLogger("headrace.kafka")
 """librdkafka's own log. What goes wrong comes out of calls; give this logger a handler to see all of it."""
 _SILENT.addHandler(logging.NullHandler())
@@ -83,7 +85,9 @@ def parse_address(url: str, env: str, options: Mapping[str, str] | None = None) 
     parts = urlsplit(url)
     login, _, servers = parts.netloc.rpartition("@")
     if parts.scheme != "kafka" or not servers:
-        raise ConfigError("a Kafka log is given as kafka://host:port, kafka://host1:9092,host2:9092 or with ?option=value")
+        raise ConfigError(
+            "a Kafka log is given as kafka://host:port, kafka://host1:9092,host2:9092 or with ?option=value"
+        )
     chosen = dict(options or {})
     for key, value in parse_qsl(parts.query, keep_blank_values=True):
         chosen[key] = value
@@ -146,9 +150,7 @@ class KafkaCluster:
         """A producer whose messages are kept by all replicas in sync, once and in order."""
         chosen = {"linger_ms": 0, "compression_type": self.address.options.get("compression.type", "lz4"), **own}
         return self._made(
-            lambda: Producer(
-                self.config(enable_idempotence=True, acks="all", message_max_bytes=_MAX_MESSAGE, **chosen)
-            )
+            lambda: Producer(self.config(enable_idempotence=True, acks="all", message_max_bytes=_MAX_MESSAGE, **chosen))
         )
 
     @property
@@ -219,6 +221,7 @@ class KafkaCluster:
         """Call `do` again while the broker is away; LogError says what it could not do."""
         began = time.monotonic()
         pause = 0.01
+        told = False
         while True:
             try:
                 return do()
@@ -227,6 +230,9 @@ class KafkaCluster:
                     raise self.refused(what, error) from None
                 if time.monotonic() - began > self.patience_s:
                     raise self.away(what, error) from None
+                if not told and time.monotonic() - began > _TELL_S:
+                    told = True
+                    _LOG.warning("Kafka at %s does not %s (%s): waiting", self.address.servers, what, _reason(error))
                 time.sleep(pause)
                 pause = min(2 * pause, 1.0)
 
@@ -257,9 +263,7 @@ def kafka_name(address: KafkaAddress, name: str) -> str:
 
     Raises LogError if that is too long for Kafka.
     """
-    quoted = "".join(
-        chr(byte) if _PLAIN.fullmatch(bytes([byte])) else f".{byte:02x}" for byte in name.encode()
-    )
+    quoted = "".join(chr(byte) if _PLAIN.fullmatch(bytes([byte])) else f".{byte:02x}" for byte in name.encode())
     whole = f"{address.prefix}.{quoted}"
     if len(whole) > _MAX_NAME:
         raise LogError(f'"{name}" is too long a name for Kafka with its prefix {address.prefix}: shorten it')
