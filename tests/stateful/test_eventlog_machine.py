@@ -15,8 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from headrace.core.errors import LogError
 from headrace.eventlog.base import Append, EventLog, LogBatch
-from headrace.eventlog.kafka import KafkaEventLog
-from headrace.eventlog.kafka_cluster import parse_address
+from headrace.eventlog.kafka.cluster import parse_address
+from headrace.eventlog.kafka.log import KafkaEventLog
 from headrace.eventlog.lmdb import LmdbEventLog
 from headrace.eventlog.memory import MemoryEventLog
 from headrace.testing.eventlog import UnrulyClock

@@ -127,11 +127,11 @@ def _parts(settings: Settings, plan: ProjectPlan, clock: Clock) -> Iterator[Find
             where = "" if address == "embedded" else f" at {shown(address)}"
             try:
                 yield Finding(what, True, look() + where)
+                if what == "online store":
+                    for found, cure in parts.online.problems():
+                        yield Finding(what, False, found, cure)
             except (HeadraceError, OSError) as error:
                 yield Finding(what, False, str(error), _cure_of(error, part, elsewhere=bool(where)))
-            else:
-                if what == "online store":
-                    yield from (Finding(what, False, found, cure) for found, cure in parts.online.problems())
         yield from _sources(parts)
     finally:
         parts.close()

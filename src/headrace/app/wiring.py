@@ -242,9 +242,9 @@ class Parts:
         from headrace.ingestion.publisher import UNKNOWN_TOPIC
 
         try:
-            from headrace.eventlog.kafka import KafkaEventLog
-            from headrace.eventlog.kafka_cluster import parse_address
-            from headrace.eventlog.kafka_raw import KafkaRawLog
+            from headrace.eventlog.kafka.cluster import parse_address
+            from headrace.eventlog.kafka.log import KafkaEventLog
+            from headrace.eventlog.kafka.raw import KafkaRawLog
         except ImportError:
             raise ConfigError('a log on Kafka needs its client: pip install "headrace[kafka]"') from None
 
