@@ -30,7 +30,7 @@ from headrace.core.columns import column_of
 from headrace.core.events import encode_block
 from headrace.core.rows import encode_rows
 from headrace.core.schema import DType, Field, Schema
-from headrace.core.time import US_PER_DAY, US_PER_MINUTE, US_PER_SECOND, SimulatedClock
+from headrace.core.time import SimulatedClock
 from headrace.derivation.worker import ComputingLayer
 from headrace.eventlog.base import Append
 from headrace.eventlog.memory import MemoryEventLog

@@ -89,10 +89,10 @@ def _period(run: str | int) -> str:
 
 
 def run_group(parts: Parts, group: GroupPlan, end: Sequence[int] | None = None) -> int:
-    """Bring a scheduled group up to `end`, per partition, or to where stream compute has judged events; returns how many
-    offsets were read.
+    """Bring a scheduled group up to `end` (per partition; else to where stream compute has judged events).
 
-    The group's position moves with its records, in pieces that readers see as a whole. Killed, it goes on where it was.
+    Returns how many offsets were read. The group's position moves with its records, in pieces that readers see as a
+    whole. Killed, it goes on where it was.
     Raises Busy if another process runs scheduled groups, or changes the definitions.
     """
     from headrace.engines.stream.worker import committed_positions
