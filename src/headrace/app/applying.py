@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -11,10 +12,10 @@ from headrace.app.backfill import derive_streams, events_to_read, measured_rate,
 from headrace.app.changes import ProjectChanges, RunChange, forget_empty_streams, project_changes
 from headrace.app.heartbeats import LAYERS
 from headrace.app.kept import keep, kept_streams, needs_of, plan_keeping, remember_views
-from headrace.app.locks import holder_of
+from headrace.app.locks import holder_of, layers_at_rest
 from headrace.app.scheduled import applied_schedule, apply_schedule, declared_schedule
 from headrace.app.widening import largest_number
-from headrace.core.errors import Busy, PlanError
+from headrace.core.errors import PlanError
 from headrace.features.plan import ProjectPlan
 
 if TYPE_CHECKING:
@@ -51,6 +52,19 @@ def apply_changes(
 
     The plan of `parts` is replaced on the way, whether it succeeds or not: the caller opens what hangs on it anew.
     """
+    # Processes that share a folder have its locks; those that share a database may run anywhere.
+    with nullcontext() if parts.settings.catalog == "embedded" else parts.catalog.hold("apply"):
+        return _apply(parts, declared, given, abandon=abandon, progress=progress)
+
+
+def _apply(
+    parts: Parts,
+    declared: ProjectPlan,
+    given: ProjectChanges | None,
+    *,
+    abandon: bool,
+    progress: Callable[[int, int], None] | None,
+) -> ProjectChanges:
     current, catalog = plan_changes(parts, declared), parts.catalog
     if given is not None and (given.changes, given.runs) != (current.changes, current.runs):
         raise PlanError("the definitions changed after this plan was made; make it again")
@@ -61,18 +75,16 @@ def apply_changes(
     def change() -> None:
         forget_empty_streams(current, catalog, parts.has_events)
         remember_views(declared, catalog)
-        catalog.apply(current.records)
+        catalog.apply(current.records, generation=current.generation)
 
     if not current:
         change()
         return current
-    for role in LAYERS:
-        holder = holder_of(parts.settings.state, role)
-        if holder is not None:
-            raise Busy(
-                f"{parts.settings.state} is in use by {holder}, which runs the former definitions; stop it first "
-                "(headrace backfill computes new groups while it runs)"
-            )
+    state = parts.settings.state
+    if holder_of(state, "up") is None:
+        # Better said before the groups are computed than after.
+        with layers_at_rest(state, LAYERS, ()):
+            pass
     prepare(parts, [*current.backfills, *_joining(parts, current)], progress=progress)
     applied = [definition.record for definition in catalog.definitions("group")]
     topics = {record.version: record.body.get("topic", record.body["stream"]) for record in applied} | kept_streams(
@@ -93,17 +105,18 @@ def apply_changes(
 
     parts.plan = replace(plan, scheduled=before)
     names = {group.version: name for name, group in {**plan.kept_groups, **plan.groups}.items()}
-    publish(
-        parts,
-        [*current.backfills, *(names[version] for version in sorted(joining))],
-        {version: topics[version] for version in current.dropped},
-        switch,
-        [plan.group(names[version]) for version in sorted(leaving)],
-    )
-    parts.plan = replace(plan, scheduled=after)
-    if current.derives:
-        # Groups over what is derived anew are computed with it. Should this be cut short, the computing layer goes on.
-        derive_streams(parts)
+    with layers_at_rest(state, LAYERS, answering=("serve",)):
+        publish(
+            parts,
+            [*current.backfills, *(names[version] for version in sorted(joining))],
+            {version: topics[version] for version in current.dropped},
+            switch,
+            [plan.group(names[version]) for version in sorted(leaving)],
+        )
+        parts.plan = replace(plan, scheduled=after)
+        if current.derives:
+            # Groups over what is derived anew are computed with it. Cut short, the computing layer goes on with it.
+            derive_streams(parts)
     return current
 
 

@@ -64,7 +64,7 @@ def read_group(parts: Parts, group: GroupPlan, key: Mapping[str, Any], at_us: in
         block = OnlineReader(view, parts.plan, parts.online, horizon_us=parts.horizon_us).read(request)
     except HorizonError:
         block = HistoryReader(view, parts.plan, parts.past).read(request)
-    return python_values({name: block.column(name) for name in block.names})
+    return block.to_rows(python_value)[0]
 
 
 def read_table(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from headrace.app.clock import SystemClock
 from headrace.app.embedded import EmbeddedWorkers
-from headrace.app.rows import Row, as_mapping, is_record, python_values, request_columns
+from headrace.app.rows import Row, as_mapping, is_record, python_value, python_values, request_columns
 from headrace.app.schedules import sources_of
 from headrace.app.settings import Settings, load_settings
 from headrace.app.times import Time, given_us
@@ -131,9 +131,11 @@ class Project:
 
         A derived stream that is new or changed is derived from the events in the log, a group computed from archive and
         log first; `backfill` can do most of that before.
-        `progress` gets how many events are read and how many there are. Raises Busy, naming the holder, if a layer runs
-        with the former definitions, and PlanError if `changes` is no longer what would change, if older events of a
-        stream cannot be read under its new fields, or if a live model could not answer any more (unless `abandon`).
+        `progress` gets how many events are read and how many there are. The layers of `headrace up` rest meanwhile, but
+        for the service, which answers by the former definitions, and all start anew with the new ones. Raises Busy,
+        naming the holder, if a layer runs that was started by itself, and PlanError if `changes` is no longer what
+        would change, if older events of a stream cannot be read under its new fields, or if a live model could not
+        answer any more (unless `abandon`).
         """
         from headrace.app.applying import apply_changes
 
@@ -301,16 +303,16 @@ class Project:
         if reader is None:
             reader = self._readers[plan.name] = self.parts.reader(plan.name)
         block = reader.read(columns)
-        named = {name: block.column(name) for name in block.names}
         if not single:
             from headrace.retrieval.rows import Rows
 
-            return Rows(columns | named, block.position)
+            return Rows(columns | {name: block.column(name) for name in block.names}, block.position)
         clocks = block.position.clock_us
         newest = max(clocks.values(), default=None)
         asked = int(columns[plan.request.time_field or ""].values[0])
         age = None if newest is None else timedelta(microseconds=asked - newest)
-        return Row(python_values(columns | named), block.position, age)
+        (features,) = block.to_rows(python_value)
+        return Row(python_values(columns) | features, block.position, age)
 
     def history(
         self,

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, overload
 
 import numpy as np
 
-from headrace.core.columns import Column
+from headrace.core.columns import Column, plain_list
 from headrace.core.errors import NotFound, SchemaError
 from headrace.core.positions import Position
 from headrace.core.rows import encode_rows
@@ -65,6 +65,8 @@ def python_value(value: Any, dtype: DType) -> Any:
     """A column's value as users write it: times as aware datetimes, durations as timedeltas; lists, maps alike."""
     if value is None:
         return None
+    if dtype is DType.BOOL:
+        return bool(value)
     if dtype is DType.TIMESTAMP:
         return from_us(value)
     if dtype is DType.DURATION:
@@ -74,13 +76,15 @@ def python_value(value: Any, dtype: DType) -> Any:
             return [python_value(item, dtype.parts[0]) for item in value]
         key, item = dtype.parts
         return {python_value(one, key): python_value(other, item) for one, other in value.items()}
-    return value.tolist() if isinstance(value, np.ndarray) else value
+    return plain_list(value) if isinstance(value, np.ndarray) else value
 
 
 def python_values(columns: Mapping[str, Column], row: int = 0) -> dict[str, Any]:
     """One row of some columns as users write them."""
-    at = np.array([row])
-    return {name: python_value(column.take(at).to_pylist()[0], column.dtype) for name, column in columns.items()}
+    return {
+        name: python_value(column.values.item(row), column.dtype) if column.valid is None or column.valid[row] else None
+        for name, column in columns.items()
+    }
 
 
 def as_mapping(item: Any) -> Mapping[str, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,11 @@ FILE = "headrace.toml"
 STREAM = "stream"
 """How a group runs of which nothing else is said."""
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_SECRET = re.compile(r"(?<=://)[^/@]*:[^/@]*@")
 _KINDS: dict[str, type] = {"sync": bool, "port": int, "partitions": int, "horizon_s": int, "history_mb": int}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Settings:
     """Where a project's parts are.
 
@@ -33,6 +34,7 @@ class Settings:
         env: name of the environment; environments share definitions, not state.
         state: folder of the embedded parts.
         log, online, offline, catalog, models: part addresses, a URL or "embedded".
+        kafka: options of the Kafka client (`security.protocol`, `sasl.*`, `ssl.*`, …) beside those of the URL.
         host, port: where the HTTP API listens.
         sync: event appends survive power loss before they return.
         partitions: partitions of a newly made raw topic.
@@ -40,13 +42,16 @@ class Settings:
         history_mb: MiB that history takes for one stream or table; a larger archive is cut by key into parts on disk.
         owner: owner of whatever names none.
         sources: addresses of the sources that tables name with `on=`, and of the tables that queries read.
+        s3: how object storage is reached: endpoint_url, region, access_key_id and so on; what is left out comes from
+            AWS_* variables.
+        kafka: options of the Kafka client (`security.protocol`, `sasl.*`, `ssl.*`, …) beside those of the URL.
         groups: by group how it runs, where that was said: "stream", or a schedule such as "1h" or "@daily".
     """
 
     folder: Path
     env: str = "default"
     state: Path = Path(".headrace")
-    log: str = "embedded"
+    log: str = field(default="embedded", repr=False)
     online: str = "embedded"
     offline: str = "embedded"
     catalog: str = "embedded"
@@ -59,11 +64,24 @@ class Settings:
     history_mb: int = 4096
     owner: str = ""
     sources: Mapping[str, str] = field(default_factory=dict)
+    s3: Mapping[str, str] = field(default_factory=dict)
+    kafka: Mapping[str, str] = field(default_factory=dict)
     groups: Mapping[str, str] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        # Addresses and options may hold passwords.
+        return f"Settings(folder={str(self.folder)!r}, env={self.env!r}, state={str(self.state)!r})"
 
-_PARTS = ("log", "online", "offline", "catalog", "models")
-_PLAIN = (*_PARTS, "host", "port", "sync", "partitions", "horizon_s", "history_mb", "owner", "state")
+
+SCHEMES: Mapping[str, tuple[str, ...]] = {
+    "log": ("kafka",),
+    "online": ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"),
+    "offline": ("s3",),
+    "catalog": ("postgresql", "postgres"),
+    "models": (),
+}
+"""The parts, and the schemes of the addresses that each takes beside "embedded"."""
+_PLAIN = (*SCHEMES, "host", "port", "sync", "partitions", "horizon_s", "history_mb", "owner", "state")
 
 
 def find_folder(start: Path | None = None) -> Path:
@@ -86,12 +104,14 @@ def load_settings(
     raw = _read(file) if file.is_file() else {}
     project = raw.pop("project", {})
     envs = raw.pop("env", {})
-    sources = dict(raw.pop("sources", {}))
+    sources, s3 = dict(raw.pop("sources", {})), dict(raw.pop("s3", {}))
     groups = _runs(raw.pop("groups", {}), f"[groups] of {file}")
     if name != "default" and name not in envs and not (environ.get("HEADRACE_ENV") == name or env == name):
         raise ConfigError(f"no [env.{name}] in {file}; it has {', '.join(sorted(envs)) or 'none'}")
     chosen = dict(envs.get(name, {}))
     sources |= chosen.pop("sources", {})
+    s3 |= chosen.pop("s3", {})
+    kafka = {**raw.pop("kafka", {}), **chosen.pop("kafka", {})}
     groups |= _runs(chosen.pop("groups", {}), f"[env.{name}.groups] of {file}")
     merged: dict[str, Any] = {}
     for where, values in ((f"[project] of {file}", project), (str(file), raw), (f"[env.{name}] of {file}", chosen)):
@@ -104,24 +124,41 @@ def load_settings(
         if value is not None:
             merged[key] = value
     for key, value in given.items():
-        if key not in (*_PLAIN, "sources", "groups"):
-            raise ConfigError(f'unknown setting "{key}"; known are {", ".join((*_PLAIN, "sources", "groups"))}')
+        if key not in (*_PLAIN, "sources", "s3", "groups"):
+            raise ConfigError(f'unknown setting "{key}"; known are {", ".join((*_PLAIN, "sources", "s3", "groups"))}')
         if value is not None:
             merged[key] = value
     sources |= merged.pop("sources", {})
+    s3 |= merged.pop("s3", {})
     groups |= _runs(merged.pop("groups", {}), "the given groups")
     default = home / ".headrace" / ("" if name == "default" else name)
     merged["state"] = Path(merged["state"]) if "state" in merged else default
     if not merged["state"].is_absolute():
         merged["state"] = home / merged["state"]
     merged = {key: _typed(key, _expanded(value, environ)) for key, value in merged.items()}
-    for key in _PARTS:
-        if merged.get(key, "embedded") != "embedded":
-            raise ConfigError(
-                f'{key} = "{merged[key]}": this version has embedded parts only; leave {key} out, or write "embedded"'
-            )
+    for part, schemes in SCHEMES.items():
+        _check_address(part, merged.get(part, "embedded"), schemes)
     sources = {key: str(_expanded(value, environ)) for key, value in sources.items()}
-    return Settings(folder=home, env=name, sources=sources, groups=groups, **merged)
+    s3, kafka = ({key: str(_expanded(value, environ)) for key, value in _flat(options)} for options in (s3, kafka))
+    return Settings(folder=home, env=name, sources=sources, s3=s3, kafka=kafka, groups=groups, **merged)
+
+
+def shown(address: str) -> str:
+    """An address without the user and password that it may hold, for messages."""
+    return _SECRET.sub("", address.split("?", 1)[0])
+
+
+def _check_address(part: str, address: str, schemes: tuple[str, ...]) -> None:
+    scheme = address.split("://", 1)[0]
+    if address == "embedded" or ("://" in address and scheme in schemes):
+        return
+    if not schemes:
+        raise ConfigError(
+            f'{part} = "{shown(address)}": this version has an embedded {part} only; leave {part} out, '
+            f'or write "embedded"'
+        )
+    taken = " or ".join(f'"{known}://..."' for known in schemes)
+    raise ConfigError(f'{part} = "{shown(address)}": {part} takes "embedded" or {taken}')
 
 
 def _runs(given: Any, where: str) -> dict[str, str]:
@@ -144,6 +181,15 @@ def _check_schedule(schedule: str, where: str) -> None:
         period_of(schedule)
     except ConfigError as error:
         raise ConfigError(f'{where}: {error}; "{STREAM}" runs it in the stream') from None
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The entries of a table of options; TOML reads `sasl.mechanism = ...` as a table in a table."""
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, str(value).lower() if isinstance(value, bool) else value
 
 
 def _read(file: Path) -> dict[str, Any]:

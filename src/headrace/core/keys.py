@@ -41,12 +41,40 @@ def entity_encoder(dtypes: Sequence[DType]) -> Callable[[tuple[Any, ...]], bytes
     return encode
 
 
-def encode_numbers(values: IntArray, dtype: DType) -> list[bytes]:
-    """Entity bytes of keys of one part, INT or TIMESTAMP: what `entity_encoder` makes of each, all at once."""
-    head = encode_part(0, dtype)[:-8]
-    table = np.empty((len(values), len(head) + 8), np.uint8)
+def key_encoder(dtypes: Sequence[DType], version: str) -> Callable[[tuple[Any, ...]], bytes]:
+    """A function from the values of a key (none of them None) to the key of their online record; see `record_key`."""
+    encode, end = entity_encoder(dtypes), _suffix(version)
+    if tuple(dtypes) in ((DType.INT,), (DType.TIMESTAMP,)):
+        head = encode_part(0, dtypes[0])[:-8]
+        return lambda parts: head + parts[0].to_bytes(8, "big", signed=True) + end
+
+    if tuple(dtypes) == (DType.STRING,):
+
+        def text(parts: tuple[Any, ...]) -> bytes:
+            data: bytes = parts[0].encode()
+            if len(data) > _LONGEST - 5:
+                return record_key(encode(parts), version)
+            return b"s" + len(data).to_bytes(4, "big") + data + end
+
+        return text
+
+    def longer(parts: tuple[Any, ...]) -> bytes:
+        entity = encode(parts)
+        return entity + end if len(entity) <= _LONGEST else record_key(entity, version)
+
+    return longer
+
+
+def encode_numbers(values: IntArray, dtype: DType, version: str = "") -> list[bytes]:
+    """Entity bytes of keys of one part, INT or TIMESTAMP: what `entity_encoder` makes of each, all at once.
+
+    With a version the keys of their online records, as `key_encoder` makes them.
+    """
+    head, end = encode_part(0, dtype)[:-8], _suffix(version)
+    table = np.empty((len(values), len(head) + 8 + len(end)), np.uint8)
     table[:, : len(head)] = np.frombuffer(head, np.uint8)
-    table[:, len(head) :] = values.astype(">i8").view(np.uint8).reshape(-1, 8)
+    table[:, len(head) : len(head) + 8] = values.astype(">i8").view(np.uint8).reshape(-1, 8)
+    table[:, len(head) + 8 :] = np.frombuffer(end, np.uint8)
     found: list[bytes] = table.view(f"V{table.shape[1]}").ravel().tolist()
     return found
 

@@ -14,26 +14,25 @@ import msgspec
 import numpy as np
 
 from headrace.aggregations.layout import GroupLayout
-from headrace.aggregations.reads import TOO_OLD, read_view
+from headrace.aggregations.reads import OTHER_FORMAT, TOO_OLD, read_view
+from headrace.aggregations.records import FORMAT
 from headrace.aggregations.table_records import objects_of
 from headrace.aggregations.texts import texts_of
 from headrace.core.columns import BoolArray, Column, IntArray, column_of
-from headrace.core.errors import HorizonError
-from headrace.core.keys import record_key
+from headrace.core.errors import HorizonError, StoreError
+from headrace.core.keys import encode_numbers, key_encoder
 from headrace.core.positions import EMPTY_POSITION, Position, decode_position, decode_state, state_key
 from headrace.core.schema import DType
 from headrace.core.time import format_duration, to_iso
 from headrace.features.plan import ProjectPlan, ViewPlan
 from headrace.retrieval.binding import BoundView
-from headrace.retrieval.group_objects import GroupObjects, Piece, read_piece, record_rows
+from headrace.retrieval.group_objects import GroupObjects, Piece, read_grown, read_piece, record_rows, with_grown
 from headrace.retrieval.rows import FeatureBlock
 from headrace.stores.online.base import OnlineStore
 
 _NO_LIMITS = np.zeros(1, np.int64)
 _NO_RECORD = bytes(8)
-
-_MOST_KEYS = 50_000
-"""Encoded keys that are remembered per binding; beyond that it starts anew."""
+_NUMBERS = ((DType.INT,), (DType.TIMESTAMP,))
 
 
 class OnlineReader:
@@ -50,7 +49,10 @@ class OnlineReader:
         self._scratch = self.bound.scratch()
         self._time_field = view.request.time_field or ""
         self._key_fields = sorted({name for s in self.bound.sources for name in s.binding.request_keys})
-        self._known_keys: list[dict[tuple[object, ...], bytes]] = [{} for _ in self.bound.sources]
+        self._encoders = [
+            (key_encoder(source.key_dtypes, source.version), source.binding.request_keys)
+            for source in self.bound.sources
+        ]
         self._raw_position = b""
         self._position = EMPTY_POSITION
         self._oldest_us: int | None = None
@@ -61,6 +63,8 @@ class OnlineReader:
         self._own_clock = set(self._streams) - {g.stream for v, g in groups.items() if v not in self._scheduled}
         self._state_keys = [state_key(version) for version in self._scheduled]
         self._raw_states: list[bytes | None] = []
+        layouts = [(b, source.layout, source.slot) for b, source in enumerate(self.bound.sources)]
+        self._growing = [(b, own, slot) for b, own, slot in layouts if own is not None and len(own.grown_slots)]
         # Compiled (or loaded from the cache) here, so that no request waits for it.
         self._evaluate(_NO_RECORD, np.zeros((0, len(self.bound.sources)), np.int64), np.zeros(0, np.int64))
 
@@ -89,8 +93,10 @@ class OnlineReader:
             records, raw_position = self._store.read(keys)
             if raw_position != self._raw_position:
                 self._see(raw_position, [])
-        if self._oldest_us is not None and n and t.min() < self._oldest_us:
-            self._too_early(int(t.min()), self._oldest_us)
+        # For one row each call of NumPy weighs as much as a window, so none is made that can be left out.
+        first_us = int(t[0]) if n == 1 else int(t.min()) if n else None
+        if first_us is not None and self._oldest_us is not None and first_us < self._oldest_us:
+            self._too_early(first_us, self._oldest_us)
         # Where each record begins among all that were found; the last one stands for "none".
         begins: list[int] = []
         at = 0
@@ -106,8 +112,6 @@ class OnlineReader:
         # A copy of t: the kernel is compiled for arrays that can be written to, and t may be a view of a log's bytes.
         t_own = np.array(t, np.int64)
         words, valid, rows = self._evaluate(found or _NO_RECORD, starts, t_own)
-        if rows.size and rows.min() == TOO_OLD:
-            self._refuse(rows, t)
 
         groups: dict[int, GroupObjects] = {}
 
@@ -134,17 +138,24 @@ class OnlineReader:
         return block
 
     def _evaluate(self, records: bytes, starts: IntArray, t: IntArray) -> tuple[IntArray, BoolArray, IntArray]:
-        """Words and validity of all slots, and the table rows taken, for the records that begin at `starts`."""
+        """Words and validity of all slots, and the table rows taken, for the records that begin at `starts`.
+
+        Raises HorizonError if a record of a table does not reach back to its t, StoreError for one of another format.
+        """
         bound, s, n = self.bound, self._scratch, len(t)
-        i8 = np.frombuffer(records, np.int64)
         words = np.zeros((n, bound.slots), np.int64)
         valid = np.zeros((n, bound.slots), np.bool_)
-        rows = np.full((n, len(bound.sources)), -1, np.int64)
-        read_view(
-            i8, i8.view(np.float64), starts, t, bound.bindings, bound.lanes, bound.windows, bound.features,
-            bound.pointers, words, words.view(np.float64), valid, rows, s.lane, s.work, s.other, s.bounds, s.tally,
-            _NO_LIMITS,
+        rows = np.empty((n, len(bound.sources)), np.int64)
+        refused = read_view(
+            np.frombuffer(records, np.int64), starts, t, bound.bindings, bound.lanes, bound.windows, bound.features,
+            bound.pointers, words, valid, rows, s.lane, s.work, s.other, s.bounds, s.tally, _NO_LIMITS,
         )  # fmt: skip
+        if refused:
+            self._refuse(rows, t)
+        for b, layout, slot in self._growing:
+            # Copies: of what cannot be written to, or has gaps, another variant would be compiled.
+            i8, to = np.frombuffer(records, np.int64).copy(), (words, valid, slot)
+            read_grown(layout, layout.grown_slots, i8, starts[:, b].copy(), t, to, s)
         return words, valid, rows
 
     def _nested(
@@ -159,53 +170,46 @@ class OnlineReader:
         """Lists and maps from the record that each row reads; -1 chooses none."""
         sizes = [0 if record is None else len(record) >> 3 for record in records]
         of_rows = np.array([sizes[place] if place >= 0 else 0 for place in chosen], np.int64)
-        events = record_rows(layout, np.frombuffer(found or _NO_RECORD, np.int64), starts, of_rows)
-        return [read_piece(layout, np.arange(len(t)), events, t, self._scratch)]
+        words = np.frombuffer(found or _NO_RECORD, np.int64)
+        events = record_rows(layout, words, starts, of_rows)
+        piece = read_piece(layout, np.arange(len(t)), events, t, self._scratch, layout.online_nested)
+        if not len(layout.grown_items):
+            return [piece]
+        none = (np.zeros((len(t), 0), np.int64), np.zeros((len(t), 0), np.bool_), 0)
+        grown = read_grown(layout, layout.grown_items, words.copy(), starts.copy(), t, none, self._scratch)
+        return [with_grown(layout, piece, grown)]
 
     def _keys(self, request: Mapping[str, Column], n: int) -> tuple[list[bytes], list[int]]:
-        """Keys of the records to read, each once, and which of them each binding of each row reads (-1: none)."""
+        """Keys of the records to read, and which of them each binding of each row reads (-1: none).
+
+        Each key is named once; of a single row a record that two bindings read may be named twice.
+        """
         if n == 1:
-            return self._keys_of_one(request)
+            plain = {}
+            for name in self._key_fields:
+                column = request[name]
+                plain[name] = column.values.item() if column.valid is None or column.valid[0] else None
+            of_one: list[bytes] = []
+            where: list[int] = []
+            for encode, named in self._encoders:
+                parts = tuple([plain[name] for name in named])
+                if None in parts:
+                    where.append(-1)
+                    continue
+                where.append(len(of_one))
+                of_one.append(encode(parts))
+            return of_one, where
         lists = {name: request[name].to_pylist() for name in self._key_fields}
         keys: dict[bytes, int] = {}
         by_source: list[list[int]] = []
-        for source, known in zip(self.bound.sources, self._known_keys, strict=True):
-            named = source.binding.request_keys
-            places: list[int] = []
-            for parts in zip(*[lists[name] for name in named], strict=True) if named else [()] * n:
-                key = known.get(parts)
-                if key is None:
-                    if None in parts:
-                        places.append(-1)
-                        continue
-                    if len(known) >= _MOST_KEYS:
-                        known.clear()
-                    key = known[parts] = record_key(source.encode(parts), source.version)
-                places.append(keys.setdefault(key, len(keys)))
-            by_source.append(places)
+        for source, (encode, named) in zip(self.bound.sources, self._encoders, strict=True):
+            if source.key_dtypes in _NUMBERS and request[named[0]].valid is None:
+                made = encode_numbers(request[named[0]].values, source.key_dtypes[0], source.version)
+                by_source.append([keys.setdefault(key, len(keys)) for key in made])
+                continue
+            rows = zip(*[lists[name] for name in named], strict=True) if named else [()] * n
+            by_source.append([-1 if None in parts else keys.setdefault(encode(parts), len(keys)) for parts in rows])
         return list(keys), [place for row in zip(*by_source, strict=True) for place in row]
-
-    def _keys_of_one(self, request: Mapping[str, Column]) -> tuple[list[bytes], list[int]]:
-        """`_keys` of a single row; a record that two bindings read may be named twice."""
-        plain: dict[str, object] = {}
-        for name in self._key_fields:
-            column = request[name]
-            plain[name] = column.values.item() if column.valid is None or column.valid[0] else None
-        keys: list[bytes] = []
-        places: list[int] = []
-        for source, known in zip(self.bound.sources, self._known_keys, strict=True):
-            parts = tuple([plain[name] for name in source.binding.request_keys])
-            key = known.get(parts)
-            if key is None:
-                if None in parts:
-                    places.append(-1)
-                    continue
-                if len(known) >= _MOST_KEYS:
-                    known.clear()
-                key = known[parts] = record_key(source.encode(parts), source.version)
-            places.append(len(keys))
-            keys.append(key)
-        return keys, places
 
     def _see(self, raw_position: bytes, states: list[bytes | None]) -> None:
         """Take over positions that differ from the last ones; `states` are those of the scheduled groups."""
@@ -236,7 +240,13 @@ class OnlineReader:
         )
 
     def _refuse(self, rows: IntArray, t: IntArray) -> None:
-        r, b = np.argwhere(rows == TOO_OLD)[0].tolist()
+        r, b = np.argwhere(rows <= TOO_OLD)[0].tolist()
+        if rows[r, b] == OTHER_FORMAT:
+            raise StoreError(
+                f"the online store holds records of group {self.bound.sources[b].binding.source} of another format, "
+                f"this version reads format {FORMAT}: delete the online store, and ingestion makes it again from the "
+                "feature log"
+            )
         raise HorizonError(
             f"the online store no longer holds what table {self.bound.sources[b].binding.source} said at "
             f"{to_iso(int(t[r]))}: that lies further behind its newest row than the as-of horizon of "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     import pandas
     import polars
     import pyarrow
+
+
+_FLOAT, _INT = DType.FLOAT, DType.INT  # a look-up in an Enum takes as long as making the value
 
 
 @dataclass(slots=True)
@@ -79,6 +82,44 @@ class FeatureBlock:
     def to_pydict(self) -> dict[str, list[Any]]:
         """Python values by column, None for null."""
         return {name: self.column(name).to_pylist() for name in self.names}
+
+    def to_rows(self, spoken: Callable[[Any, DType], Any]) -> list[dict[str, Any]]:
+        """One dict per row, None for null; what is no int and no float goes through `spoken`, with its type.
+
+        Nearly all features are numbers, so those are made in one go.
+        """
+        rows: list[list[Any]] = np.ascontiguousarray(self.words).view(np.float64).tolist()
+        others = [(index, dtype) for index, dtype in enumerate(self.dtypes) if dtype is not _FLOAT]
+        objects = {name: column.to_pylist() for name, column in self.objects.items()}
+        found = []
+        for row, (values, whole, valid) in enumerate(zip(rows, self.words.tolist(), self.valid.tolist(), strict=True)):
+            for index, dtype in others:
+                if dtype is _INT:
+                    values[index] = whole[index]
+                elif valid[index]:
+                    name = self.names[index]
+                    values[index] = spoken(objects[name][row] if name in objects else whole[index], dtype)
+            at = -1
+            for _ in range(valid.count(False)):
+                at = valid.index(False, at + 1)
+                values[at] = None
+            found.append(dict(zip(self.names, values, strict=True)))
+        return found
+
+
+def block_of(columns: Mapping[str, Column]) -> FeatureBlock:
+    """The block of these columns, of equal lengths; at least one is needed."""
+    n = len(next(iter(columns.values())))
+    words, valid = np.zeros((n, len(columns)), np.int64), np.zeros((n, len(columns)), np.bool_)
+    objects: dict[str, Column] = {}
+    for index, (name, column) in enumerate(columns.items()):
+        valid[:, index] = column.mask()
+        if column.dtype.is_object:
+            objects[name] = column
+        else:
+            values = column.values.view(np.int64) if column.dtype is DType.FLOAT else column.values
+            words[:, index] = np.where(column.mask(), values, 0)
+    return FeatureBlock(tuple(columns), tuple(column.dtype for column in columns.values()), words, valid, objects)
 
 
 def concat_features(blocks: Sequence[FeatureBlock]) -> FeatureBlock:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -10,7 +12,8 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
-from headrace.core.columns import IntArray
+from headrace.core.columns import BoolArray, IntArray
+from headrace.core.errors import StoreError
 from headrace.core.positions import decode_position
 from headrace.core.time import US_PER_SECOND
 from headrace.features.plan import ViewPlan
@@ -20,22 +23,41 @@ from headrace.serving.service import Service
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST.encode()
 _BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
+_MOST_SEEN = 256
+"""Blocks that wait to be counted."""
 
 
 class Nulls:
-    """How often each column of a view was null; plain counts, since a request may have hundreds of columns."""
+    """How often each column of a view was null; plain counts, since a request may have hundreds of columns.
+
+    What was seen is kept until there is enough of it to be counted in one go: by itself one row costs more than it
+    takes to send it.
+    """
 
     def __init__(self, view: ViewPlan) -> None:
         self.names = tuple(column.name for column in view.visible)
-        self.nulls: IntArray = np.zeros(len(self.names), np.int64)
-        self.rows = 0
+        self._nulls: IntArray = np.zeros(len(self.names), np.int64)
+        self._rows = 0
+        self._seen: deque[BoolArray] = deque()
+        self._counting = threading.Lock()
 
     def saw(self, block: FeatureBlock) -> None:
         """Count a block of the view; one of another version, which a model may still read, is left out."""
         if block.names != self.names:
             return
-        self.rows += len(block)
-        self.nulls += len(block) - block.valid.sum(axis=0)
+        self._seen.append(block.valid)
+        if len(self._seen) >= _MOST_SEEN:
+            self.count()
+
+    def count(self) -> tuple[int, list[int]]:
+        """How many rows there were, and in how many of them each column was null."""
+        with self._counting:
+            valid = [self._seen.popleft() for _ in range(len(self._seen))]
+            self._rows += sum(map(len, valid))
+            if valid:
+                rows = np.concatenate(valid)
+                self._nulls += len(rows) - rows.sum(axis=0)
+            return self._rows, self._nulls.tolist()
 
 
 class ServingMetrics:
@@ -127,10 +149,11 @@ class _ServiceCollector(Collector):
         share = _gauge("headrace_feature_null_share", "Share of served rows that were null.", ["view", "column"])
         rows = _gauge("headrace_feature_rows", "Rows of features served since the start.", ["view"])
         for view, nulls in self._nulls.items():
-            rows.add_metric([view], nulls.rows)
-            if nulls.rows:
-                for name, count in zip(nulls.names, nulls.nulls.tolist(), strict=True):
-                    share.add_metric([view, name], count / nulls.rows)
+            seen, counts = nulls.count()
+            rows.add_metric([view], seen)
+            if seen:
+                for name, count in zip(nulls.names, counts, strict=True):
+                    share.add_metric([view, name], count / seen)
         yield from (share, rows)
 
     def _queue(self) -> Iterator[Metric]:
@@ -142,7 +165,15 @@ class _ServiceCollector(Collector):
 
     def _position(self) -> Iterator[Metric]:
         service = self._service
-        position = decode_position(service.online.position())
+        up = GaugeMetricFamily("headrace_online_store_up", "1 if the online store answers, else 0.")
+        try:
+            position = decode_position(service.online.position())
+        except StoreError:
+            up.add_metric([], 0)
+            yield up
+            return
+        up.add_metric([], 1)
+        yield up
         age = _gauge("headrace_online_age_seconds", "Now less the newest event that the store reflects.", ["stream"])
         lag = _gauge("headrace_online_lag_events", "Events that the store does not reflect.", ["stream"])
         now = service.clock.now_us()

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from headrace.core.errors import (
     Busy,
@@ -25,9 +24,6 @@ from headrace.retrieval.rows import FeatureBlock
 
 JSON = b"application/json"
 encode_json = msgspec.json.Encoder().encode
-_FLOAT = DType.FLOAT
-_PLAIN = (DType.FLOAT, DType.INT, DType.DURATION)
-"""Types whose words are their JSON values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,37 +103,15 @@ def feature_rows(block: FeatureBlock) -> list[dict[str, Any]]:
 
     Maps become objects; a key that is no text is named by its JSON: 7, 1.5, true.
     """
-    integers, valid = block.words.tolist(), block.valid.tolist()
-    floats = np.ascontiguousarray(block.words).view(np.float64).tolist()
-    objects = {name: column.to_pylist() for name, column in block.objects.items()}
-    is_float = [dtype is _FLOAT for dtype in block.dtypes]
-    others = [
-        (index, name, dtype)
-        for index, (name, dtype) in enumerate(zip(block.names, block.dtypes, strict=True))
-        if dtype not in _PLAIN
-    ]
-    rows = []
-    for row, (whole, numbers, there) in enumerate(zip(integers, floats, valid, strict=True)):
-        # Nearly all features are numbers, so these are made in one go.
-        values: dict[str, Any] = {
-            name: (number if floating else integer) if ok else None
-            for name, floating, integer, number, ok in zip(block.names, is_float, whole, numbers, there, strict=True)
-        }
-        for index, name, dtype in others:
-            if not there[index]:
-                continue
-            if dtype is DType.BOOL:
-                values[name] = whole[index] != 0
-            elif dtype is DType.TIMESTAMP:
-                values[name] = to_iso(whole[index])
-            elif dtype is DType.LIST:
-                values[name] = objects[name][row].tolist()
-            elif dtype.is_nested:
-                values[name] = _nested(objects[name][row], dtype)
-            else:
-                values[name] = objects[name][row]
-        rows.append(values)
-    return rows
+    return block.to_rows(_spoken)
+
+
+def _spoken(value: Any, dtype: DType) -> Any:
+    if dtype is DType.BOOL:
+        return value != 0
+    if dtype is DType.TIMESTAMP:
+        return to_iso(value)
+    return _nested(value, dtype) if dtype.is_nested else value
 
 
 def _nested(value: Any, dtype: DType) -> Any:

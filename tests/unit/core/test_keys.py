@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from headrace.core.keys import encode_numbers, entity_encoder, record_key, record_keys
+from headrace.core.keys import encode_numbers, entity_encoder, key_encoder, record_key, record_keys
 from headrace.core.schema import DType
 
 VERSION = "00000000000000aa"
@@ -17,9 +17,27 @@ def test_numbers_are_encoded_as_one_by_one(dtype: DType) -> None:
     encode = entity_encoder([dtype])
     assert encode_numbers(np.array(values), dtype) == [encode((value,)) for value in values]
     assert encode_numbers(np.array([], np.int64), dtype) == []
+    keyed = key_encoder([dtype], VERSION)
+    assert encode_numbers(np.array(values), dtype, VERSION) == [keyed((value,)) for value in values]
 
 
 def test_record_keys_of_long_entities_are_hashed_too() -> None:
     entities = [b"", b"a", b"b" * 480, b"c" * 481]
     assert record_keys(entities, VERSION) == [record_key(entity, VERSION) for entity in entities]
     assert len(record_keys(entities, VERSION)[3]) < 500
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "keys"),
+    [
+        ([DType.INT], [(0,), (-1,), (2**63 - 1,), (-(2**63),)]),
+        ([DType.TIMESTAMP], [(1_700_000_000_000_000,)]),
+        ([DType.BOOL], [(True,), (False,)]),
+        ([DType.STRING], [("",), ("ä",), ("s" * 600,)]),
+        ([DType.INT, DType.STRING], [(7, "a"), (7, "b" * 600)]),
+        ([], [()]),
+    ],
+)
+def test_the_key_of_a_record_is_made_of_its_entity_and_version(dtypes: list[DType], keys: list[tuple[object]]) -> None:
+    encode, entity = key_encoder(dtypes, VERSION), entity_encoder(dtypes)
+    assert [encode(key) for key in keys] == [record_key(entity(key), VERSION) for key in keys]

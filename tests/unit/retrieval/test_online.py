@@ -11,7 +11,6 @@ from headrace.core.columns import Column, column_of
 from headrace.core.errors import HorizonError
 from headrace.core.schema import DType
 from headrace.core.time import US_PER_MINUTE
-from headrace.retrieval import online
 from headrace.retrieval.online import OnlineReader
 from tests.unit.serving.shop import HORIZON_US, PROJECT, START, VIEW, Shop, opened
 
@@ -58,16 +57,6 @@ def test_requests_for_the_same_and_for_other_entities_keep_their_rows(shop: Shop
     shop.pay(("p1", "ann", 2.0, 10), ("p2", "bob", 4.0, 11), ("p3", "ann", 6.0, 12))
     assert counts(reader, "bob", "ann", None, "cy", "ann", "bob") == [1, 2, 0, 0, 2, 1]
     assert counts(reader) == []
-
-
-def test_no_more_keys_are_remembered_than_allowed(
-    shop: Shop, reader: OnlineReader, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(online, "_MOST_KEYS", 3)
-    shop.pay(*[(f"p{i}", f"user{i}", 1.0, 10) for i in range(8)])
-    for _ in range(2):
-        assert counts(reader, *[f"user{i}" for i in range(8)], "none") == [1] * 8 + [0]
-    assert max(len(known) for known in reader._known_keys) <= 3
 
 
 def test_the_horizon_moves_with_the_newest_event(shop: Shop, reader: OnlineReader) -> None:
