@@ -14,9 +14,9 @@ import json
 import multiprocessing
 import os
 import platform
+import selectors
 import socket
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -288,26 +288,39 @@ class KeptAlive:
     """One HTTP/1.1 connection; a client that costs next to nothing."""
 
     def __init__(self, port: int) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port))
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket = socket.create_connection(("127.0.0.1", port))
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._data = b""
+
+    def send(self, message: bytes) -> None:
+        """Send a whole request."""
+        self.socket.sendall(message)
+
+    def receive(self) -> bytes | None:
+        """Take what has come; the body of the answer, or None while it is not whole. SystemExit if it is no success."""
+        self._data += self.socket.recv(65_536)
+        end = self._data.find(b"\r\n\r\n")
+        if end < 0:
+            return None
+        head = self._data[:end].lower()
+        whole = end + 4 + int(head.split(b"content-length:")[1].split(b"\r\n")[0])
+        if len(self._data) < whole:
+            return None
+        body, self._data = self._data[end + 4 :], b""
+        if not head.startswith(b"http/1.1 200"):
+            raise SystemExit(f"the service answered {head + body!r}")
+        return body
 
     def ask(self, message: bytes) -> bytes:
-        """The body of the answer to a whole request; raises SystemExit if it is no success."""
-        self._socket.sendall(message)
-        data = self._socket.recv(65_536)
-        while (end := data.find(b"\r\n\r\n")) < 0:
-            data += self._socket.recv(65_536)
-        head = data[:end].lower()
-        length = int(head.split(b"content-length:")[1].split(b"\r\n")[0])
-        while len(data) < end + 4 + length:
-            data += self._socket.recv(65_536)
-        if not head.startswith(b"http/1.1 200"):
-            raise SystemExit(f"the service answered {data!r}")
-        return data[end + 4 :]
+        """The body of the answer to a request."""
+        self.send(message)
+        while (body := self.receive()) is None:
+            pass
+        return body
 
     def close(self) -> None:
         """Hang up."""
-        self._socket.close()
+        self.socket.close()
 
 
 def message(request: dict[str, int]) -> bytes:
@@ -318,28 +331,26 @@ def message(request: dict[str, int]) -> bytes:
 
 
 def throughput(port: int, messages: list[bytes], options: Options) -> float:
-    """Answers per second over all connections, each asking again as soon as it is answered."""
-    stop = threading.Event()
-    counts = [0] * options.connections
+    """Answers per second over all connections, each asking again as soon as it is answered.
 
-    def client(index: int) -> None:
-        connection = KeptAlive(port)
-        at = index
-        while not stop.is_set():
-            connection.ask(messages[at % len(messages)])
-            at += options.connections
-            counts[index] += 1
-        connection.close()
-
-    threads = [threading.Thread(target=client, args=(index,)) for index in range(options.connections)]
+    One thread drives them all: a thread for each would take more of the machine than the server does.
+    """
+    connections = [KeptAlive(port) for _ in range(options.connections)]
+    waiting = selectors.DefaultSelector()
+    for index, connection in enumerate(connections):
+        waiting.register(connection.socket, selectors.EVENT_READ, connection)
+        connection.send(messages[index % len(messages)])
+    sent, done = len(connections), 0
     began = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    time.sleep(options.seconds)
-    done, seconds = sum(counts), time.perf_counter() - began
-    stop.set()
-    for thread in threads:
-        thread.join()
+    while (seconds := time.perf_counter() - began) < options.seconds:
+        for key, _ in waiting.select(1.0):
+            if key.data.receive() is not None:
+                done += 1
+                key.data.send(messages[sent % len(messages)])
+                sent += 1
+    waiting.close()
+    for connection in connections:
+        connection.close()
     return done / seconds
 
 

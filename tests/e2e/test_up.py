@@ -165,3 +165,65 @@ def test_layers_are_killed_and_nothing_is_lost(up: Up, shop: Path) -> None:
         assert (audit.rows, audit.differing) == (4, 0)
         served = project.history("risk", served=True)
         assert sorted(served["prediction_id"]) == sorted(scored)
+
+
+def test_definitions_are_applied_while_all_layers_run_and_callers_notice_nothing(up: Up, shop: Path) -> None:
+    address, done = up.address, threading.Event()
+    answered: list[int] = []
+    trouble: list[str] = []
+
+    def customers() -> None:
+        client = httpx.Client(timeout=60)
+        while not done.is_set():
+            n = len(answered)
+            try:
+                order = orders(1, now(), start=400 + n)
+                asked = {"order_id": f"asked-{n}", "user": "u3", "amount": 60.0}
+                for reply in (
+                    client.post(f"{address}/v1/events/order", json=order),
+                    client.post(f"{address}/v1/models/risk/score", json=asked),
+                ):
+                    reply.raise_for_status()
+                answered.append(n)
+            except httpx.RemoteProtocolError:
+                client.close()  # a kept connection ends with the process that held it
+                client = httpx.Client(timeout=60)
+            except Exception as error:
+                trouble.append(repr(error))
+                break
+            time.sleep(0.01)
+        client.close()
+
+    customer = threading.Thread(target=customers)
+    customer.start()
+    try:
+        eventually(lambda: len(answered) > 20, up)
+        file = shop / "features.py"
+        before = {layer: up.beat(layer)["pid"] for layer in LAYERS}
+        file.write_text(
+            file.read_text().replace("last = hr.last(", 'most = hr.max(Order.amount, window="7d")\n    last = hr.last(')
+        )
+        applied = subprocess.run(
+            [*HEADRACE, "apply", "--yes", "--project", str(shop)], capture_output=True, text=True, timeout=120
+        )
+        assert applied.returncode == 0, applied.stderr
+        eventually(lambda: all(up.beat(layer)["pid"] != before[layer] for layer in LAYERS), up)
+        record = f"{address}/v1/records/spend/u3"
+        eventually(lambda: httpx.get(record, timeout=20).json()["features"].get("most") is not None, up)
+        more = len(answered)
+        eventually(lambda: len(answered) > more + 20, up)
+    finally:
+        done.set()
+        customer.join(90)
+    assert trouble == []
+    assert up.said("definitions are being applied")
+    assert up.finish() == 0, "\n".join(up.lines)
+    with hr.connect(shop) as project:
+        orders_kept = project.history("order").to_arrow()
+        assert len(orders_kept) >= 400 + len(answered)
+        mine = [row["amount"] for row in orders_kept.to_pylist() if row["user"] == "u3"]
+        got = project.get("spend", user="u3")
+        assert (got.n["7d"], got.most) == (len(mine), max(mine))
+        audit = project.model("risk").audit()
+        assert audit.rows >= len(answered)
+        assert audit.differing == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property
@@ -11,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from headrace.aggregations import decayed, nested
+from headrace.aggregations import growing as gr
 from headrace.aggregations import kernel as k
 from headrace.aggregations import lanes as ln
 from headrace.aggregations import window_rows as wr
@@ -37,7 +40,7 @@ _CODES: dict[str, tuple[int, int]] = {
     "std": (k.STD, ln.SUMS | ln.SQUARES),
     "time_since_last": (k.SINCE_LAST, ln.EDGES),
     "time_since_first": (k.SINCE_FIRST, ln.EDGES),
-    "rate": (wr.RATE, 0),
+    "rate": (wr.RATE, ln.SUMS),
     "quantile": (wr.QUANTILE, 0),
     "skewness": (wr.SKEWNESS, 0),
     "n_unique": (wr.N_UNIQUE, 0),
@@ -62,9 +65,15 @@ _BY = {
 }
 
 
+VALIDITY = -1
+"""Instead of the number of an element: the words that say which rows of an input have a value."""
+
+
 class _Input(Protocol):
     @property
     def dtype(self) -> DType: ...
+    @property
+    def size(self) -> int | None: ...
 
 
 class _Aggregate(Protocol):
@@ -106,14 +115,22 @@ class GroupLayout:
     """Tables for `kernel.read_group`, and what the writers of records have to keep.
 
     Attributes:
-        columns: per physical column the input that it holds and whether it is that input's validity.
-        names: feature names in slot order, with `dtypes` beside them.
+        columns: per physical column the input that it holds, and which element of its lists (0 of what is no list),
+            or VALIDITY.
+        features: per feature its lane, window, code, parameter and whether it is a bool; those that the kernel reads
+            by (lane, window), as `pointers` says, then those of `window_rows.py`.
+        names: feature names in slot order, with `dtypes` beside them; elements of lists have a slot each.
+        lists: per feature that is a list of a fixed length the places of its elements in `names`.
         reach_us: how far below a read time an event can matter to a finite window.
         base_words: additive words of the lifetime in each record (0: none).
         ordered: ties of event time decide values, so records keep ids and offsets.
         lifetime: some feature has no window.
         rows: some feature is read from the rows of its window, one by one.
         kept: the table of `kept.keep_rows`: lifetime features that need old rows one by one.
+        growing: the states of the lifetime whose size follows their data, as `growing.py` describes them; if there are
+            any, the last of the base words says how many words they take.
+        grown: per such state whether its keys are texts.
+        grown_slots: what `growing.read_growing` reads of them into slots, with `grown_items` of lists and maps.
         texts: physical columns that hold numbers of texts (`texts.py`).
         nested: the table of `nested.read_nested`, with `nested_names` and `nested_dtypes` beside it.
         edges: per lane 1 if some feature needs its first and last rows, with `lifetime_edges` of the lifetime.
@@ -124,13 +141,14 @@ class GroupLayout:
         fewest: events that make a tile.
     """
 
-    columns: tuple[tuple[int, bool], ...]
+    columns: tuple[tuple[int, int], ...]
     lanes: IntArray
     windows: IntArray
     features: IntArray
     pointers: IntArray
     names: tuple[str, ...]
     dtypes: tuple[DType, ...]
+    lists: Mapping[str, IntArray]
     reach_us: int
     base_words: int
     ordered: bool
@@ -140,6 +158,10 @@ class GroupLayout:
     flagged: bool
     rows: bool
     kept: IntArray
+    growing: IntArray
+    grown: BoolArray
+    grown_slots: IntArray
+    grown_items: IntArray
     texts: tuple[int, ...]
     nested: IntArray
     nested_names: tuple[str, ...]
@@ -168,9 +190,26 @@ class GroupLayout:
 
     @cached_property
     def objects(self) -> tuple[str, ...]:
-        """Names of features that are no 8-byte words: lists and maps, then texts (whose slots hold their numbers)."""
+        """Names of features that are no 8-byte words: lists and maps, then texts (whose slots hold their numbers), then
+        lists of a fixed length."""
         texts = [n for n, dtype in zip(self.names, self.dtypes, strict=True) if dtype is DType.STRING]
-        return (*self.nested_names, *texts)
+        return (*self.nested_names, *texts, *self.lists)
+
+    @cached_property
+    def online_features(self) -> IntArray:
+        """`features` without those that online reads take from growing states."""
+        features = self.features.copy()
+        if len(self.grown_slots):
+            features[self.grown_slots[:, gr.F_TARGET], k.FEATURE_CODE] = k.GROWN
+        return features
+
+    @cached_property
+    def online_nested(self) -> IntArray:
+        """`nested` without those that online reads take from growing states."""
+        table = self.nested.copy()
+        if len(self.grown_items):
+            table[self.grown_items[:, gr.F_TARGET], nested.N_CODE] = k.GROWN
+        return table
 
     @cached_property
     def row_words(self) -> int:
@@ -193,63 +232,77 @@ class GroupLayout:
 
 def layout_of(group: _Group) -> GroupLayout:
     """Lay out a group; equal plans give equal layouts."""
-    columns: list[tuple[int, bool]] = []
+    columns: list[tuple[int, int]] = []
     first_column: list[int] = []
     for index, spec in enumerate(group.inputs):
         first_column.append(len(columns))
-        columns.append((index, False))
+        columns += [(index, element) for element in range(spec.size or 1)]
         if spec.dtype is DType.INT:
-            columns.append((index, True))
+            columns.append((index, VALIDITY))
     windows = sorted({_window(a) for a in group.aggregates})
     listed = [a for a in group.aggregates if _is_nested(a)]
-    plain = [a for a in group.aggregates if not _is_nested(a)]
-    lane_ids: dict[tuple[int, int, bool], int] = {}
-    for a in plain:
-        lane_ids.setdefault(_lane_of(group, a), len(lane_ids))
+    # Each element of a list is aggregated by itself, like a column of its own.
+    plain = [(a, element) for a in group.aggregates if not _is_nested(a) for element in range(_elements(group, a))]
+    lane_ids: dict[tuple[int, int, int, int], int] = {}
+    for a, element in plain:
+        lane_ids.setdefault(_lane_of(group, a, element), len(lane_ids))
     lanes = np.full((len(lane_ids), 7), -1, np.int64)
     lifetime_edges = np.zeros(len(lane_ids), np.int64)
     base_of: dict[int, int] = {}
     lanes[:, k.LANE_OPS] = 0
     features = []
-    for a in plain:
-        lane = lane_ids[_lane_of(group, a)]
+    for a, element in plain:
+        lane = lane_ids[_lane_of(group, a, element)]
         kind = ln.ROWS if a.input is None else _kind(group.inputs[a.input].dtype)
         code, ops = _CODES[a.kind]
+        ops = 0 if kind == ln.ROWS and a.kind == "rate" else ops
         if a.kind == "count" and a.input is not None:
             code = k.COUNT_VALID
         lanes[lane, k.LANE_KIND] = kind
         lanes[lane, k.LANE_OPS] |= ops
-        lanes[lane, k.LANE_COLUMN] = 0 if a.input is None else first_column[a.input]
+        lanes[lane, k.LANE_COLUMN] = 0 if a.input is None else first_column[a.input] + element
         lanes[lane, k.LANE_WHERE] = -1 if a.where is None else first_column[a.where]
         lanes[lane, k.LANE_VALIDITY] = -1 if kind != ln.NULLABLE_INT else lanes[lane, k.LANE_COLUMN] + 1
         if a.window_us is None:
             lifetime_edges[lane] |= ops & ln.EDGES != 0
-            base_of.setdefault(lane, 0)
+            if code < wr.RATE and not _is_text_extreme(group, a):
+                base_of.setdefault(lane, 0)
         window = windows.index(_window(a))
-        features.append(
-            (lane, window, code, _param(a), int(a.dtype is DType.BOOL and code in _VALUES), a.name, a.dtype)
-        )
+        boolean = int(a.dtype is DType.BOOL and code in _VALUES)
+        name, dtype = a.name, a.dtype
+        if dtype is DType.LIST:
+            # Added up by element; or one of them as it is, and then it lies in the record as a text.
+            by_element = group.inputs[a.input or 0].dtype is DType.LIST
+            name, dtype = (element_name(name, element), DType.FLOAT) if by_element else (name, DType.STRING)
+        features.append((lane, window, code, _param(a), boolean, name, dtype))
     base_words = 0
     for lane in sorted(base_of):
         lanes[lane, k.LANE_BASE] = base_words
         ops = int(lanes[lane, k.LANE_OPS])
         base_words += ln.lane_size(ops) + (2 if ops & ln.EXTREMES else 0)
+    growing, reads = _growing(group, first_column, windows)
+    base_words += len(growing) > 0
     tile_words = 0
     for lane in range(len(lane_ids)):
         lanes[lane, k.LANE_TILE] = tile_words
         tile_words += _tile_words(int(lanes[lane, k.LANE_KIND]), int(lanes[lane, k.LANE_OPS]))
     edges = (lanes[:, k.LANE_OPS] & ln.EDGES != 0).astype(np.int64)
-    features.sort(key=lambda f: (f[0], f[1]))
+    # What `window_rows.py` reads comes last, where no lane points to.
+    features.sort(key=lambda f: (f[2] >= wr.RATE, f[0], f[1]))
+    slots = {f[5]: slot for slot, f in enumerate(features)}
+    places = [(f[0], f[1]) for f in features if f[2] < wr.RATE]
     pointers = np.zeros((len(lane_ids), len(windows) + 1), np.int64)
     for lane in range(len(lane_ids)):
         for window in range(len(windows) + 1):
-            pointers[lane, window] = sum((f[0], f[1]) < (lane, window) for f in features)
+            pointers[lane, window] = bisect_left(places, (lane, window))
     reach = max((w + hop for w, hop, _ in windows if w >= 0), default=0) + max(d for _, _, d in windows)
-    whole = {_window(a) for a in group.aggregates if _is_nested(a) or _CODES[a.kind][0] >= wr.RATE}
+    # A rate is a sum over a span, so it reads tiles as sums do; the others need each event of their windows.
+    whole = {_window(a) for a in group.aggregates if _is_nested(a) or _CODES[a.kind][0] > wr.RATE}
     texts = tuple(c for c, (index, _) in enumerate(columns) if group.inputs[index].dtype is DType.STRING)
     kept = _kept(group, first_column)
-    # Numbers of texts change with the rows that a record holds, so no tile may have any.
-    single = bool(texts) or bool(len(kept))
+    # Numbers of texts change with the rows that a record holds, so no tile may have any; and what the lifetime needs
+    # one by one until it is folded may be in none.
+    single = bool(texts) or bool(len(kept)) or bool(len(growing))
     levels = _levels([] if single else [(*window, window in whole) for window in windows], group.resolution_us)
     lifetime = any(w < 0 for w, _, _ in windows)
     flagged = (bool(edges.any()) or bool(len(kept))) and (lifetime or len(levels) > 0)
@@ -263,6 +316,11 @@ def layout_of(group: _Group) -> GroupLayout:
         pointers=pointers,
         names=tuple(f[5] for f in features),
         dtypes=tuple(f[6] for f in features),
+        lists={
+            a.name: np.array([slots[element_name(a.name, e)] for e in range(_elements(group, a))], np.int64)
+            for a in group.aggregates
+            if a.input is not None and group.inputs[a.input].dtype is DType.LIST
+        },
         reach_us=reach + group.resolution_us,
         base_words=base_words,
         ordered=ordered,
@@ -270,8 +328,12 @@ def layout_of(group: _Group) -> GroupLayout:
         edges=edges,
         lifetime_edges=lifetime_edges,
         flagged=flagged,
-        rows=bool(listed) or any(f[2] >= wr.RATE for f in features),
+        rows=any(f[2] >= wr.RATE and f[5] not in reads for f in features),
         kept=kept,
+        growing=growing,
+        grown=_text_keys(growing, texts),
+        grown_slots=_sorted_reads([(*reads[f[5]], f[4], slot) for slot, f in enumerate(features) if f[5] in reads]),
+        grown_items=_sorted_reads([(*reads[a.name], 0, at) for at, a in enumerate(listed) if a.name in reads]),
         texts=texts,
         nested=_nested(group, listed, first_column, windows),
         nested_names=tuple(a.name for a in listed),
@@ -282,14 +344,31 @@ def layout_of(group: _Group) -> GroupLayout:
     )
 
 
-def _lane_of(group: _Group, spec: _Aggregate) -> tuple[int, int, bool]:
-    """What shares a lane: an input under a condition; of texts, the lifetime has its own.
+def element_name(feature: str, element: int) -> str:
+    """The name that an element of a feature's list has among the slots."""
+    return f"{feature}[{element}]"
+
+
+def _elements(group: _Group, spec: _Aggregate) -> int:
+    """How many slots a feature has: one per element of its lists."""
+    return 1 if spec.input is None else group.inputs[spec.input].size or 1
+
+
+def _lane_of(group: _Group, spec: _Aggregate, element: int) -> tuple[int, int, int, int]:
+    """What shares a lane: an input (of lists, an element) under a condition; of texts, the lifetime has its own, and
+    one for its extremes.
 
     Numbers of texts change with the rows that a record holds, so no state of older rows may have any.
     """
     source = -1 if spec.input is None else spec.input
-    texts = source >= 0 and group.inputs[source].dtype is DType.STRING
-    return source, -1 if spec.where is None else spec.where, texts and spec.window_us is None
+    texts = source >= 0 and group.inputs[source].dtype is DType.STRING and spec.window_us is None
+    return source, element, -1 if spec.where is None else spec.where, texts + _is_text_extreme(group, spec)
+
+
+def _is_text_extreme(group: _Group, spec: _Aggregate) -> bool:
+    """True for the least or greatest text of the lifetime, of which the record keeps the row."""
+    text = spec.input is not None and group.inputs[spec.input].dtype is DType.STRING
+    return text and spec.kind in ("min", "max") and spec.window_us is None and spec.by is None
 
 
 def _is_nested(spec: _Aggregate) -> bool:
@@ -305,7 +384,9 @@ def _nested(
         params = dict(a.params)
         code = _NESTED[a.kind] if a.by is None else _BY[a.kind]
         size = int(params.get("n", params.get("k", 0)))
-        row = [code, windows.index(_window(a)), size, int(params.get("cap", DISTINCT_CAP))]
+        # Buckets are limited over the lifetime, where nothing else would limit what a record holds.
+        cap = gr.UNCAPPED if a.by is not None and a.window_us is not None else int(params.get("cap", DISTINCT_CAP))
+        row = [code, windows.index(_window(a)), size, cap]
         row += _read(group, a.input, first_column)
         row.append(-1 if a.where is None else first_column[a.where])
         row += _read(group, a.by, first_column)
@@ -317,13 +398,69 @@ def _kept(group: _Group, first_column: list[int]) -> IntArray:
     """The table of lifetime features that need old rows one by one; its columns are those that `kept.py` names."""
     table = []
     for a in group.aggregates:
-        if a.window_us is None and a.kind in _KEEPS:
-            params = dict(a.params)
-            # One value more than are counted tells that there are too many.
-            size = int(params.get("cap", DISTINCT_CAP)) + 1 if a.kind == "n_unique" else int(params["n"])
-            where = -1 if a.where is None else first_column[a.where]
-            table.append([_NESTED.get(a.kind, wr.N_UNIQUE), size, *_read(group, a.input, first_column), where])
+        least = a.kind == "min"
+        if a.window_us is not None:
+            continue
+        if a.kind in ("first_n", "last_n"):
+            code, size = _NESTED[a.kind], int(dict(a.params)["n"])
+        elif a.by is not None and a.kind in ("min", "max"):
+            # One bucket more than may be counted tells that there are too many.
+            code, size = _BY[a.kind], DISTINCT_CAP + 1
+        elif _is_text_extreme(group, a):
+            code, size = k.MIN if least else k.MAX, 1
+        else:
+            continue
+        where = -1 if a.where is None else first_column[a.where]
+        read, by = _read(group, a.input, first_column), _read(group, a.by, first_column)
+        table.append([code, size, *read, where, *by])
     return np.array(table, np.int64).reshape(-1, KEPT_WORDS)
+
+
+def _growing(
+    group: _Group, first_column: list[int], windows: list[tuple[int, int, int]]
+) -> tuple[IntArray, dict[str, tuple[int, int, int, int, int]]]:
+    """The table of growing states, and by name what is read from them: the first columns of `growing.read_growing`."""
+    states: dict[tuple[int, ...], int] = {}
+    caps: dict[int, int] = {}
+    reads: dict[str, tuple[int, int, int, int, int]] = {}
+    for a in group.aggregates:
+        form = _form(a)
+        if a.window_us is not None or form is None:
+            continue
+        params = dict(a.params)
+        where = -1 if a.where is None else first_column[a.where]
+        counted = form == gr.COUNTS and a.by is not None
+        read = _read(group, a.by if counted else a.input, first_column)
+        by = _read(group, None if counted else a.by, first_column)
+        state = states.setdefault((form, *read, where, *by), len(states))
+        cap = int(params.get("cap", DISTINCT_CAP)) if form in (gr.COUNTS, gr.SUMMED) else gr.UNCAPPED
+        caps[state] = max(cap, caps.get(state, 0))
+        code = _BY[a.kind] if a.by is not None else _NESTED.get(a.kind) or _CODES[a.kind][0]
+        param = int(params["k"]) if a.kind == "top_k" else _param(a)
+        reads[a.name] = (state, windows.index(_window(a)), code, param, cap)
+    table = [(form, caps[state], *read) for (form, *read), state in states.items()]
+    return np.array(table, np.int64).reshape(-1, gr.STATE_WORDS), reads
+
+
+def _form(spec: _Aggregate) -> int | None:
+    """The form of the growing state that a feature of the lifetime needs; None if it needs none."""
+    if spec.by is not None:
+        if spec.kind == "count" and spec.input is None:
+            return gr.COUNTS
+        return gr.SUMMED if spec.kind in ("count", "sum", "mean") else None
+    return _FORMS.get(spec.kind)
+
+
+def _text_keys(growing: IntArray, texts: tuple[int, ...]) -> BoolArray:
+    """Per growing state whether its keys are texts."""
+    by = growing[:, gr.G_FORM] == gr.SUMMED
+    keyed = by | (growing[:, gr.G_FORM] == gr.COUNTS)
+    found: BoolArray = keyed & np.isin(np.where(by, growing[:, gr.G_BY], growing[:, gr.G_COLUMN]), texts)
+    return found
+
+
+def _sorted_reads(reads: Sequence[tuple[int, ...]]) -> IntArray:
+    return np.array(sorted(reads), np.int64).reshape(-1, gr.READ_WORDS)
 
 
 def _read(group: _Group, source: int | None, first_column: list[int]) -> tuple[int, int, int]:
@@ -372,8 +509,13 @@ def _levels(windows: list[tuple[int, int, int, bool]], resolution_us: int) -> In
 
 
 _VALUES = (k.MIN, k.MAX, k.FIRST, k.LAST, wr.MOST_FREQUENT)
-_KEEPS = ("first_n", "last_n", "n_unique")
-"""Aggregations that are read from single rows over the lifetime too: they need a bounded number of old ones."""
+_FORMS = {
+    **dict.fromkeys(("n_unique", "most_frequent", "histogram", "top_k"), gr.COUNTS),
+    "quantile": gr.BUCKETS,
+    "skewness": gr.MOMENTS,
+    "approx_n_unique": gr.REGISTERED,
+}
+"""The growing states that aggregations without buckets need over the lifetime."""
 _BY_ORDER = ("first", "last", "first_n", "last_n")
 """Aggregations whose value is decided by ties of event time."""
 
@@ -399,7 +541,7 @@ def _param(spec: _Aggregate) -> int:
 
 
 def _kind(dtype: DType) -> int:
-    if dtype in (DType.FLOAT, DType.BOOL):
+    if dtype in (DType.FLOAT, DType.BOOL, DType.LIST):
         return ln.FLOAT
     return ln.NULLABLE_INT if dtype is DType.INT else ln.STAMP
 
@@ -421,18 +563,21 @@ def physical_columns(
     """Turn a group's evaluated inputs into the 8-byte words that records and history hold, one array per column.
 
     FLOAT and BOOL become float64 bits with NaN for null; TIMESTAMP and DURATION int64 with NULL_US for null; INT int64
-    followed by a validity column of 1.0 or 0.0.
+    followed by a validity column of 1.0 or 0.0. LIST, given as `core.columns.elements_of`, becomes a FLOAT column per
+    element.
     """
-    return [physical_column(*values[index], is_validity) for index, is_validity in layout.columns]
+    return [physical_column(*values[index], part) for index, part in layout.columns]
 
 
-def physical_column(
-    dtype: DType, data: np.ndarray[Any, Any], valid: BoolArray | None, is_validity: bool = False
-) -> IntArray:
-    """One column of `physical_columns`: the words of an evaluated input, or those that say which of them are valid."""
-    if is_validity:
+def physical_column(dtype: DType, data: np.ndarray[Any, Any], valid: BoolArray | None, part: int = 0) -> IntArray:
+    """One column of `physical_columns`: the words of an evaluated input, of an element of its lists (`part`), or those
+    that say which of them are valid (VALIDITY)."""
+    if part == VALIDITY:
         flags = np.ones(len(data)) if valid is None else valid.astype(np.float64)
         return flags.view(np.int64)
+    if dtype is DType.LIST:
+        words: IntArray = data[part].view(np.int64)
+        return words
     if dtype is DType.FLOAT or dtype is DType.BOOL:
         floats = data.astype(np.float64, copy=False)
         if valid is not None:

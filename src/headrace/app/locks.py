@@ -5,9 +5,15 @@ from __future__ import annotations
 import fcntl
 import os
 import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from headrace.core.errors import Busy
+
+APPLY = "apply"
+"""The role of whoever changes the definitions: while it is held, a supervisor keeps its layers at rest."""
 
 
 class FolderLock:
@@ -27,7 +33,7 @@ class FolderLock:
             os.close(self._file)
             raise Busy(f"{state} is held by {holder} as {role}; stop it first, or use another folder") from None
         os.ftruncate(self._file, 0)
-        os.write(self._file, f"process {os.getpid()} ({' '.join(sys.argv)[:300]})".encode())
+        os.write(self._file, f"{_this_process()}({' '.join(sys.argv)[:300]})".encode())
 
     def release(self) -> None:
         """Give the role free."""
@@ -39,6 +45,30 @@ class FolderLock:
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+
+@contextmanager
+def layers_at_rest(
+    state: Path, layers: Sequence[str], answering: Sequence[str], timeout_s: float = 60.0
+) -> Iterator[None]:
+    """Keep `layers` from running while the context lasts: a supervisor is asked to stop them, and starts them anew.
+
+    Those of `answering` may go on under a supervisor, which starts them anew as well. Raises Busy, naming the holder,
+    if a layer runs that no supervisor started, or does not stop in time.
+    """
+    with FolderLock(state, APPLY):
+        supervisor = holder_of(state, "up")
+        supervised = supervisor is not None and not supervisor.startswith(_this_process())
+        layers = [layer for layer in layers if not (supervised and layer in answering)]
+        deadline = time.monotonic() + (timeout_s if supervised else 0.0)
+        while holders := [holder for layer in layers if (holder := holder_of(state, layer)) is not None]:
+            if time.monotonic() >= deadline:
+                raise Busy(
+                    f"{state} is in use by {holders[0]}, which runs the former definitions; stop it first "
+                    "(headrace backfill computes new groups while it runs)"
+                )
+            time.sleep(0.05)
+        yield
 
 
 def holder_of(state: Path, role: str) -> str | None:
@@ -55,3 +85,7 @@ def holder_of(state: Path, role: str) -> str | None:
         return None
     finally:
         os.close(file)
+
+
+def _this_process() -> str:
+    return f"process {os.getpid()} "

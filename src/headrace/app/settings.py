@@ -1,7 +1,8 @@
 """Settings: read once, at the edge, into one frozen object.
 
 Keyword arguments win over HEADRACE_* variables, then `[env.<name>]` of headrace.toml, then its top level, then
-defaults. Unknown keys are errors. Definitions hold no address: they are all here.
+defaults. Unknown keys are errors. Definitions hold no address and do not say when something runs that streams: that is
+all here.
 """
 
 from __future__ import annotations
@@ -17,11 +18,14 @@ from typing import Any
 from headrace.core.errors import ConfigError
 
 FILE = "headrace.toml"
+STREAM = "stream"
+"""How a group runs of which nothing else is said."""
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_SECRET = re.compile(r"(?<=://)[^/@]*:[^/@]*@")
 _KINDS: dict[str, type] = {"sync": bool, "port": int, "partitions": int, "horizon_s": int, "history_mb": int}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Settings:
     """Where a project's parts are.
 
@@ -38,6 +42,10 @@ class Settings:
         history_mb: MiB that history takes for one stream or table; a larger archive is cut by key into parts on disk.
         owner: owner of whatever names none.
         sources: addresses of the sources that tables name with `on=`, and of the tables that queries read.
+        s3: how object storage is reached: endpoint_url, region, access_key_id and so on; what is left out comes from
+            AWS_* variables.
+        kafka: options of the Kafka client (`security.protocol`, `sasl.*`, `ssl.*`, …) beside those of the URL.
+        groups: by group how it runs, where that was said: "stream", or a schedule such as "1h" or "@daily".
     """
 
     folder: Path
@@ -56,13 +64,24 @@ class Settings:
     history_mb: int = 4096
     owner: str = ""
     sources: Mapping[str, str] = field(default_factory=dict)
-    kafka: Mapping[str, str] = field(default_factory=dict, repr=False)
+    s3: Mapping[str, str] = field(default_factory=dict)
+    kafka: Mapping[str, str] = field(default_factory=dict)
+    groups: Mapping[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        # Addresses and options may hold passwords.
+        return f"Settings(folder={str(self.folder)!r}, env={self.env!r}, state={str(self.state)!r})"
 
 
-_PARTS = ("log", "online", "offline", "catalog", "models")
-_SCHEMES: dict[str, tuple[str, ...]] = {"log": ("kafka",)}
-"""Parts that need not be embedded, and the schemes of their URLs."""
-_PLAIN = (*_PARTS, "host", "port", "sync", "partitions", "horizon_s", "history_mb", "owner", "state")
+SCHEMES: Mapping[str, tuple[str, ...]] = {
+    "log": ("kafka",),
+    "online": ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"),
+    "offline": ("s3",),
+    "catalog": ("postgresql", "postgres"),
+    "models": (),
+}
+"""The parts, and the schemes of the addresses that each takes beside "embedded"."""
+_PLAIN = (*SCHEMES, "host", "port", "sync", "partitions", "horizon_s", "history_mb", "owner", "state")
 
 
 def find_folder(start: Path | None = None) -> Path:
@@ -85,12 +104,15 @@ def load_settings(
     raw = _read(file) if file.is_file() else {}
     project = raw.pop("project", {})
     envs = raw.pop("env", {})
-    sources = dict(raw.pop("sources", {}))
+    sources, s3 = dict(raw.pop("sources", {})), dict(raw.pop("s3", {}))
+    groups = _runs(raw.pop("groups", {}), f"[groups] of {file}")
     if name != "default" and name not in envs and not (environ.get("HEADRACE_ENV") == name or env == name):
         raise ConfigError(f"no [env.{name}] in {file}; it has {', '.join(sorted(envs)) or 'none'}")
     chosen = dict(envs.get(name, {}))
     sources |= chosen.pop("sources", {})
-    kafka = {**dict(_flat(raw.pop("kafka", {}))), **dict(_flat(chosen.pop("kafka", {})))}
+    s3 |= chosen.pop("s3", {})
+    kafka = {**raw.pop("kafka", {}), **chosen.pop("kafka", {})}
+    groups |= _runs(chosen.pop("groups", {}), f"[env.{name}.groups] of {file}")
     merged: dict[str, Any] = {}
     for where, values in ((f"[project] of {file}", project), (str(file), raw), (f"[env.{name}] of {file}", chosen)):
         for key, value in values.items():
@@ -102,30 +124,63 @@ def load_settings(
         if value is not None:
             merged[key] = value
     for key, value in given.items():
-        if key not in _PLAIN and key != "sources":
-            raise ConfigError(f'unknown setting "{key}"; known are {", ".join((*_PLAIN, "sources"))}')
+        if key not in (*_PLAIN, "sources", "s3", "groups"):
+            raise ConfigError(f'unknown setting "{key}"; known are {", ".join((*_PLAIN, "sources", "s3", "groups"))}')
         if value is not None:
             merged[key] = value
     sources |= merged.pop("sources", {})
+    s3 |= merged.pop("s3", {})
+    groups |= _runs(merged.pop("groups", {}), "the given groups")
     default = home / ".headrace" / ("" if name == "default" else name)
     merged["state"] = Path(merged["state"]) if "state" in merged else default
     if not merged["state"].is_absolute():
         merged["state"] = home / merged["state"]
     merged = {key: _typed(key, _expanded(value, environ)) for key, value in merged.items()}
-    for key in _PARTS:
-        _check_address(key, str(merged.get(key, "embedded")))
+    for part, schemes in SCHEMES.items():
+        _check_address(part, merged.get(part, "embedded"), schemes)
     sources = {key: str(_expanded(value, environ)) for key, value in sources.items()}
-    kafka = {key: str(_expanded(value, environ)) for key, value in kafka.items()}
-    return Settings(folder=home, env=name, sources=sources, kafka=kafka, **merged)
+    s3, kafka = ({key: str(_expanded(value, environ)) for key, value in _flat(options)} for options in (s3, kafka))
+    return Settings(folder=home, env=name, sources=sources, s3=s3, kafka=kafka, groups=groups, **merged)
 
 
-def _check_address(part: str, address: str) -> None:
-    """Raise ConfigError unless an adapter of this part has the scheme of this address; the rest of it stays untold."""
-    scheme = address.split("://")[0] if "://" in address else ""
-    schemes = _SCHEMES.get(part, ())
-    if address != "embedded" and scheme not in schemes:
-        known = " or ".join(['"embedded"', *[f'"{name}://..."' for name in schemes]])
-        raise ConfigError(f"{part} is given a {scheme or 'strange'} address: this version knows {known}")
+def shown(address: str) -> str:
+    """An address without the user and password that it may hold, for messages."""
+    return _SECRET.sub("", address.split("?", 1)[0])
+
+
+def _check_address(part: str, address: str, schemes: tuple[str, ...]) -> None:
+    scheme = address.split("://", 1)[0]
+    if address == "embedded" or ("://" in address and scheme in schemes):
+        return
+    if not schemes:
+        raise ConfigError(
+            f'{part} = "{shown(address)}": this version has an embedded {part} only; leave {part} out, '
+            f'or write "embedded"'
+        )
+    taken = " or ".join(f'"{known}://..."' for known in schemes)
+    raise ConfigError(f'{part} = "{shown(address)}": {part} takes "embedded" or {taken}')
+
+
+def _runs(given: Any, where: str) -> dict[str, str]:
+    """How groups run, by name: `[groups.spend]` with `run = "1h"`, or `spend = "1h"` for short."""
+    found = {}
+    for name, told in given.items() if isinstance(given, Mapping) else [("", given)]:
+        run = told.get("run") if isinstance(told, Mapping) and set(told) == {"run"} else told
+        if not name or not isinstance(run, str):
+            raise ConfigError(f'{where}: {name or "it"} is {told!r}; write {name or "GROUP"} = {{ run = "1h" }}')
+        if run != STREAM:
+            _check_schedule(run, f"{where}: group {name}")
+        found[name] = run
+    return found
+
+
+def _check_schedule(schedule: str, where: str) -> None:
+    from headrace.orchestration.schedule import period_of
+
+    try:
+        period_of(schedule)
+    except ConfigError as error:
+        raise ConfigError(f'{where}: {error}; "{STREAM}" runs it in the stream') from None
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,4 +1,9 @@
-"""`headrace up`: all layers as processes on one machine, restarted when they die."""
+"""`headrace up`: all layers as processes on one machine, restarted when they die, and anew when definitions change.
+
+`apply` asks for rest by holding a lock: what computes and stores stops, the service goes on answering by the former
+definitions, and when the lock is free all layers start with the new ones. The supervisor owns the socket that the
+service listens on, so while the service starts anew its callers wait and are not refused.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +12,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from headrace.app.heartbeats import LAYERS, read_heartbeat
-from headrace.app.locks import FolderLock
+from headrace.app.locks import APPLY, FolderLock, holder_of
 from headrace.app.services import stop_on_signals
 from headrace.core.errors import StoreError
+from headrace.serving.listener import INHERITED, listen
 
 if TYPE_CHECKING:
+    import socket
     import threading
 
     from headrace.app.settings import Settings
@@ -53,12 +60,18 @@ class Supervisor:
     environment: dict[str, str] = field(default_factory=dict)
     command: Callable[[str], list[str]] | None = None
     restarts: int = 0
+    _door: socket.socket | None = None
     _children: dict[str, _Child] = field(default_factory=dict)
 
     def run(self) -> None:
-        """Supervise until SIGTERM or SIGINT. Raises Busy, naming the holder, if the folder is up already, and
-        StoreError if a layer cannot be started."""
-        with FolderLock(self.settings.state, "up"), stop_on_signals() as stopped:
+        """Supervise until SIGTERM or SIGINT. Raises Busy, naming the holder, if the folder is up already, ConfigError
+        if the address cannot be listened on, and StoreError if a layer cannot be started."""
+        settings = self.settings
+        with (
+            FolderLock(settings.state, "up"),
+            listen(settings.host, settings.port) as self._door,
+            stop_on_signals() as stopped,
+        ):
             try:
                 for layer in LAYERS:
                     self._start(layer)
@@ -69,6 +82,9 @@ class Supervisor:
     def _watch(self, stopped: threading.Event) -> None:
         up = False
         while not stopped.wait(0.1):
+            if holder_of(self.settings.state, APPLY) is not None:
+                self._rest(stopped)
+                up = False
             for child in list(self._children.values()):
                 if child.process.poll() is not None:
                     self._restart(child, stopped)
@@ -84,10 +100,15 @@ class Supervisor:
         command = self._command(layer) if self.command is None else self.command(layer)
         with log.open("ab") as file:
             # A session of its own, so that Ctrl-C reaches the supervisor alone, which then stops the layers in order.
+            door = self._door.fileno() if layer == "serve" and self._door is not None else None
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True,
-                env={**os.environ, "HEADRACE_STATE": str(self.settings.state), **self.environment},
+                pass_fds=() if door is None else (door,),
+                env={
+                    **os.environ, "HEADRACE_STATE": str(self.settings.state), **self.environment,
+                    **({} if door is None else {INHERITED: str(door)}),
+                },
             )  # fmt: skip
         self._children[layer] = _Child(layer, process, time.monotonic(), failures=failures)
 
@@ -119,14 +140,25 @@ class Supervisor:
         if not stopped.wait(pause):
             self._start(child.layer, failures)
 
-    def _stop(self) -> None:
+    def _rest(self, stopped: threading.Event) -> None:
+        """Stand still for whoever changes the definitions, then start all layers with the new ones."""
+        self.say("definitions are being applied: compute, ingest and schedule rest, serve goes on")
+        self._stop(("schedule", "compute", "ingest"))
+        while holder_of(self.settings.state, APPLY) is not None and not stopped.wait(0.1):
+            pass
+        if not stopped.is_set():
+            self._stop(("serve",))
+            for layer in LAYERS:
+                self._start(layer)
+
+    def _stop(self, layers: Sequence[str] = ("serve", "schedule", "compute", "ingest")) -> None:
         """Stop the door first, then what stands behind it, so that what was accepted is computed and stored."""
-        for layer in ("serve", "schedule", "compute", "ingest"):
-            child = self._children.get(layer)
-            if child is not None and child.process.poll() is None:
+        stopping = {layer: self._children.pop(layer) for layer in layers if layer in self._children}
+        for child in stopping.values():
+            if child.process.poll() is None:
                 child.process.terminate()
         deadline = time.monotonic() + _STOP_S
-        for layer, child in self._children.items():
+        for layer, child in stopping.items():
             try:
                 code = child.process.wait(max(deadline - time.monotonic(), 0.1))
                 self.say(f"{layer:<9} stopped" if code == 0 else f"{layer:<9} stopped with exit code {code}")

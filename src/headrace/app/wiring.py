@@ -54,9 +54,15 @@ class Parts:
     @cached_property
     def online(self) -> OnlineStore:
         """The online store; unsynced, since the feature log rebuilds what power loss may take."""
-        from headrace.stores.online.lmdb import LmdbOnlineStore
+        store: OnlineStore
+        if self.settings.online == "embedded":
+            from headrace.stores.online.lmdb import LmdbOnlineStore
 
-        store = LmdbOnlineStore(self.settings.state / "online", sync=False)
+            store = LmdbOnlineStore(self.settings.state / "online", sync=False)
+        else:
+            from headrace.stores.online.redis import RedisOnlineStore
+
+            store = RedisOnlineStore(self.settings.online, namespace=self.settings.env)
         self._opened.append(store)
         return store
 
@@ -79,20 +85,30 @@ class Parts:
 
     @cached_property
     def offline(self) -> OfflineStore:
-        """The offline store."""
+        """The offline store: a local folder, or a prefix of a bucket."""
+        from headrace.stores.objects import s3_options
         from headrace.stores.offline.delta import DeltaOfflineStore
 
-        store = DeltaOfflineStore(self.settings.state / "offline")
+        settings = self.settings
+        if settings.offline == "embedded":
+            store = DeltaOfflineStore(settings.state / "offline")
+        else:
+            below = "" if settings.env == "default" else f"/{settings.env}"
+            store = DeltaOfflineStore(settings.offline.rstrip("/") + below, s3_options(settings.s3))
         self._opened.append(store)
         return store
 
     @cached_property
     def catalog(self) -> Catalog:
-        """The catalog."""
+        """The catalog: a file, or a schema of a PostgreSQL database."""
         from headrace.catalog.catalog import Catalog
 
-        self.settings.state.mkdir(parents=True, exist_ok=True)
-        catalog = Catalog(self.settings.state / "catalog.db", self.clock)
+        settings = self.settings
+        if settings.catalog == "embedded":
+            settings.state.mkdir(parents=True, exist_ok=True)
+            catalog = Catalog(settings.state / "catalog.db", self.clock)
+        else:
+            catalog = Catalog(settings.catalog, self.clock, env=settings.env)
         self._opened.append(catalog)
         return catalog
 
@@ -172,9 +188,11 @@ class Parts:
         """The runner of scheduled tables; `sources` replaces the configured ones."""
         from headrace.engines.batch.duckdb import DuckDBBatchEngine
         from headrace.engines.batch.runner import BatchRunner
+        from headrace.stores.objects import s3_options
 
         chosen = sources if sources is not None else dict(self.settings.sources)
-        engine = DuckDBBatchEngine(chosen, self.clock, folder=self.settings.folder / "data")
+        objects = s3_options(self.settings.s3)
+        engine = DuckDBBatchEngine(chosen, self.clock, folder=self.settings.folder / "data", objects=objects)
         self._opened.append(engine)
         return BatchRunner(engine, self.features, self.clock)
 

@@ -1,7 +1,8 @@
 """Online reads: one request or a few thousand, answered from the online store in one snapshot.
 
 The keys of all bindings are fetched at once, the records joined into one buffer, and one compiled call evaluates every
-window of every group. The answer carries the position that it reflects.
+window of every group. The answer carries the position that it reflects, and beside it those of groups that a schedule
+computes.
 """
 
 from __future__ import annotations
@@ -9,21 +10,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
 
+import msgspec
 import numpy as np
 
 from headrace.aggregations.layout import GroupLayout
-from headrace.aggregations.reads import TOO_OLD, read_view
+from headrace.aggregations.reads import OTHER_FORMAT, TOO_OLD, read_view
+from headrace.aggregations.records import FORMAT
 from headrace.aggregations.table_records import objects_of
 from headrace.aggregations.texts import texts_of
 from headrace.core.columns import BoolArray, Column, IntArray, column_of
-from headrace.core.errors import HorizonError
+from headrace.core.errors import HorizonError, StoreError
 from headrace.core.keys import encode_numbers, key_encoder
-from headrace.core.positions import EMPTY_POSITION, decode_position
+from headrace.core.positions import EMPTY_POSITION, Position, decode_position, decode_state, state_key
 from headrace.core.schema import DType
 from headrace.core.time import format_duration, to_iso
 from headrace.features.plan import ProjectPlan, ViewPlan
 from headrace.retrieval.binding import BoundView
-from headrace.retrieval.group_objects import GroupObjects, Piece, read_piece, record_rows
+from headrace.retrieval.group_objects import GroupObjects, Piece, read_grown, read_piece, record_rows, with_grown
 from headrace.retrieval.rows import FeatureBlock
 from headrace.stores.online.base import OnlineStore
 
@@ -53,7 +56,15 @@ class OnlineReader:
         self._raw_position = b""
         self._position = EMPTY_POSITION
         self._oldest_us: int | None = None
-        self._streams = sorted({s.group.stream for s in self.bound.sources if s.group is not None})
+        groups = {s.version: s.group for s in self.bound.sources if s.group is not None}
+        self._streams = sorted({group.stream for group in groups.values()})
+        self._scheduled = {v: group.stream for v, group in groups.items() if v in project.scheduled}
+        # Streams whose clock is that of scheduled groups alone.
+        self._own_clock = set(self._streams) - {g.stream for v, g in groups.items() if v not in self._scheduled}
+        self._state_keys = [state_key(version) for version in self._scheduled]
+        self._raw_states: list[bytes | None] = []
+        layouts = [(b, source.layout, source.slot) for b, source in enumerate(self.bound.sources)]
+        self._growing = [(b, own, slot) for b, own, slot in layouts if own is not None and len(own.grown_slots)]
         # Compiled (or loaded from the cache) here, so that no request waits for it.
         self._evaluate(_NO_RECORD, np.zeros((0, len(self.bound.sources)), np.int64), np.zeros(0, np.int64))
 
@@ -71,9 +82,17 @@ class OnlineReader:
         t = request[self._time_field].values
         n = len(t)
         keys, places = self._keys(request, n)
-        records, raw_position = self._store.read(keys)
-        if raw_position != self._raw_position:
-            self._see(raw_position)
+        if self._state_keys:
+            # Where scheduled groups stand lies beside their records, and is of the same snapshot.
+            records, raw_position = self._store.read(keys + self._state_keys)
+            states = records[len(keys) :]
+            del records[len(keys) :]
+            if raw_position != self._raw_position or states != self._raw_states:
+                self._see(raw_position, states)
+        else:
+            records, raw_position = self._store.read(keys)
+            if raw_position != self._raw_position:
+                self._see(raw_position, [])
         # For one row each call of NumPy weighs as much as a window, so none is made that can be left out.
         first_us = int(t[0]) if n == 1 else int(t.min()) if n else None
         if first_us is not None and self._oldest_us is not None and first_us < self._oldest_us:
@@ -121,7 +140,7 @@ class OnlineReader:
     def _evaluate(self, records: bytes, starts: IntArray, t: IntArray) -> tuple[IntArray, BoolArray, IntArray]:
         """Words and validity of all slots, and the table rows taken, for the records that begin at `starts`.
 
-        Raises HorizonError if a record of a table does not reach back to its t.
+        Raises HorizonError if a record of a table does not reach back to its t, StoreError for one of another format.
         """
         bound, s, n = self.bound, self._scratch, len(t)
         words = np.zeros((n, bound.slots), np.int64)
@@ -133,6 +152,10 @@ class OnlineReader:
         )  # fmt: skip
         if refused:
             self._refuse(rows, t)
+        for b, layout, slot in self._growing:
+            # Copies: of what cannot be written to, or has gaps, another variant would be compiled.
+            i8, to = np.frombuffer(records, np.int64).copy(), (words, valid, slot)
+            read_grown(layout, layout.grown_slots, i8, starts[:, b].copy(), t, to, s)
         return words, valid, rows
 
     def _nested(
@@ -147,8 +170,14 @@ class OnlineReader:
         """Lists and maps from the record that each row reads; -1 chooses none."""
         sizes = [0 if record is None else len(record) >> 3 for record in records]
         of_rows = np.array([sizes[place] if place >= 0 else 0 for place in chosen], np.int64)
-        events = record_rows(layout, np.frombuffer(found or _NO_RECORD, np.int64), starts, of_rows)
-        return [read_piece(layout, np.arange(len(t)), events, t, self._scratch)]
+        words = np.frombuffer(found or _NO_RECORD, np.int64)
+        events = record_rows(layout, words, starts, of_rows)
+        piece = read_piece(layout, np.arange(len(t)), events, t, self._scratch, layout.online_nested)
+        if not len(layout.grown_items):
+            return [piece]
+        none = (np.zeros((len(t), 0), np.int64), np.zeros((len(t), 0), np.bool_), 0)
+        grown = read_grown(layout, layout.grown_items, words.copy(), starts.copy(), t, none, self._scratch)
+        return [with_grown(layout, piece, grown)]
 
     def _keys(self, request: Mapping[str, Column], n: int) -> tuple[list[bytes], list[int]]:
         """Keys of the records to read, and which of them each binding of each row reads (-1: none).
@@ -182,12 +211,26 @@ class OnlineReader:
             by_source.append([-1 if None in parts else keys.setdefault(encode(parts), len(keys)) for parts in rows])
         return list(keys), [place for row in zip(*by_source, strict=True) for place in row]
 
-    def _see(self, raw_position: bytes) -> None:
-        """Take over a position that differs from the last one."""
+    def _see(self, raw_position: bytes, states: list[bytes | None]) -> None:
+        """Take over positions that differ from the last ones; `states` are those of the scheduled groups."""
         position = decode_position(raw_position)
+        if states:
+            position = self._with_groups(position, states)
+            self._raw_states = states
         newest = max((position.clock_us[name] for name in self._streams if name in position.clock_us), default=None)
         self._oldest_us = None if newest is None else newest - self._horizon_us
         self._position, self._raw_position = position, raw_position
+
+    def _with_groups(self, position: Position, states: Sequence[bytes | None]) -> Position:
+        """The position of the store with those of the scheduled groups, each with the clock of its own."""
+        clocks = {name: us for name, us in position.clock_us.items() if name not in self._own_clock}
+        groups: dict[str, list[int]] = {}
+        for (version, stream), raw in zip(self._scheduled.items(), states, strict=True):
+            state = decode_state(raw)
+            groups[version] = [0] if state is None else state.at
+            if state is not None and state.clock_us is not None:
+                clocks[stream] = max(clocks.get(stream, state.clock_us), state.clock_us)
+        return msgspec.structs.replace(position, clock_us=clocks, groups=groups)
 
     def _too_early(self, t_us: int, oldest_us: int) -> None:
         raise HorizonError(
@@ -197,7 +240,13 @@ class OnlineReader:
         )
 
     def _refuse(self, rows: IntArray, t: IntArray) -> None:
-        r, b = np.argwhere(rows == TOO_OLD)[0].tolist()
+        r, b = np.argwhere(rows <= TOO_OLD)[0].tolist()
+        if rows[r, b] == OTHER_FORMAT:
+            raise StoreError(
+                f"the online store holds records of group {self.bound.sources[b].binding.source} of another format, "
+                f"this version reads format {FORMAT}: delete the online store, and ingestion makes it again from the "
+                "feature log"
+            )
         raise HorizonError(
             f"the online store no longer holds what table {self.bound.sources[b].binding.source} said at "
             f"{to_iso(int(t[r]))}: that lies further behind its newest row than the as-of horizon of "

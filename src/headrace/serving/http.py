@@ -24,6 +24,7 @@ from starlette.types import Receive, Scope, Send
 
 from headrace.core.errors import ConfigError
 from headrace.serving.handlers import Call, Handlers
+from headrace.serving.listener import listen
 from headrace.serving.metrics import ServingMetrics
 from headrace.serving.openapi import describe
 from headrace.serving.replies import Refused, Reply, encode_json, refusal
@@ -143,14 +144,20 @@ def create_app(service: Service) -> Starlette:
 
 
 def serve(
-    service: Service, host: str = "127.0.0.1", port: int = 8321, *, on_ready: Callable[[int], None] | None = None
+    service: Service,
+    host: str = "127.0.0.1",
+    port: int = 8321,
+    *,
+    listener: socket.socket | None = None,
+    on_ready: Callable[[int], None] | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT: then finish the requests that are under way, flush the prediction log, return.
 
-    `port` 0 takes any free one; `on_ready` is told the port once connections are accepted. Raises ConfigError if the
-    address cannot be listened on.
+    `port` 0 takes any free one; `on_ready` is told the port once connections are accepted. A `listener` that listens
+    already is used instead of host and port, and closed at the end. Raises ConfigError if the address cannot be
+    listened on.
     """
-    listener = _listen(host, port)
+    listener = listener or listen(host, port)
     with listener, _returning_from_signals():
         _server(service, listener, on_ready).run(sockets=[listener])
 
@@ -161,7 +168,7 @@ def serving(service: Service, host: str = "127.0.0.1", port: int = 0) -> Iterato
 
     Leaving it stops the service as SIGTERM would. Raises ConfigError if the address cannot be listened on.
     """
-    with _listen(host, port) as listener:
+    with listen(host, port) as listener:
         ready = threading.Event()
         server = _server(service, listener, lambda _: ready.set())
         thread = threading.Thread(target=lambda: server.run(sockets=[listener]), name="headrace-http", daemon=True)
@@ -219,22 +226,6 @@ def _returning_from_signals() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(2048)
-    except OSError as error:
-        listener.close()
-        raise ConfigError(
-            f"cannot listen on {host} port {port}: {error.strerror or error}; stop what uses it or choose another port"
-        ) from error
-    listener.set_inheritable(True)
-    return listener
 
 
 async def _follow_promotions(service: Service, metrics: ServingMetrics) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from headrace.app.heartbeats import LAYERS
-from headrace.app.locks import FolderLock
+from headrace.app.locks import FolderLock, layers_at_rest
 from headrace.app.settings import Settings
 from headrace.app.supervisor import Supervisor
 from headrace.core.errors import Busy, StoreError
@@ -58,7 +58,7 @@ def stop() -> None:
 
 def test_layers_are_started_announced_restarted_and_stopped(tmp_path: Path) -> None:
     state = tmp_path / "state"
-    settings = Settings(tmp_path, state=state)
+    settings = Settings(tmp_path, state=state, port=0)
     supervisor = Supervisor(settings, print, command=steady(state))
 
     def kill_one() -> None:
@@ -81,13 +81,37 @@ def test_layers_are_started_announced_restarted_and_stopped(tmp_path: Path) -> N
 
 def test_a_layer_that_never_starts_is_given_up_with_its_last_words(tmp_path: Path) -> None:
     said: list[str] = []
-    supervisor = Supervisor(Settings(tmp_path, state=tmp_path / "s"), said.append, command=failing)
+    supervisor = Supervisor(Settings(tmp_path, state=tmp_path / "s", port=0), said.append, command=failing)
     with pytest.raises(StoreError, match=r"layer \w+ does not start \(exit code 1\): the disk is full"):
         supervisor.run()
     assert any("restarting in" in line for line in said)
 
 
 def test_a_second_one_is_told_who_holds_the_folder(tmp_path: Path) -> None:
-    settings = Settings(tmp_path, state=tmp_path / "s")
+    settings = Settings(tmp_path, state=tmp_path / "s", port=0)
     with FolderLock(settings.state, "up"), pytest.raises(Busy, match=f"process {os.getpid()}"):
         Supervisor(settings, print, command=failing).run()
+
+
+def test_layers_rest_while_definitions_change_and_start_anew(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    supervisor = Supervisor(Settings(tmp_path, state=state, port=0), print, command=steady(state))
+    seen: dict[str, set[str]] = {}
+
+    def apply() -> None:
+        before = {layer: child.process.pid for layer, child in supervisor._children.items()}
+        with layers_at_rest(state, LAYERS, answering=("serve",)):
+            while len(supervisor._children) > 1:
+                time.sleep(0.02)
+            seen["at rest"] = {x for x in LAYERS if x not in supervisor._children}
+            seen["answering"] = {x for x, child in supervisor._children.items() if child.process.pid == before[x]}
+        said.clear()
+        said._on["all layers are up"] = lambda: (
+            seen.update(anew={x for x, c in supervisor._children.items() if c.process.pid != before[x]}),
+            stop(),
+        )[0]
+
+    said = Said({"all layers are up": lambda: threading.Thread(target=apply).start()})
+    supervisor.say = said
+    supervisor.run()
+    assert seen == {"at rest": {"compute", "ingest", "schedule"}, "answering": {"serve"}, "anew": set(LAYERS)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,9 @@ from headrace.core.errors import NotFound
 
 KNOWN_AT = "known_at"
 """A source with a column of this name is taken to become known row by row at those times."""
+
+_OBJECTS = "s3://"
+_SECRET = re.compile(r"(?<=://)[^/@]*@")
 
 READERS = {
     ".parquet": "read_parquet",
@@ -28,7 +32,8 @@ class Source:
     """A named input of queries.
 
     Attributes:
-        data: a path to a file or a folder of files (Parquet, CSV, JSON), an Arrow table, or the URL of a database.
+        data: a path to a file or a folder of files (Parquet, CSV, JSON), an Arrow table, the URL of a database, or an
+            s3:// URI of Parquet files.
         known_at: SQL expression over the source's columns that says when a row became known: a timestamp or int µs.
             None: the column `known_at` if there is one, else every row is always known. A row whose value is null
             never becomes known.
@@ -40,14 +45,19 @@ class Source:
     @property
     def is_database(self) -> bool:
         """True if this is the URL of a database."""
-        return isinstance(self.data, str) and "://" in self.data
+        return isinstance(self.data, str) and "://" in self.data and not self.is_objects
+
+    @property
+    def is_objects(self) -> bool:
+        """True if this is a prefix or a file of an object store."""
+        return isinstance(self.data, str) and self.data.startswith(_OBJECTS)
 
     @property
     def path(self) -> Path | None:
-        """The file or folder; None for anything else."""
+        """The file or folder on this machine; None for anything else."""
         if isinstance(self.data, Path):
             return self.data
-        return Path(self.data) if isinstance(self.data, str) and not self.is_database else None
+        return Path(self.data) if isinstance(self.data, str) and "://" not in self.data else None
 
 
 class Sources:
@@ -92,6 +102,11 @@ def reader_of(path: Path) -> str:
         if path.name.lower().endswith(suffix):
             return reader
     raise NotFound(f"{path}: unknown kind of file; expected {_listed(READERS)}")
+
+
+def shown(address: str) -> str:
+    """An address without the user and password that it may hold, for messages."""
+    return _SECRET.sub("", address.split("?", 1)[0])
 
 
 def _file_named(folder: Path, name: str) -> Path | None:
