@@ -16,6 +16,7 @@ from headrace.app.heartbeats import LAYERS
 from headrace.app.locks import holder_of
 from headrace.app.settings import Settings, load_settings
 from headrace.app.wiring import Parts
+from headrace.core.addresses import shown
 from headrace.core.errors import ConfigError, HeadraceError, Unreachable
 from headrace.core.time import to_iso
 from headrace.features.plan import ProjectPlan
@@ -24,6 +25,17 @@ if TYPE_CHECKING:
     from headrace.core.time import Clock
 
 _LEAST_FREE = 2 << 30
+_ADDRESSED = {
+    "event log": "log",
+    "feature log": "log",
+    "internal log": "log",
+    "online store": "online",
+    "offline store": "offline",
+    "catalog": "catalog",
+    "model registry": "models",
+}
+"""Which setting says where a part is."""
+_BESIDE = {"offline": " and in [s3], or in AWS_* variables"}
 _BUILT_US = 1_735_689_600_000_000
 """2025-01-01: a clock before it is wrong."""
 
@@ -110,22 +122,44 @@ def _parts(settings: Settings, plan: ProjectPlan, clock: Clock) -> Iterator[Find
     ]
     try:
         for what, look in looks:
+            part = _ADDRESSED.get(what, "")
+            address = getattr(settings, part, "embedded")
+            where = "" if address == "embedded" else f" at {shown(address)}"
             try:
-                yield Finding(what, True, look())
+                yield Finding(what, True, look() + where)
                 if what == "online store":
                     for found, cure in parts.online.problems():
                         yield Finding(what, False, found, cure)
             except (HeadraceError, OSError) as error:
-                yield Finding(what, False, str(error), _cure_of(error))
+                yield Finding(what, False, str(error), _cure_of(error, part, elsewhere=bool(where)))
+        yield from _sources(parts)
     finally:
         parts.close()
 
 
-def _cure_of(error: Exception) -> str:
+def _sources(parts: Parts) -> Iterator[Finding]:
+    names = list(parts.settings.sources)
+    try:
+        engine = parts.batch_engine() if names else None
+    except ConfigError as error:
+        yield Finding("sources", False, str(error), "mend headrace.toml or the variable")
+        return
+    for name in names:
+        assert engine is not None
+        try:
+            yield Finding(f"source {name}", True, engine.look(name))
+        except (HeadraceError, OSError) as error:
+            cure = f"check {name} under [sources] in headrace.toml, and that it is there"
+            yield Finding(f"source {name}", False, str(error), cure)
+
+
+def _cure_of(error: Exception, part: str, *, elsewhere: bool) -> str:
     if isinstance(error, Unreachable):
-        return "start its server, or mend its address; the layers wait for it and lose nothing"
+        return f'start it, or check its address in {part} = "..."; the layers wait for it and lose nothing'
     if isinstance(error, ConfigError):
         return "mend headrace.toml or the variable"
+    if elsewhere:
+        return f'check address, user and rights in {part} = "..."{_BESIDE.get(part, "")}'
     return "restore it from a backup, or move it away to start anew"
 
 

@@ -10,18 +10,18 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from headrace.core.addresses import shown
 from headrace.core.errors import ConfigError
 
 FILE = "headrace.toml"
 STREAM = "stream"
 """How a group runs of which nothing else is said."""
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_SECRET = re.compile(r"(?<=://)[^/@]*:[^/@]*@")
 _KINDS: dict[str, type] = {"sync": bool, "port": int, "partitions": int, "horizon_s": int, "history_mb": int}
 
 
@@ -34,6 +34,7 @@ class Settings:
         env: name of the environment; environments share definitions, not state.
         state: folder of the embedded parts.
         log, online, offline, catalog, models: part addresses, a URL or "embedded".
+        kafka: options of the Kafka client (`security.protocol`, `sasl.*`, `ssl.*`, …) beside those of the URL.
         host, port: where the HTTP API listens.
         sync: event appends survive power loss before they return.
         partitions: partitions of a newly made raw topic.
@@ -43,13 +44,14 @@ class Settings:
         sources: addresses of the sources that tables name with `on=`, and of the tables that queries read.
         s3: how object storage is reached: endpoint_url, region, access_key_id and so on; what is left out comes from
             AWS_* variables.
+        kafka: options of the Kafka client (`security.protocol`, `sasl.*`, `ssl.*`, …) beside those of the URL.
         groups: by group how it runs, where that was said: "stream", or a schedule such as "1h" or "@daily".
     """
 
     folder: Path
     env: str = "default"
     state: Path = Path(".headrace")
-    log: str = "embedded"
+    log: str = field(default="embedded", repr=False)
     online: str = "embedded"
     offline: str = "embedded"
     catalog: str = "embedded"
@@ -63,6 +65,7 @@ class Settings:
     owner: str = ""
     sources: Mapping[str, str] = field(default_factory=dict)
     s3: Mapping[str, str] = field(default_factory=dict)
+    kafka: Mapping[str, str] = field(default_factory=dict)
     groups: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
@@ -71,7 +74,7 @@ class Settings:
 
 
 SCHEMES: Mapping[str, tuple[str, ...]] = {
-    "log": (),
+    "log": ("kafka",),
     "online": ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"),
     "offline": ("s3",),
     "catalog": ("postgresql", "postgres"),
@@ -108,6 +111,7 @@ def load_settings(
     chosen = dict(envs.get(name, {}))
     sources |= chosen.pop("sources", {})
     s3 |= chosen.pop("s3", {})
+    kafka = {**raw.pop("kafka", {}), **chosen.pop("kafka", {})}
     groups |= _runs(chosen.pop("groups", {}), f"[env.{name}.groups] of {file}")
     merged: dict[str, Any] = {}
     for where, values in ((f"[project] of {file}", project), (str(file), raw), (f"[env.{name}] of {file}", chosen)):
@@ -135,13 +139,8 @@ def load_settings(
     for part, schemes in SCHEMES.items():
         _check_address(part, merged.get(part, "embedded"), schemes)
     sources = {key: str(_expanded(value, environ)) for key, value in sources.items()}
-    s3 = {key: _plain(_expanded(value, environ)) for key, value in s3.items()}
-    return Settings(folder=home, env=name, sources=sources, s3=s3, groups=groups, **merged)
-
-
-def shown(address: str) -> str:
-    """An address without the user and password that it may hold, for messages."""
-    return _SECRET.sub("", address.split("?", 1)[0])
+    s3, kafka = ({key: str(_expanded(value, environ)) for key, value in _flat(options)} for options in (s3, kafka))
+    return Settings(folder=home, env=name, sources=sources, s3=s3, kafka=kafka, groups=groups, **merged)
 
 
 def _check_address(part: str, address: str, schemes: tuple[str, ...]) -> None:
@@ -155,10 +154,6 @@ def _check_address(part: str, address: str, schemes: tuple[str, ...]) -> None:
         )
     taken = " or ".join(f'"{known}://..."' for known in schemes)
     raise ConfigError(f'{part} = "{shown(address)}": {part} takes "embedded" or {taken}')
-
-
-def _plain(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _runs(given: Any, where: str) -> dict[str, str]:
@@ -181,6 +176,15 @@ def _check_schedule(schedule: str, where: str) -> None:
         period_of(schedule)
     except ConfigError as error:
         raise ConfigError(f'{where}: {error}; "{STREAM}" runs it in the stream') from None
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The entries of a table of options; TOML reads `sasl.mechanism = ...` as a table in a table."""
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, str(value).lower() if isinstance(value, bool) else value
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -8,13 +8,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from headrace.app.settings import Settings
-from headrace.core.errors import StoreError
+from headrace.core.errors import ConfigError, StoreError
 from headrace.core.time import US_PER_SECOND, Clock
 from headrace.features.plan import ModelPlan, ProjectPlan, ViewPlan
 
 if TYPE_CHECKING:
     from headrace.catalog.catalog import Catalog
     from headrace.derivation.worker import ComputingLayer
+    from headrace.engines.batch.duckdb import DuckDBBatchEngine
     from headrace.engines.batch.runner import BatchRunner
     from headrace.eventlog.base import EventLog
     from headrace.ingestion.archive import ArchiveWorker
@@ -93,17 +94,22 @@ class Parts:
         if settings.offline == "embedded":
             store = DeltaOfflineStore(settings.state / "offline")
         else:
-            store = DeltaOfflineStore(settings.offline, s3_options(settings.s3))
+            below = "" if settings.env == "default" else f"/{settings.env}"
+            store = DeltaOfflineStore(settings.offline.rstrip("/") + below, s3_options(settings.s3))
         self._opened.append(store)
         return store
 
     @cached_property
     def catalog(self) -> Catalog:
-        """The catalog."""
+        """The catalog: a file, or a schema of a PostgreSQL database."""
         from headrace.catalog.catalog import Catalog
 
-        self.settings.state.mkdir(parents=True, exist_ok=True)
-        catalog = Catalog(self.settings.state / "catalog.db", self.clock)
+        settings = self.settings
+        if settings.catalog == "embedded":
+            settings.state.mkdir(parents=True, exist_ok=True)
+            catalog = Catalog(settings.state / "catalog.db", self.clock)
+        else:
+            catalog = Catalog(settings.catalog, self.clock, env=settings.env)
         self._opened.append(catalog)
         return catalog
 
@@ -181,13 +187,20 @@ class Parts:
 
     def batch(self, sources: dict[str, object] | None = None) -> BatchRunner:
         """The runner of scheduled tables; `sources` replaces the configured ones."""
-        from headrace.engines.batch.duckdb import DuckDBBatchEngine
         from headrace.engines.batch.runner import BatchRunner
 
+        return BatchRunner(self.batch_engine(sources), self.features, self.clock)
+
+    def batch_engine(self, sources: dict[str, object] | None = None) -> DuckDBBatchEngine:
+        """What runs their queries."""
+        from headrace.engines.batch.duckdb import DuckDBBatchEngine
+        from headrace.stores.objects import s3_options
+
         chosen = sources if sources is not None else dict(self.settings.sources)
-        engine = DuckDBBatchEngine(chosen, self.clock, folder=self.settings.folder / "data")
+        objects = s3_options(self.settings.s3)
+        engine = DuckDBBatchEngine(chosen, self.clock, folder=self.settings.folder / "data", objects=objects)
         self._opened.append(engine)
-        return BatchRunner(engine, self.features, self.clock)
+        return engine
 
     def reader(self, view: str) -> OnlineReader:
         """An online reader of a view, for one thread."""
@@ -216,8 +229,30 @@ class Parts:
                 close()
 
     def _log(self, name: str) -> EventLog:
-        from headrace.eventlog.lmdb import LmdbEventLog
-
-        log = LmdbEventLog(self.settings.state / "log" / name, self.clock, sync=self.settings.sync)
+        log = self._embedded_log(name) if self.settings.log == "embedded" else self._kafka_log(name)
         self._opened.append(log)
         return log
+
+    def _embedded_log(self, name: str) -> EventLog:
+        from headrace.eventlog.lmdb import LmdbEventLog
+
+        return LmdbEventLog(self.settings.state / "log" / name, self.clock, sync=self.settings.sync)
+
+    def _kafka_log(self, name: str) -> EventLog:
+        from headrace.ingestion.publisher import UNKNOWN_TOPIC
+
+        try:
+            from headrace.eventlog.kafka.cluster import parse_address
+            from headrace.eventlog.kafka.log import KafkaEventLog
+            from headrace.eventlog.kafka.raw import KafkaRawLog
+        except ImportError:
+            raise ConfigError('a log on Kafka needs its client: pip install "headrace[kafka]"') from None
+
+        address = parse_address(self.settings.log, self.settings.env, self.settings.kafka)
+        if name != "raw":
+            return KafkaEventLog(address.below(name), self.clock)
+        keys = {
+            stream: plan.partition_key or ((plan.schema.id_field,) if plan.schema.id_field else ())
+            for stream, plan in self.plan.streams.items()
+        }
+        return KafkaRawLog(address.below(name), self.clock, {**keys, UNKNOWN_TOPIC: ()})

@@ -17,7 +17,7 @@ import numpy as np
 from headrace.aggregations.layout import GroupLayout, layout_of, physical_column
 from headrace.aggregations.texts import compacted, numbered
 from headrace.core.columns import BoolArray, Column, FloatArray, IntArray, elements_of
-from headrace.core.events import EventBlock, concat_columns
+from headrace.core.events import NO_RECORD, EventBlock, concat_columns
 from headrace.core.keys import encode_numbers, entity_encoder
 from headrace.core.schema import DType
 from headrace.core.values import payload_of
@@ -298,6 +298,8 @@ class StreamEngine:
                 exceptions.append((partition, chunk.base + row, int(judged.codes[row])))
             payloads = {bad.row: bad.payload for bad in block.malformed}
             for row, field, reason in judged.dead:
+                if reason == NO_RECORD:
+                    continue
                 payload = payloads.get(row)
                 if payload is None:
                     payload = payload_of({k: c.take(np.array([row])).to_pylist()[0] for k, c in whole.items()})
