@@ -260,9 +260,7 @@ def test_what_fitted_when_it_was_published_fits_after_the_schema_has_changed(
 def test_arrival_is_the_brokers_time_and_the_same_from_wherever_one_reads(log: KafkaRawLog, tmp_path: Path) -> None:
     for number in range(6):
         appended(log, [row(number), row(10 + number)])
-    whole = {
-        offset: batch.arrival_us for batch in log.read("deed", 0, 0) for offset in range(batch.base, batch.end)
-    }
+    whole = {offset: batch.arrival_us for batch in log.read("deed", 0, 0) for offset in range(batch.base, batch.end)}
     assert min(whole.values()) > 1_700_000_000_000_000
     again = KafkaRawLog(address_of(tmp_path), SimulatedClock(5), {"deed": ()})
     for offset in reversed(range(12)):
@@ -287,9 +285,7 @@ def test_arrival_does_not_go_back_where_the_times_of_messages_do(
     mapped = KafkaRawLog(address_of(tmp_path), SimulatedClock(5), {"theirs": ()}, {"theirs": name})
     assert mapped.topics()["theirs"] == 1
     mapped.create("theirs", 1)
-    arrivals = [
-        (batch.arrival_us // 1_000 - base) for batch in mapped.read("theirs", 0, 0) for _ in range(batch.count)
-    ]
+    arrivals = [(batch.arrival_us // 1_000 - base) for batch in mapped.read("theirs", 0, 0) for _ in range(batch.count)]
     assert arrivals == [5, 9, 9, 9, 9, 12, 12]
     for offset in (6, 2, 3, 5, 0, 4, 1):
         batch = mapped.read("theirs", 0, offset, 1)[0]
