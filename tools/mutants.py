@@ -26,6 +26,7 @@ VERDICTS = ("tests/unit/engines", "tests/unit/ingestion", "tests/properties")
 KERNELS = ("tests/unit/aggregations",)
 TILES = ("tests/properties/test_tiles.py",)
 ROWS_OF_WINDOWS, NESTED = ("tests/properties/test_window_rows.py",), ("tests/properties/test_nested.py",)
+GROWING, LIFETIMES = ("tests/properties/test_growing.py",), ("tests/properties/test_engine_vs_oracle.py",)
 DERIVED = ("tests/unit/testing/test_given_derived.py", "tests/recovery/test_derive_kill.py")
 DERIVER = "derivation/deriver.py"
 LISTS = ("tests/unit/testing/test_given_lists.py", "tests/unit/app/test_lists.py")
@@ -77,6 +78,59 @@ MUTANTS = (
     ),
     Mutant(
         "cap: one value more is counted", "aggregations/frequent.py", "if found == cap:", "if found == cap + 1:", NESTED
+    ),
+    Mutant(
+        "buckets: one more than the cap over the lifetime", "aggregations/nested.py",
+        "if found > cap:", "if found > cap + 1:", NESTED,
+    ),
+    Mutant(
+        "growing states: an old value loses its count", "aggregations/growing.py",
+        "often[found - 1] += more", "often[found - 1] = more", GROWING,
+    ),
+    Mutant(
+        "growing states: a cap of the state holds for all features of it", "aggregations/growing.py",
+        "if state[1] < 0 or state[1] > cap:", "if state[1] < 0:", GROWING,
+    ),
+    Mutant(
+        "growing states: one value more than the cap is kept", "aggregations/growing.py",
+        "found == cap:", "found == cap + 1:", GROWING,
+    ),
+    Mutant(
+        "growing states: the last rank of a register wins", "aggregations/sketch.py",
+        "registers[place] = max(registers[place], rank)", "registers[place] = rank", GROWING,
+    ),
+    Mutant(
+        "growing states: sums are not settled", "aggregations/growing.py",
+        "        settle(lane, 0, kind, SUMS)\n", "", GROWING,
+    ),
+    Mutant(
+        "growing states: free digits of a moment are cut off twice", "aggregations/moments.py",
+        "s3[3 * free :]", "s3[2 * free :]", GROWING,
+    ),
+    Mutant(
+        "growing states: a kept row is counted again", "aggregations/growing.py",
+        "folded = flags >= 0 and i8[flags + i] != 0", "folded = False", LIFETIMES,
+    ),
+    Mutant(
+        "growing states: an event at t is inside", "aggregations/growing.py",
+        "stop = first_at_or_after(i8, times, 0, n, hi)", "stop = first_at_or_after(i8, times, 0, n, hi + 1)", LIFETIMES,
+    ),
+    Mutant(
+        "growing states: texts keep the numbers of another dictionary", "aggregations/growing.py",
+        "if texts[s] and words[at + 1] > 0:", "if texts[s] and words[at + 1] < 0:", LIFETIMES,
+    ),
+    Mutant(
+        "kept rows: the greatest is the least", "aggregations/kept.py",
+        "return a > b if greatest else a < b", "return a < b", LIFETIMES,
+    ),
+    Mutant(
+        "kept rows: a bucket without a value has no row", "aggregations/kept.py",
+        "            keep[i] = True\n            found += 1\n        held", "            found += 1\n        held",
+        LIFETIMES,
+    ),
+    Mutant(
+        "records: another format is read", "aggregations/records.py",
+        "    if found != FORMAT:", "    if found > FORMAT:", GROWING,
     ),
     Mutant(
         "texts: a merge does not order its dictionary", "aggregations/texts.py",

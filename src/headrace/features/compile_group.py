@@ -30,13 +30,6 @@ from headrace.features.site import Problems
 from headrace.features.version import digest, node_content
 from headrace.features.view_columns import feature_versions
 
-_ONLY_WINDOWS = frozenset(
-    {
-        "quantile", "skewness", "approx_n_unique", "most_frequent", "histogram", "top_k",
-    }
-)  # fmt: skip
-"""What is computed from the rows of a window: it has no state that older events could be folded into."""
-
 
 class _Inputs:
     """Input columns of a group; equal expressions share one."""
@@ -136,13 +129,6 @@ def _aggregate(
 ) -> AggregateSpec:
     hashed = expr.kind == "approx_n_unique"
     window = definition.windows[name]
-    if window.window_us is None and (expr.kind in _ONLY_WINDOWS or expr.by is not None):
-        what = expr.kind if expr.by is None else f"{expr.kind} with by="
-        raise PlanError(f'hr.{what} over the whole lifetime is {NOT_YET}; give it a window, such as window="30d"')
-    if window.window_us is None and expr.kind in ("min", "max") and dtype_of(expr) is DType.STRING:
-        raise PlanError(
-            f'hr.{expr.kind} of texts over the whole lifetime is {NOT_YET}; give it a window, such as window="30d"'
-        )
     column = inputs.add(expr.input, hashed=hashed, whole=expr.kind in WHOLE)
     where, by = inputs.add(expr.where), inputs.add(expr.by)
     read = (column, where) if by is None else (column, where, by)

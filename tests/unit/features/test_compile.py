@@ -384,32 +384,21 @@ def test_models() -> None:
     assert (model.train_on_us, model.view, model.owner) == (30 * US_PER_DAY, "transfer", "me")
 
 
+def test_every_aggregation_but_a_rate_may_be_over_the_lifetime() -> None:
+    body = """
+often = hr.most_frequent(Transfer.count)
+shops = hr.mean(Transfer.amount, by=Transfer.count)
+middle = hr.quantile(Transfer.amount, 0.5)
+lean = hr.skewness(Transfer.amount)
+sizes = hr.approx_n_unique(Transfer.count)
+who = hr.min(Transfer.receiver)
+"""
+    assert [spec.window_us for spec in group(body).aggregates] == [None] * 6
+    with pytest.raises(DefinitionError, match=r"hr\.rate is per unit of time over a window; name one"):
+        group("pace = hr.rate()")
+
+
 NOT_YET = {
-    "aggregations": (
-        """\
-        class G(hr.FeatureGroup, key=Transfer.sender):
-            often = hr.most_frequent(Transfer.count)
-            shops = hr.count(by=Transfer.count)
-            middle = hr.quantile(Transfer.amount, 0.5)
-            lean = hr.skewness(Transfer.amount)
-            sizes = hr.approx_n_unique(Transfer.count)
-            who = hr.min(Transfer.receiver)
-        """,
-        [
-            *(
-                f"features.py:{place} over the whole lifetime is not computed by this version yet; "
-                'give it a window, such as window="30d"'
-                for place in (
-                    "23 G.often: hr.most_frequent",
-                    "24 G.shops: hr.count with by=",
-                    "25 G.middle: hr.quantile",
-                    "26 G.lean: hr.skewness",
-                    "27 G.sizes: hr.approx_n_unique",
-                    "28 G.who: hr.min of texts",
-                )
-            ),
-        ],
-    ),
     "maps at events": (
         """\
         class G(hr.FeatureGroup, key=Transfer.sender):
