@@ -29,6 +29,7 @@ ROWS_OF_WINDOWS, NESTED = ("tests/properties/test_window_rows.py",), ("tests/pro
 GROWING, LIFETIMES = ("tests/properties/test_growing.py",), ("tests/properties/test_engine_vs_oracle.py",)
 DERIVED = ("tests/unit/testing/test_given_derived.py", "tests/recovery/test_derive_kill.py")
 DERIVER = "derivation/deriver.py"
+LISTS = ("tests/unit/testing/test_given_lists.py", "tests/unit/app/test_lists.py")
 BACKFILLS = ("tests/unit/app/test_backfill.py", "tests/recovery/test_backfill.py")
 KERNEL, EXACT = "aggregations/kernel.py", "aggregations/exact.py"
 
@@ -250,6 +251,31 @@ MUTANTS = (
     Mutant(
         "tables over history: hidden rows end the search too soon", "aggregations/latest.py",
         "if soonest[i - first] >= t or", "if soonest[i - first] >= t - 50 or", KERNELS,
+    ),
+    Mutant(
+        "lists: a null element makes the whole list null", "core/columns.py",
+        "np.isnan(elements).all(axis=1)", "np.isnan(elements).any(axis=1)", LISTS,
+    ),
+    Mutant(
+        "lists: all elements of one are read from the first", "aggregations/layout.py",
+        "else first_column[a.input] + element", "else first_column[a.input]", LISTS,
+    ),
+    Mutant(
+        "rates: what a tile counts already is counted again", "aggregations/window_rows.py",
+        "if flags >= 0 and i8[flags + i] != 0:", "if False:", TILES,
+    ),
+    Mutant(
+        "rates: tiles before the window are added", "aggregations/window_rows.py",
+        "first_tile = first_at_or_after(i8, tiles, 0, stop_tile, lo)", "first_tile = np.int64(0)", TILES,
+    ),
+    Mutant(
+        "data sets: a changed label trains on former truth", "app/datasets.py",
+        "if then.label != now.label else", "if False else", ("tests/unit/app/test_training_data.py",),
+    ),
+    Mutant(
+        "data sets: rows of a sample weigh one each", "orchestration/retraining.py",
+        "    weights = None if data.weights is None else data.weights[early]", "    weights = None",
+        ("tests/unit/app/test_training_data.py",),
     ),
     Mutant(
         "labels: a row trains before its wait has passed", "training/dataset.py",

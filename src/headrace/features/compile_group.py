@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from headrace.core.errors import PlanError
-from headrace.core.schema import SCALARS, DType
-from headrace.features.aggregate import BY_ELEMENT, WHOLE, Aggregate
+from headrace.core.schema import DType
+from headrace.features.aggregate import WHOLE, Aggregate
 from headrace.features.column import ColumnOf, column_name
 from headrace.features.definition import definition_of
 from headrace.features.expr import Expr
@@ -128,10 +128,6 @@ def _aggregate(
     names: Mapping[str, str],
 ) -> AggregateSpec:
     hashed = expr.kind == "approx_n_unique"
-    for part in (expr.input, expr.by):
-        lists = part is expr.input and expr.kind in (*BY_ELEMENT, *WHOLE)
-        if part is not None and part.dtype not in SCALARS and not lists:
-            raise PlanError(f"hr.{expr.kind} of {dtype_of(part).value} columns is {NOT_YET}")
     window = definition.windows[name]
     column = inputs.add(expr.input, hashed=hashed, whole=expr.kind in WHOLE)
     where, by = inputs.add(expr.where), inputs.add(expr.by)
