@@ -16,7 +16,7 @@ from typing import Final
 
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
-from headrace.core.errors import LogError
+from headrace.core.errors import LogError, LogUnreachable
 from headrace.core.messages import encode_messages, encode_nothing, messages_of
 from headrace.core.time import NULL_US
 from headrace.eventlog.base import Append, LogBatch
@@ -30,7 +30,7 @@ MALFORMED: Final = "headrace-malformed"
 
 _CURSORS: Final = 2
 _CALL_S: Final = 5.0
-_DELIVERY_MS: Final = 60_000
+_DELIVERY_MS: Final = 30_000
 _HEADERS: Final[list[tuple[str, str | bytes | None]]] = [(OURS, b"1")]
 
 
@@ -100,7 +100,7 @@ class RecordWriter:
             producer.flush(_CALL_S)
         if report.failures:
             self._made = None  # a producer that has lost a message may not keep the order of the next ones
-            raise LogError(
+            raise LogUnreachable(
                 f"Kafka at {self._cluster.address.servers} confirmed {report.delivered} of {total} events: "
                 f"{report.failures[0].str()}; publish all of them again with the same ids: what came through the first "
                 f"time is a duplicate then"

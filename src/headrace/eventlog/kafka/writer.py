@@ -60,7 +60,7 @@ class TransactionalWriter:
         producer = self._cluster.producer(
             transactional_id=self._id, transaction_timeout_ms=_TRANSACTION_MS, message_timeout_ms=_TRANSACTION_MS
         )
-        # With a connection that is up the coordinator is found at once; else librdkafka looks again after half a second.
+        # Over a connection that is up the coordinator is found at once; else librdkafka tries again in half a second.
         self._cluster.patient("tell its brokers", lambda: producer.list_topics(timeout=_CALL_S))
         self._cluster.patient("hand over its transactions", lambda: producer.init_transactions(_CALL_S))
         self._producer = producer
