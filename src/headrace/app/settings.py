@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from headrace.core.addresses import shown
 from headrace.core.errors import ConfigError
 
 FILE = "headrace.toml"
 STREAM = "stream"
 """How a group runs of which nothing else is said."""
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_SECRET = re.compile(r"(?<=://)[^/@]*:[^/@]*@")
 _KINDS: dict[str, type] = {"sync": bool, "port": int, "partitions": int, "horizon_s": int, "history_mb": int}
 
 
@@ -158,11 +158,6 @@ def _topics(given: Any, file: Path) -> dict[str, str]:
             raise ConfigError(f'streams.{name or "?"} of {file} is {told!r}; write streams.NAME = {{ topic = "..." }}')
         found[name] = topic
     return found
-
-
-def shown(address: str) -> str:
-    """An address without the user and password that it may hold, for messages."""
-    return _SECRET.sub("", address.split("?", 1)[0])
 
 
 def _check_address(part: str, address: str, schemes: tuple[str, ...]) -> None:
