@@ -9,7 +9,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -64,12 +64,26 @@ class ComputeLayer(Layer):
     def __init__(self, parts: Parts) -> None:
         self._worker = parts.compute()
         self._worker.checkpoint()
+        self._problem = ""
+        self._lag = 0
 
     def step(self) -> int:
-        return self._worker.step()
+        # A step that fails has done nothing, and the next one begins where the feature log ends.
+        try:
+            done = self._worker.step()
+        except Unreachable as error:
+            self._problem = str(error)
+            return 0
+        self._problem = ""
+        return done
 
     def lag(self) -> int:
-        return sum(self._worker.lag().values())
+        with suppress(Unreachable):
+            self._lag = sum(self._worker.lag().values())
+        return self._lag
+
+    def problem(self) -> str:
+        return self._problem
 
     def counters(self) -> dict[str, float]:
         return {"counted": self._worker.counted, "dead_letters": self._worker.dead}

@@ -34,7 +34,6 @@ class Settings:
         env: name of the environment; environments share definitions, not state.
         state: folder of the embedded parts.
         log, online, offline, catalog, models: part addresses, a URL or "embedded".
-        kafka: options of the Kafka client (`security.protocol`, `sasl.*`, `ssl.*`, …) beside those of the URL.
         host, port: where the HTTP API listens.
         sync: event appends survive power loss before they return.
         partitions: partitions of a newly made raw topic.
@@ -45,13 +44,14 @@ class Settings:
         s3: how object storage is reached: endpoint_url, region, access_key_id and so on; what is left out comes from
             AWS_* variables.
         kafka: options of the Kafka client (`security.protocol`, `sasl.*`, `ssl.*`, …) beside those of the URL.
+        topics: what the topics of streams are called in Kafka, where not by the project's prefix and the stream's name.
         groups: by group how it runs, where that was said: "stream", or a schedule such as "1h" or "@daily".
     """
 
     folder: Path
     env: str = "default"
     state: Path = Path(".headrace")
-    log: str = field(default="embedded", repr=False)
+    log: str = "embedded"
     online: str = "embedded"
     offline: str = "embedded"
     catalog: str = "embedded"
@@ -66,6 +66,7 @@ class Settings:
     sources: Mapping[str, str] = field(default_factory=dict)
     s3: Mapping[str, str] = field(default_factory=dict)
     kafka: Mapping[str, str] = field(default_factory=dict)
+    topics: Mapping[str, str] = field(default_factory=dict)
     groups: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
@@ -111,7 +112,8 @@ def load_settings(
     chosen = dict(envs.get(name, {}))
     sources |= chosen.pop("sources", {})
     s3 |= chosen.pop("s3", {})
-    kafka = {**raw.pop("kafka", {}), **chosen.pop("kafka", {})}
+    kafka = {**dict(_flat(raw.pop("kafka", {}))), **dict(_flat(chosen.pop("kafka", {})))}
+    topics = {**_topics(raw.pop("streams", {}), file), **_topics(chosen.pop("streams", {}), file)}
     groups |= _runs(chosen.pop("groups", {}), f"[env.{name}.groups] of {file}")
     merged: dict[str, Any] = {}
     for where, values in ((f"[project] of {file}", project), (str(file), raw), (f"[env.{name}] of {file}", chosen)):
@@ -140,7 +142,22 @@ def load_settings(
         _check_address(part, merged.get(part, "embedded"), schemes)
     sources = {key: str(_expanded(value, environ)) for key, value in sources.items()}
     s3, kafka = ({key: str(_expanded(value, environ)) for key, value in _flat(options)} for options in (s3, kafka))
-    return Settings(folder=home, env=name, sources=sources, s3=s3, kafka=kafka, groups=groups, **merged)
+    if topics and merged.get("log", "embedded") == "embedded":
+        raise ConfigError(f'streams.{min(topics)} of {file} names a topic of Kafka: give log = "kafka://..." as well')
+    return Settings(
+        folder=home, env=name, sources=sources, s3=s3, kafka=kafka, topics=topics, groups=groups, **merged
+    )  # fmt: skip
+
+
+def _topics(given: Any, file: Path) -> dict[str, str]:
+    """Names in Kafka by stream: `streams.transfer = { topic = "core.transfers" }`."""
+    found = {}
+    for name, told in given.items() if isinstance(given, Mapping) else [("", given)]:
+        topic = told.get("topic") if isinstance(told, Mapping) and set(told) == {"topic"} else None
+        if not name or not isinstance(topic, str) or not topic:
+            raise ConfigError(f'streams.{name or "?"} of {file} is {told!r}; write streams.NAME = {{ topic = "..." }}')
+        found[name] = topic
+    return found
 
 
 def _check_address(part: str, address: str, schemes: tuple[str, ...]) -> None:

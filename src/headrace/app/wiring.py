@@ -255,4 +255,8 @@ class Parts:
             stream: plan.partition_key or ((plan.schema.id_field,) if plan.schema.id_field else ())
             for stream, plan in self.plan.streams.items()
         }
-        return KafkaRawLog(address.below(name), self.clock, {**keys, UNKNOWN_TOPIC: ()})
+        strange = sorted(self.settings.topics.keys() - keys.keys())
+        if strange:
+            declared = ", ".join(keys) or "none"
+            raise ConfigError(f'streams.{strange[0]}: there is no stream "{strange[0]}"; declared are {declared}')
+        return KafkaRawLog(address.below(name), self.clock, {**keys, UNKNOWN_TOPIC: ()}, self.settings.topics)
