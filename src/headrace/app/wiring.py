@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from headrace.app.settings import Settings
@@ -133,6 +134,11 @@ class Parts:
         return any(self.raw.end(stream, partition) > 0 for partition in range(partitions))
 
     @property
+    def checkpoint(self) -> Path:
+        """The file that holds clocks and recent ids of compute."""
+        return self.settings.state / "compute.checkpoint"
+
+    @property
     def memory_bytes(self) -> int:
         """How much of one stream or table history holds in memory at a time."""
         return self.settings.history_mb * 2**20
@@ -156,7 +162,7 @@ class Parts:
             self.plan,
             self.raw,
             self.features,
-            self.settings.state / "compute.checkpoint",
+            self.checkpoint,
             state=lambda: self.derivation,
             past=lambda: self.past,
             horizon_us=self.horizon_us,
