@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from headrace.app.wiring import Parts
     from headrace.features.plan import ProjectPlan
 
+
 def trim_raw(parts: Parts, keep_us: int) -> dict[str, int]:
     """Drop from each raw topic what is older than `keep_us` and needed by nobody; returns by stream how many events."""
     from headrace.app.history import first_arrival
