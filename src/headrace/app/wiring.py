@@ -45,7 +45,8 @@ class Parts:
 
     @cached_property
     def features(self) -> EventLog:
-        """The feature log: topics `windows`, `tables`, `dead_letters`. It can be computed again from the raw topics."""
+        """The feature log: topics `windows`, `tables`, `dead_letters`. What raw topics still hold (`retention`)
+        can be computed again from them."""
         return self._log("features")
 
     @cached_property
