@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from headrace.orchestration.schedule import Job, Scheduler
 
 _AUDIT_US = 10 * US_PER_MINUTE
+_COMPACT_US = 3 * US_PER_HOUR
 _AUDITED = "audited until "
 
 
@@ -28,7 +29,7 @@ def project_scheduler(parts: Parts) -> tuple[Scheduler, list[str]]:
 
     now = parts.clock.now_us()
     at_start = batch_jobs(parts.plan, parts.batch(sources_of(parts))) + _unscheduled(parts) + group_jobs(parts)
-    jobs = list(at_start)
+    jobs = list(at_start) + _upkeep(parts)
     for model in parts.plan.models.values():
         jobs += _model_jobs(parts, model, now)
     for job in jobs:
@@ -36,6 +37,24 @@ def project_scheduler(parts: Parts) -> tuple[Scheduler, list[str]]:
     for model in parts.plan.models.values():
         parts.catalog.abandon_runs("the process ended while it ran", f"retrain {model.name}")
     return Scheduler(parts.catalog, jobs, now), [job.name for job in at_start]
+
+
+def _upkeep(parts: Parts) -> list[Job]:
+    """Raw topics lose what is old and archived, by the hour; the archive's small files become large ones at night."""
+    from headrace.app.retention import trim_raw
+    from headrace.app.settings import retention_us
+    from headrace.orchestration.jobs import every
+
+    keep_us = retention_us(parts.settings.retention)
+
+    def compact() -> None:
+        for table in parts.offline.tables():
+            parts.offline.compact(table)
+
+    jobs = [every("compact archive", US_PER_DAY, compact, offset_us=_COMPACT_US)]
+    if keep_us is not None:
+        jobs.append(every("retention", US_PER_HOUR, lambda: trim_raw(parts, keep_us)))
+    return jobs
 
 
 def sources_of(parts: Parts) -> dict[str, object]:

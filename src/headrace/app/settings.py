@@ -17,8 +17,10 @@ from typing import Any
 
 from headrace.core.addresses import shown
 from headrace.core.errors import ConfigError
+from headrace.core.time import US_PER_DAY, parse_duration
 
 FILE = "headrace.toml"
+FOREVER = "forever"
 STREAM = "stream"
 """How a group runs of which nothing else is said."""
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -39,6 +41,7 @@ class Settings:
         partitions: partitions of a newly made raw topic.
         horizon_s: as-of horizon of the online store in seconds.
         history_mb: MiB that history takes for one stream or table; a larger archive is cut by key into parts on disk.
+        retention: how long raw topics keep events that are archived, such as "7d"; "forever" drops nothing.
         owner: owner of whatever names none.
         sources: addresses of the sources that tables name with `on=`, and of the tables that queries read.
         s3: how object storage is reached: endpoint_url, region, access_key_id and so on; what is left out comes from
@@ -62,6 +65,7 @@ class Settings:
     partitions: int = 1
     horizon_s: int = 600
     history_mb: int = 4096
+    retention: str = FOREVER
     owner: str = ""
     sources: Mapping[str, str] = field(default_factory=dict)
     s3: Mapping[str, str] = field(default_factory=dict)
@@ -82,7 +86,7 @@ SCHEMES: Mapping[str, tuple[str, ...]] = {
     "models": (),
 }
 """The parts, and the schemes of the addresses that each takes beside "embedded"."""
-_PLAIN = (*SCHEMES, "host", "port", "sync", "partitions", "horizon_s", "history_mb", "owner", "state")
+_PLAIN = (*SCHEMES, "host", "port", "sync", "partitions", "horizon_s", "history_mb", "retention", "owner", "state")
 
 
 def find_folder(start: Path | None = None) -> Path:
@@ -138,6 +142,7 @@ def load_settings(
     if not merged["state"].is_absolute():
         merged["state"] = home / merged["state"]
     merged = {key: _typed(key, _expanded(value, environ)) for key, value in merged.items()}
+    retention_us(merged.get("retention", FOREVER))
     for part, schemes in SCHEMES.items():
         _check_address(part, merged.get(part, "embedded"), schemes)
     sources = {key: str(_expanded(value, environ)) for key, value in sources.items()}
@@ -157,6 +162,19 @@ def _topics(given: Any, file: Path) -> dict[str, str]:
         if not name or not isinstance(topic, str) or not topic:
             raise ConfigError(f'streams.{name or "?"} of {file} is {told!r}; write streams.NAME = {{ topic = "..." }}')
         found[name] = topic
+    return found
+
+
+def retention_us(setting: str) -> int | None:
+    """The setting in µs; None if nothing is dropped. Raises ConfigError if it is no duration of a day or more."""
+    if setting == FOREVER:
+        return None
+    try:
+        found = parse_duration(setting)
+    except ValueError:
+        found = 0
+    if found < US_PER_DAY:
+        raise ConfigError(f'retention = "{setting}": write "{FOREVER}", or at least a day, such as "7d"')
     return found
 
 

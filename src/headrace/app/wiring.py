@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from headrace.app.settings import Settings
@@ -44,7 +45,8 @@ class Parts:
 
     @cached_property
     def features(self) -> EventLog:
-        """The feature log: topics `windows`, `tables`, `dead_letters`. It can be computed again from the raw topics."""
+        """The feature log: topics `windows`, `tables`, `dead_letters`. What raw topics still hold (`retention`)
+        can be computed again from them."""
         return self._log("features")
 
     @cached_property
@@ -133,6 +135,11 @@ class Parts:
         return any(self.raw.end(stream, partition) > 0 for partition in range(partitions))
 
     @property
+    def checkpoint(self) -> Path:
+        """The file that holds clocks and recent ids of compute."""
+        return self.settings.state / "compute.checkpoint"
+
+    @property
     def memory_bytes(self) -> int:
         """How much of one stream or table history holds in memory at a time."""
         return self.settings.history_mb * 2**20
@@ -156,7 +163,7 @@ class Parts:
             self.plan,
             self.raw,
             self.features,
-            self.settings.state / "compute.checkpoint",
+            self.checkpoint,
             state=lambda: self.derivation,
             past=lambda: self.past,
             horizon_us=self.horizon_us,
