@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.aggregations.growing import read_growing
+from headrace.aggregations.growing import COUNTS, G_CAP, G_FORM, SUMMED, read_growing
 from headrace.aggregations.layout import Scratch, layout_of, physical_columns
 from headrace.aggregations.limits import DISTINCT_CAP
 from headrace.aggregations.nested import decoded
@@ -84,6 +84,16 @@ def merged(rows: Sequence[tuple[Any, ...]], times: Sequence[int], clock_us: int,
         record = merge(LAYOUT, record, delta, HORIZON_US)
     assert record is not None
     return record
+
+
+def keys_of(record: bytes) -> IntArray:
+    """How many keys each growing state of a record has."""
+    words = np.frombuffer(record, np.int64)
+    at, found = 7 + int(words[6]) + LAYOUT.base_words, []
+    for _ in LAYOUT.growing:
+        found.append(words[at + 1])
+        at += 1 + int(words[at])
+    return np.array(found)
 
 
 def read(record: bytes, t_us: int) -> tuple[dict[str, Any], int]:
@@ -163,10 +173,11 @@ def test_many_different_values_are_exact_up_to_the_cap_and_null_beyond(different
         nulls = [name for name in expected if expected[name] is None]
         assert tally == len(nulls)
         assert (len(nulls) > 0) == (different > DISTINCT_CAP)
-    if different > 1_200:
-        # Beyond the greatest cap of a state nothing but that is kept of it.
-        fewer = merged(rows[:900], times[:900], 20_000, [900])
-        assert len(once) < len(fewer)
+    # Beyond the greatest cap of its features nothing but that is kept of a state.
+    bounded = np.isin(LAYOUT.growing[:, G_FORM], (COUNTS, SUMMED))
+    caps = LAYOUT.growing[bounded, G_CAP].tolist()
+    assert sorted(set(caps)) == [1_000, 1_200]
+    assert keys_of(once)[bounded].tolist() == [-1 if different > cap else different for cap in caps]
 
 
 def test_a_record_of_another_format_is_refused_by_name() -> None:

@@ -72,7 +72,7 @@ def engine(tmp_path: Path) -> Iterator[DuckDBBatchEngine]:
 def test_a_query_reaches_no_file_and_changes_nothing(
     engine: DuckDBBatchEngine, secret: Path, query: str, on: str | None
 ) -> None:
-    PLANES_OF_THIS_TEST = PLANES  # noqa: F841, N806: DuckDB would find it by its name
+    PLANES_OF_THIS_TEST = PLANES  # noqa: F841, N806 - DuckDB would find it by its name
     before = sorted(secret.parent.iterdir())
     with pytest.raises((PlanError, NotFound)) as raised:
         engine.run(replace(PLANE, on=on, query=query.format(file=secret, folder=secret.parent)))

@@ -45,15 +45,21 @@ class Databases:
         the query.
         """
         query = (table.query or "").strip().rstrip(";")
+        rows = self._query(f"table {table.name}", url, query)
+        return rows if since_us is None else _within(rows, table, since_us, now_us)
+
+    def look(self, name: str, url: str) -> None:
+        """Raise what `run` would if the database of a source does not answer."""
+        self._query(f"source {name}", url, "SELECT 1 AS one")
+
+    def _query(self, what: str, url: str, query: str) -> pa.Table:
         if url.startswith(_DUCKDB):
-            rows = _on_duckdb(table, url.removeprefix(_DUCKDB), query)
-        elif url.startswith(_POSTGRES):
+            return _on_duckdb(what, url.removeprefix(_DUCKDB), query)
+        if url.startswith(_POSTGRES):
             from headrace.engines.batch.postgres import query_postgres
 
-            rows = query_postgres(table.name, url, query)
-        else:
-            rows = self._on_sqlalchemy(table, url, query)
-        return rows if since_us is None else _within(rows, table, since_us, now_us)
+            return query_postgres(what, url, query)
+        return self._on_sqlalchemy(what, url, query)
 
     def close(self) -> None:
         """Close all connections."""
@@ -62,7 +68,7 @@ class Databases:
                 engine.dispose()
             self._engines.clear()
 
-    def _on_sqlalchemy(self, table: TablePlan, url: str, query: str) -> pa.Table:
+    def _on_sqlalchemy(self, what: str, url: str, query: str) -> pa.Table:
         import sqlalchemy as sa
 
         try:
@@ -72,16 +78,14 @@ class Databases:
                     result = connection.exec_driver_sql(query)
                     names, rows = list(result.keys()), result.fetchall()
                 except sa.exc.SQLAlchemyError as error:
-                    raise PlanError(f"the query of table {table.name} failed: {_cause(error)}") from None
+                    raise PlanError(f"the query of {what} failed: {_cause(error)}") from None
         except (sa.exc.SQLAlchemyError, ModuleNotFoundError) as error:
-            raise StoreError(f"the database of table {table.name} cannot be reached: {_cause(error)}") from None
+            raise StoreError(f"the database of {what} cannot be reached: {_cause(error)}") from None
         columns = list(zip(*rows, strict=True)) if rows else [()] * len(names)
         try:
             return pa.table([pa.array(list(column)) for column in columns], names=names)
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            raise PlanError(
-                f"the query of table {table.name} gives a column of mixed types: {error}; cast it"
-            ) from None
+            raise PlanError(f"the query of {what} gives a column of mixed types: {error}; cast it") from None
 
     def _engine(self, url: str) -> Any:
         import sqlalchemy as sa
@@ -92,30 +96,28 @@ class Databases:
             return self._engines[url]
 
 
-def check_select(table: TablePlan, query: str) -> None:
+def check_select(what: str, query: str) -> None:
     """Raise PlanError unless the query is one SELECT, as DuckDB reads it; duckdb.Error if it is no SQL."""
     import duckdb
 
     statements = duckdb.extract_statements(query)
     if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
-        raise PlanError(
-            f"the query of table {table.name} is not one SELECT: it may not change anything, and nothing may follow it"
-        )
+        raise PlanError(f"the query of {what} is not one SELECT: it may not change anything, and nothing may follow it")
 
 
-def _on_duckdb(table: TablePlan, path: str, query: str) -> pa.Table:
+def _on_duckdb(what: str, path: str, query: str) -> pa.Table:
     import duckdb
 
     try:
         with duckdb.connect(path, read_only=True, config=dict(LOCKED)) as connection:
             connection.execute("SET TimeZone = 'UTC'")
             connection.execute("SET lock_configuration = true")
-            check_select(table, query)
+            check_select(what, query)
             return connection.sql(query).to_arrow_table()
     except duckdb.IOException as error:
-        raise StoreError(f"the database of table {table.name} cannot be opened: {error}") from None
+        raise StoreError(f"the database of {what} cannot be opened: {error}") from None
     except duckdb.Error as error:
-        raise PlanError(f"the query of table {table.name} failed: {error}") from None
+        raise PlanError(f"the query of {what} failed: {error}") from None
 
 
 def _read_only(connection: sa.Connection) -> None:

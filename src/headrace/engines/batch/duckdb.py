@@ -21,12 +21,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 
+from headrace.core.addresses import shown
 from headrace.core.errors import NotFound, PlanError, StoreError
 from headrace.core.time import Clock
 from headrace.engines.batch.base import BatchEngine
 from headrace.engines.batch.databases import LOCKED, Databases, check_select
 from headrace.engines.batch.files import SourceFiles
-from headrace.engines.batch.sources import KNOWN_AT, Source, Sources, shown
+from headrace.engines.batch.sources import KNOWN_AT, Source, Sources
 from headrace.features.plan import TablePlan
 
 _KNOWN = "_headrace_known_us"
@@ -111,6 +112,18 @@ class DuckDBBatchEngine(BatchEngine):
             except duckdb.Error as error:
                 raise PlanError(f"the query of table {table.name} failed: {error}") from None
 
+    def look(self, name: str) -> str:
+        """What a source is, in words, once it has answered; raises what `run` says."""
+        source = self._sources[name]
+        if source.is_database:
+            self._databases.look(name, str(source.data))
+            return f"a database at {shown(str(source.data))} that answers"
+        if source.path is None and not source.is_objects:
+            return f"{len(_as_arrow(source.data)):,} rows"
+        stamp = self._files.stamp(source)
+        size = sum(size for _, _, size in stamp)
+        return f"{len(stamp)} files of {size / 2**20:,.1f} MiB at {shown(str(source.data))}"
+
     def close(self) -> None:
         """Close the connections and drop what they hold."""
         self._databases.close()
@@ -137,7 +150,7 @@ class DuckDBBatchEngine(BatchEngine):
 
     def _names_in(self, table: TablePlan, query: str) -> list[str]:
         if query not in self._names:
-            check_select(table, query)
+            check_select(f"table {table.name}", query)
             self._names[query] = sorted(self._connection.get_table_names(query))
         return self._names[query]
 

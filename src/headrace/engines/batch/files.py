@@ -18,8 +18,9 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
 
+from headrace.core.addresses import shown
 from headrace.core.errors import NotFound, StoreError
-from headrace.engines.batch.sources import Source, files_of, reader_of, shown
+from headrace.engines.batch.sources import Source, files_of, reader_of
 from headrace.stores.objects import failure, object_files
 
 if TYPE_CHECKING:
@@ -39,8 +40,8 @@ Stamp = tuple[tuple[str, int, int], ...]
 class SourceFiles:
     """Reads the files of sources: Parquet anywhere, CSV and JSON on this machine.
 
-    Folders may be partitioned as Hive does it (`region=eu/day=2026-01-01/...`): the keys are columns, int64 if all values
-    are whole numbers, dates if all are, else text.
+    Folders may be partitioned as Hive does it (`region=eu/day=2026-01-01/...`): the keys are columns, int64 if all
+    values are whole numbers, dates if all are, else text.
     """
 
     def __init__(self, objects: Mapping[str, str] | None) -> None:

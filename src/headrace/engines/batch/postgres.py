@@ -41,7 +41,7 @@ _DIGITS: Final = 38
 _PASSING: Final = ("08", "53", "57P")
 
 
-def query_postgres(table: str, url: str, query: str) -> pa.Table:
+def query_postgres(what: str, url: str, query: str) -> pa.Table:
     """The rows of one SELECT, read in a transaction that cannot write; times are UTC.
 
     Raises Unreachable if the server does not answer, StoreError if it refuses the connection, PlanError if it refuses
@@ -61,19 +61,19 @@ def query_postgres(table: str, url: str, query: str) -> pa.Table:
         kind = StoreError if "FATAL" in str(error) or isinstance(error, psycopg.ProgrammingError) else Unreachable
         # What cannot be parsed may be a part of the password.
         told = "its address is no URL of PostgreSQL" if isinstance(error, psycopg.ProgrammingError) else _line(error)
-        raise kind(f"the database of table {table} cannot be reached: {told}") from None
+        raise kind(f"the database of {what} cannot be reached: {told}") from None
     with connection:
         try:
-            return _read(connection, table, query)
+            return _read(connection, what, query)
         except psycopg.Error as error:
             if connection.closed or str(error.sqlstate).startswith(_PASSING):
-                raise Unreachable(f"the database of table {table} went away: {_line(error)}") from None
-            raise PlanError(f"the query of table {table} failed: {_line(error)}") from None
+                raise Unreachable(f"the database of {what} went away: {_line(error)}") from None
+            raise PlanError(f"the query of {what} failed: {_line(error)}") from None
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
-            raise PlanError(f"the query of table {table} gives what has no place here: {error}; cast it") from None
+            raise PlanError(f"the query of {what} gives what has no place here: {error}; cast it") from None
 
 
-def _read(connection: psycopg.Connection[Any], table: str, query: str) -> pa.Table:
+def _read(connection: psycopg.Connection[Any], what: str, query: str) -> pa.Table:
     import psycopg
     from psycopg.types.string import TextLoader
 
@@ -85,9 +85,9 @@ def _read(connection: psycopg.Connection[Any], table: str, query: str) -> pa.Tab
     connection.execute("SET LOCAL intervalstyle = 'postgres'")
     # A cursor of the server takes one SELECT and nothing else, and hands its rows out piece by piece.
     with connection.cursor(name="headrace") as cursor:
-        cursor.execute(query)  # type: ignore[arg-type]
+        cursor.execute(query)
         columns = list(cursor.description or ())
-        types = [_arrow_type(connection, column, table) for column in columns]
+        types = [_arrow_type(connection, column, what) for column in columns]
         pieces: list[list[pa.Array]] = [[] for _ in columns]
         while rows := cursor.fetchmany(_ROWS):
             for piece, values, kind in zip(pieces, zip(*rows, strict=True), types, strict=True):
@@ -95,11 +95,11 @@ def _read(connection: psycopg.Connection[Any], table: str, query: str) -> pa.Tab
     found = [_joined(piece, kind) for piece, kind in zip(pieces, types, strict=True)]
     names = [column.name for column in columns]
     if len(set(names)) != len(names):
-        raise PlanError(f"the query of table {table} names a column twice: {', '.join(names)}")
+        raise PlanError(f"the query of {what} names a column twice: {', '.join(names)}")
     return pa.table(found, names=names)
 
 
-def _arrow_type(connection: psycopg.Connection[Any], column: psycopg.Column, table: str) -> pa.DataType | None:
+def _arrow_type(connection: psycopg.Connection[Any], column: psycopg.Column, what: str) -> pa.DataType | None:
     """The Arrow type of a column; None for a numeric without declared digits, whose values decide."""
     info = connection.adapters.types.get(column.type_code)
     name = "" if info is None else info.name
@@ -114,9 +114,9 @@ def _arrow_type(connection: psycopg.Connection[Any], column: psycopg.Column, tab
     if kind is None and name != "numeric" and _is_text(connection, column.type_code):
         kind = pa.string()
     if kind is None:
-        what = f"{name or 'of its own making'}{' array' if is_array else ''}"
+        found = f"{name or 'of its own making'}{' array' if is_array else ''}"
         raise PlanError(
-            f'the query of table {table} gives column "{column.name}" of type {what}, which has no place here; '
+            f'the query of {what} gives column "{column.name}" of type {found}, which has no place here; '
             f"cast it: {column.name}::text, ::double precision or ::bigint"
         )
     return pa.list_(kind) if is_array else kind

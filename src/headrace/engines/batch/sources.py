@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,6 @@ KNOWN_AT = "known_at"
 """A source with a column of this name is taken to become known row by row at those times."""
 
 _OBJECTS = "s3://"
-_SECRET = re.compile(r"(?<=://)[^/@]*@")
 
 READERS = {
     ".parquet": "read_parquet",
@@ -102,11 +100,6 @@ def reader_of(path: Path) -> str:
         if path.name.lower().endswith(suffix):
             return reader
     raise NotFound(f"{path}: unknown kind of file; expected {_listed(READERS)}")
-
-
-def shown(address: str) -> str:
-    """An address without the user and password that it may hold, for messages."""
-    return _SECRET.sub("", address.split("?", 1)[0])
 
 
 def _file_named(folder: Path, name: str) -> Path | None:
