@@ -66,10 +66,17 @@ class Catalog:
         """How many times `apply` has changed the definitions."""
         return int(self.setting(_GENERATION, 0))
 
-    def apply(self, records: Sequence[DefinitionRecord], *, generation: int | None = None) -> list[DefinitionChange]:
+    def apply(
+        self,
+        records: Sequence[DefinitionRecord],
+        *,
+        generation: int | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> list[DefinitionChange]:
         """Make these the active definitions, all of them: what is not among them is removed (kept, inactive).
 
         With `generation`, the one that the caller decided upon, PlanError if another process has applied since then.
+        `settings`, JSON values by name, change with the definitions or not at all, and count as they do.
         """
         now_us = self._clock.now_us()
         table = tables.definitions
@@ -90,7 +97,11 @@ class Catalog:
             rows = [_definition_row(record, now_us) for record in records if record not in kept]
             if rows:
                 connection.execute(table.insert(), rows)
-            if rows or gone:
+            told = {name: _json(value) for name, value in (settings or {}).items()}
+            told = {name: value for name, value in told.items() if _setting(connection, name) != value}
+            for name, value in told.items():
+                _put(connection, tables.settings, "name", name, {"value": value})
+            if rows or gone or told:
                 _put(connection, tables.settings, "name", _GENERATION, {"value": _json(found + 1)})
         return changes
 

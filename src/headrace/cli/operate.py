@@ -47,7 +47,7 @@ def register(group: click.Group) -> None:
         """Run one layer as this process, until SIGTERM; each may be stopped and killed without the others.
 
         compute: events to features. ingest: features to the stores. serve: the HTTP API. schedule: batch tables,
-        truth, monitors, retraining.
+        scheduled groups, truth, monitors, retraining.
         """
         from headrace.app.services import run_layer
 
