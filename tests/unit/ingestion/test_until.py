@@ -114,7 +114,7 @@ def test_rows_appended_after_the_last_look_are_found_when_the_commits_are_used_u
 
 
 def test_more_rows_than_a_step_applies_come_with_the_next(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("headrace.ingestion.materialize._MOST_ROWS", 3)
+    monkeypatch.setattr(MemoryOnlineStore, "at_once", 3)
     for at in (10, 20, 30, 40):
         world.rows(at, 2)
     assert [world.ingest.step() for _ in range(3)] == [2, 2, 0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from typing import ClassVar
 
 
 class OnlineStore(ABC):
@@ -12,7 +13,12 @@ class OnlineStore(ABC):
     Keys are at most 500 bytes. `write` commits records and position in one step: a reader sees all of a write or
     none of it, also after kill -9 at any point (with `sync`, after power loss too). One writer at a time, any number
     of reader processes and threads; readers never wait for the writer.
+
+    Attributes:
+        at_once: records that a write holds at most where there is a choice, so that readers do not wait for it.
     """
+
+    at_once: ClassVar[int] = 100_000
 
     @abstractmethod
     def read(self, keys: Sequence[bytes]) -> tuple[list[bytes | None], bytes]:
