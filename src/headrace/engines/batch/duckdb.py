@@ -9,7 +9,7 @@ the run, and where the caller says since when, the condition on the event time g
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,17 +91,38 @@ class DuckDBBatchEngine(BatchEngine):
         if table.query is None:
             raise PlanError(f"table {table.name} has no query; it is fed by put")
         now = self._clock.now_us() if now_us is None else now_us
-        sources = self._sources
-        if table.on is not None:
-            place = sources[table.on]
-            if place.is_database:
-                return self._databases.run(table, str(place.data))
-            if place.path is not None and place.path.is_dir():
-                sources = sources.within(place.path)
+        if table.on is not None and self._on_database(table):
+            return self._databases.run(table, str(self._sources[table.on].data))
+        sources = self._sources_of(table)
         with self._lock:
             try:
-                return self._run(table, table.query.strip().rstrip(";"), sources, now, since_us)
+                plan, parameters = self._planned(table, table.query.strip().rstrip(";"), sources, now, since_us)
+                if plan.small:
+                    return _from_numpy(self._connection.execute(plan.statement, parameters).fetchnumpy())
+                return self._connection.sql(plan.statement, params=parameters).to_arrow_table()
             except duckdb.Error as error:
+                raise PlanError(f"the query of table {table.name} failed: {error}") from None
+
+    def batches(
+        self, table: TablePlan, rows: int, *, now_us: int | None = None, since_us: int | None = None
+    ) -> Iterator[pa.Table]:
+        """See BatchEngine. What runs in DuckDB is fetched as it goes; the result of a database comes whole."""
+        if table.query is None or since_us is not None or self._on_database(table):
+            yield self.run(table, now_us=now_us, since_us=since_us)
+            return
+        now = self._clock.now_us() if now_us is None else now_us
+        with self._lock:
+            try:
+                query = table.query.strip().rstrip(";")
+                plan, parameters = self._planned(table, query, self._sources_of(table), now, since_us)
+                reader = self._connection.sql(plan.statement, params=parameters).to_arrow_reader(rows)
+                none = True
+                for batch in reader:
+                    none = False
+                    yield pa.Table.from_batches([batch])
+                if none:
+                    yield reader.schema.empty_table()
+            except (duckdb.Error, pa.ArrowException) as error:
                 raise PlanError(f"the query of table {table.name} failed: {error}") from None
 
     def close(self) -> None:
@@ -110,7 +131,20 @@ class DuckDBBatchEngine(BatchEngine):
         with self._lock:
             self._connection.close()
 
-    def _run(self, table: TablePlan, query: str, sources: Sources, now: int, since: int | None) -> pa.Table:
+    def _on_database(self, table: TablePlan) -> bool:
+        return table.on is not None and self._sources[table.on].is_database
+
+    def _sources_of(self, table: TablePlan) -> Sources:
+        """The sources that a query names: with `on` a folder, the files in it."""
+        place = None if table.on is None else self._sources[table.on]
+        if place is None or place.path is None or not place.path.is_dir():
+            return self._sources
+        return self._sources.within(place.path)
+
+    def _planned(
+        self, table: TablePlan, query: str, sources: Sources, now: int, since: int | None
+    ) -> tuple[_Prepared, dict[str, int] | None]:
+        """A query made ready, and its parameters."""
         loaded = {name: self._load(name, table.on or "", sources) for name in self._names_in(query)}
         with_since = since is not None and table.schema.time_field is not None
         key = (query, table.on or "", with_since)
@@ -123,9 +157,7 @@ class DuckDBBatchEngine(BatchEngine):
         parameters = {"now": now} if plan.takes_now else {}
         if plan.takes_since and since is not None:
             parameters["since"] = since
-        if plan.small:
-            return _from_numpy(self._connection.execute(plan.statement, parameters or None).fetchnumpy())
-        return self._connection.sql(plan.statement, params=parameters or None).to_arrow_table()
+        return plan, parameters or None
 
     def _names_in(self, query: str) -> list[str]:
         if query not in self._names:
