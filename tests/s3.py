@@ -47,7 +47,8 @@ class Bucket:
 def bucket() -> Bucket:
     """The tests' bucket on the server of `make services`; tests keep to prefixes of their own."""
     url = urlsplit(address("s3"))
-    assert url.port and url.username
+    assert url.port
+    assert url.username
     assert url.password
     options = {
         "endpoint_url": f"http://{url.hostname}:{url.port}",

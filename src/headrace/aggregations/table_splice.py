@@ -65,6 +65,20 @@ class NewRows:
             None if parts[0].objects is None else list(chain.from_iterable(part.objects or () for part in parts)),
         )
 
+    def between(self, low: int, high: int) -> NewRows:
+        """Those whose offset is at least `low` and below `high`."""
+        a, b = np.searchsorted(self.orders, [low, high]).tolist()
+        return NewRows(
+            self.keys[a:b],
+            self.times[a:b],
+            self.available[a:b],
+            self.orders[a:b],
+            self.bits[a:b],
+            self.words[:, a:b],
+            self.arrivals[a:b],
+            None if self.objects is None else self.objects[a:b],
+        )
+
 
 def merge_table(rows: NewRows, records: dict[bytes, bytes | None], horizon_us: int) -> None:
     """Bring `records` up to date with rows of a table; rows that a record holds already change nothing.
@@ -90,7 +104,8 @@ def merge_table(rows: NewRows, records: dict[bytes, bytes | None], horizon_us: i
     spans = np.empty((len(keys), 2), np.int64)
     kept = np.empty(n + int(sizes.sum()), np.int64)
     splice_rows(
-        old_words, old_at, first, order, rows.times, rows.available, rows.orders, rows.bits, rows.words, rows.arrivals,
+        old_words, old_at, first, order, rows.times, rows.available, rows.orders, rows.bits,
+        np.ascontiguousarray(rows.words), rows.arrivals,
         horizon_us, out, spans, kept,
     )  # fmt: skip
     ends = spans[:, 0]

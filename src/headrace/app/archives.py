@@ -35,6 +35,8 @@ class PredictionArchive:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
+        self._at: dict[str, int] = {}
+        self._unsure = False
         self._look()
         self.archived = 0
 

@@ -51,7 +51,7 @@ def key_encoder(dtypes: Sequence[DType], version: str) -> Callable[[tuple[Any, .
     if tuple(dtypes) == (DType.STRING,):
 
         def text(parts: tuple[Any, ...]) -> bytes:
-            data = parts[0].encode()
+            data: bytes = parts[0].encode()
             if len(data) > _LONGEST - 5:
                 return record_key(encode(parts), version)
             return b"s" + len(data).to_bytes(4, "big") + data + end

@@ -33,6 +33,7 @@ class ArchiveWorker:
         self._streams = plan.topics()
         self._done: dict[str, int] = {}
         self._rows_done: dict[str, int] = {}
+        self._unsure = False
         self._look()
         self.archived = 0
 

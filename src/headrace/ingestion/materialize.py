@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from functools import cached_property
-from itertools import chain, zip_longest
+from itertools import chain, pairwise, zip_longest
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from headrace.aggregations.layout import GroupLayout, layout_of
 from headrace.aggregations.splice import merge_groups
 from headrace.aggregations.table_records import DELETED, words_of
 from headrace.aggregations.table_splice import NewRows, merge_table
+from headrace.core.errors import StoreMoved
 from headrace.core.keys import encode_numbers, key_encoder, record_keys
 from headrace.core.positions import Position, decode_position, encode_position
 from headrace.core.schema import DType
@@ -55,9 +56,10 @@ class OnlineIngest:
         self._horizon_us = horizon_us
         features.create(WINDOWS)
         features.create(TABLES)
-        self._groups = {group.version: group for group in plan.computed_groups}
-        self._layouts: dict[str, GroupLayout] = {group.version: layout_of(group) for group in plan.computed_groups}
-        self.position: Position = decode_position(store.position())
+        self._groups = {group.version: group for group in plan.streamed_groups}
+        self._layouts: dict[str, GroupLayout] = {group.version: layout_of(group) for group in plan.streamed_groups}
+        self._stands_at = store.position()
+        self.position: Position = decode_position(self._stands_at)
         self._ahead: deque[LogBatch] = deque()
         self._read_to = self.position.windows
         self._rows_ahead: deque[LogBatch] = deque()
@@ -68,7 +70,8 @@ class OnlineIngest:
     def step(self, max_commits: int = _MOST_COMMITS, *, until_us: int = MAX_US) -> int:
         """Apply what the feature log holds beyond the store's position; returns how many batches that were.
 
-        `until_us` leaves commits and table rows that were appended later for a later step.
+        `until_us` leaves commits and table rows that were appended later for a later step. Raises StoreMoved if the
+        store no longer stands where this object left it: begin anew, with a new one.
         """
         commits: list[LogBatch] = []
         room = _COMMIT_BYTES * self._store.at_once
@@ -130,22 +133,40 @@ class OnlineIngest:
         commits = [decode_commit(batch.payload) for batch in batches]
         changes = self._changes(commits)
         by_table = self._rows(tables)
-        touched = set(chain.from_iterable(change.keys for change in changes))
-        touched.update(chain.from_iterable(new.keys for new in by_table))
-        order = sorted(touched)
-        moved = self._moved(commits, batches, tables)
+        windows = batches[-1].end if batches else self.position.windows
+        first, end = (tables[0].base, tables[-1].end) if tables else (0, self.position.tables)
+        cuts = range(first + self._store.at_once, end, self._store.at_once) if tables else range(0)
+        if not cuts:
+            self._write(changes, by_table, self._moved(commits, windows, end))
+            return
+        # A run of a query may be one batch of any size. What a kill leaves of it is brought again and changes nothing.
+        for low, high in pairwise((first, *cuts, end)):
+            piece = [part for new in by_table if len((part := new.between(low, high)).keys)]
+            self._write(changes, piece, self._moved(commits, windows, high))
+            changes, commits = [], []
 
-        def change(records: list[bytes | None]) -> tuple[list[tuple[bytes, bytes | None]], bytes]:
-            pending = dict(zip(order, records, strict=True))
+    def _write(self, changes: list[_GroupChange], by_table: list[NewRows], moved: Position) -> None:
+        """Merge into the records that are touched, and write them with the position."""
+        touched = chain(*[change.keys for change in changes], *[new.keys for new in by_table])
+        keys = list(dict.fromkeys(touched))
+
+        def change(records: list[bytes | None], position: bytes) -> tuple[dict[bytes, bytes | None], bytes]:
+            if position != self._stands_at:
+                raise StoreMoved(
+                    "the online store stands elsewhere than ingestion left it: another process writes it, or its "
+                    "server has lost the last writes; going on from where it stands"
+                )
+            pending = dict(zip(keys, records, strict=True))
             for groups in _rounds(changes, pending):
                 merge_groups(groups, pending, self._horizon_us)
             for new in by_table:
                 merge_table(new, pending, self._horizon_us)
-            return list(pending.items()), encode_position(moved)
+            return pending, after
 
-        self._store.update(order, change)
-        self.position = moved
-        self.records_written += len(order)
+        after = encode_position(moved)
+        self._store.update(keys, change)
+        self.position, self._stands_at = moved, after
+        self.records_written += len(keys)
 
     def _changes(self, commits: list[Commit]) -> list[_GroupChange]:
         """What the commits bring to each group of this plan."""
@@ -172,7 +193,7 @@ class OnlineIngest:
                 found.setdefault(table.version, []).append(new_rows(table, rows, batch))
         return [NewRows.joined(parts) for parts in found.values()]
 
-    def _moved(self, commits: list[Commit], batches: list[LogBatch], tables: list[LogBatch]) -> Position:
+    def _moved(self, commits: list[Commit], windows: int, tables: int) -> Position:
         before = self.position
         streams, clocks = dict(before.streams), dict(before.clock_us)
         for commit in commits:
@@ -181,8 +202,8 @@ class OnlineIngest:
                 clocks[name] = max([clocks.get(name, DELETED), *span.clocks_us])
         return Position(
             streams=streams,
-            tables=tables[-1].end if tables else before.tables,
-            windows=batches[-1].end if batches else before.windows,
+            tables=tables,
+            windows=windows,
             clock_us=clocks,
         )
 
