@@ -31,6 +31,10 @@ class Layer(ABC):
     """The work of one layer."""
 
     name: str
+    stopping: Callable[[], bool] = staticmethod(lambda: False)
+    """What a long step asks on its way: whether it shall end soon; what is left is done after the next start."""
+    alive: Callable[[], object] = staticmethod(lambda: None)
+    """What a long step calls on its way."""
 
     @abstractmethod
     def step(self) -> int:
@@ -124,9 +128,12 @@ class ScheduleLayer(Layer):
     name = "schedule"
 
     def __init__(self, parts: Parts) -> None:
-        from headrace.app.schedules import project_scheduler
+        from headrace.app.schedules import project_scheduler, sources_of
+        from headrace.orchestration.jobs import RunControl
 
-        self._scheduler, self._at_start = project_scheduler(parts)
+        self._runner = parts.batch(sources_of(parts))
+        control = RunControl(lambda: self.stopping(), lambda: self.alive())
+        self._scheduler, self._at_start = project_scheduler(parts, self._runner, control)
         self._clock = parts.clock
         self._ran = 0
 
@@ -144,7 +151,14 @@ class ScheduleLayer(Layer):
         return len(self._at_start) + (1 if self._scheduler.next_us <= self._clock.now_us() else 0)
 
     def counters(self) -> dict[str, float]:
-        return {"jobs_run": self._ran}
+        rows = self._runner.totals
+        return {
+            "jobs_run": self._ran,
+            "rows_read": rows.read,
+            "rows_unchanged": rows.unchanged,
+            "rows_written": rows.written,
+            "rows_dead": rows.dead,
+        }
 
     def finish(self, *, drain: bool) -> None:
         """Every run is recorded as it ends; nothing is left to do."""
@@ -194,6 +208,8 @@ def stop_on_signals() -> Iterator[threading.Event]:
 
 def _loop(parts: Parts, layer: Layer, stopped: threading.Event, once: bool, parent: int | None) -> None:
     beat = Beat(parts, layer.name)
+    layer.stopping = lambda: stopped.is_set() or orphaned(parent)
+    layer.alive = lambda: beat.maybe(0, layer)
     pause = BUSY_S
     problem, drained = "", False
     beat.write(layer.lag(), layer.counters())

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from headrace.app.refresh import Refresh, refreshes
 from headrace.core.errors import ConfigError
 
 FILE = "headrace.toml"
@@ -22,7 +23,10 @@ STREAM = "stream"
 """How a group runs of which nothing else is said."""
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _SECRET = re.compile(r"(?<=://)[^/@]*:[^/@]*@")
-_KINDS: dict[str, type] = {"sync": bool, "port": int, "partitions": int, "horizon_s": int, "history_mb": int}
+_KINDS: dict[str, type] = {
+    "sync": bool,
+    **dict.fromkeys(("port", "partitions", "horizon_s", "history_mb", "writes_per_s", "reconcile_s"), int),
+}
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -40,12 +44,15 @@ class Settings:
         partitions: partitions of a newly made raw topic.
         horizon_s: as-of horizon of the online store in seconds.
         history_mb: MiB that history takes for one stream or table; a larger archive is cut by key into parts on disk.
+        writes_per_s: most records that the ingestion layer writes to the online store per second; 0: as many as it can.
+        reconcile_s: seconds between two looks whether online and offline agree; 0: none.
         owner: owner of whatever names none.
         sources: addresses of the sources that tables name with `on=`, and of the tables that queries read.
         s3: how object storage is reached: endpoint_url, region, access_key_id and so on; what is left out comes from
             AWS_* variables.
         kafka: options of the Kafka client (`security.protocol`, `sasl.*`, `ssl.*`, …) beside those of the URL.
         groups: by group how it runs, where that was said: "stream", or a schedule such as "1h" or "@daily".
+        refresh: by table which of its entities are active, and how often their rows are refreshed.
     """
 
     folder: Path
@@ -62,11 +69,14 @@ class Settings:
     partitions: int = 1
     horizon_s: int = 600
     history_mb: int = 4096
+    writes_per_s: int = 0
+    reconcile_s: int = 600
     owner: str = ""
     sources: Mapping[str, str] = field(default_factory=dict)
     s3: Mapping[str, str] = field(default_factory=dict)
     kafka: Mapping[str, str] = field(default_factory=dict)
     groups: Mapping[str, str] = field(default_factory=dict)
+    refresh: Mapping[str, Refresh] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         # Addresses and options may hold passwords.
@@ -81,7 +91,10 @@ SCHEMES: Mapping[str, tuple[str, ...]] = {
     "models": (),
 }
 """The parts, and the schemes of the addresses that each takes beside "embedded"."""
-_PLAIN = (*SCHEMES, "host", "port", "sync", "partitions", "horizon_s", "history_mb", "owner", "state")
+_PLAIN = (
+    *SCHEMES, "host", "port", "sync", "partitions", "horizon_s", "history_mb", "writes_per_s", "reconcile_s", "owner",
+    "state",
+)  # fmt: skip
 
 
 def find_folder(start: Path | None = None) -> Path:
@@ -112,6 +125,7 @@ def load_settings(
     sources |= chosen.pop("sources", {})
     s3 |= chosen.pop("s3", {})
     kafka = {**raw.pop("kafka", {}), **chosen.pop("kafka", {})}
+    refresh = refreshes({**raw.pop("refresh", {}), **chosen.pop("refresh", {})}, str(file))
     groups |= _runs(chosen.pop("groups", {}), f"[env.{name}.groups] of {file}")
     merged: dict[str, Any] = {}
     for where, values in ((f"[project] of {file}", project), (str(file), raw), (f"[env.{name}] of {file}", chosen)):
@@ -140,7 +154,9 @@ def load_settings(
         _check_address(part, merged.get(part, "embedded"), schemes)
     sources = {key: str(_expanded(value, environ)) for key, value in sources.items()}
     s3, kafka = ({key: str(_expanded(value, environ)) for key, value in _flat(options)} for options in (s3, kafka))
-    return Settings(folder=home, env=name, sources=sources, s3=s3, kafka=kafka, groups=groups, **merged)
+    return Settings(
+        folder=home, env=name, sources=sources, s3=s3, kafka=kafka, groups=groups, refresh=refresh, **merged
+    )
 
 
 def shown(address: str) -> str:

@@ -159,10 +159,13 @@ class BatchRunner:
         whole = _whole_digest(first) if small else b""
         if whole and self._whole.get(name) == whole:
             # The whole reads as in the last run, and nobody has written to the table since: nothing is new.
-            return self._counted(BatchReport(table.name, first.num_rows, first.num_rows, 0, 0, len(table.checks), None))
+            self.totals.read += first.num_rows
+            self.totals.unchanged += first.num_rows
+            return BatchReport(table.name, first.num_rows, first.num_rows, 0, 0, len(table.checks), None)
         found = Found(table, state)
         for rows in [first] if second is None else chain([first, second], results):
             found.look(rows)
+            self.totals.read += rows.num_rows
             if progress is not None:
                 progress(found.read, 0)
         if found.torn:
@@ -175,16 +178,9 @@ class BatchRunner:
         if whole and not left:
             self._whole[name] = whole
         unchanged = found.read - found.dead - len(fresh.times)
-        checks = len(table.checks)
-        return self._counted(BatchReport(table.name, found.read, unchanged, found.dead, written, checks, offset, left))
-
-    def _counted(self, report: BatchReport) -> BatchReport:
-        totals = self.totals
-        totals.read += report.rows
-        totals.unchanged += report.unchanged
-        totals.written += report.appended
-        totals.dead += report.null_keys
-        return report
+        self.totals.unchanged += unchanged
+        self.totals.dead += found.dead
+        return BatchReport(table.name, found.read, unchanged, found.dead, written, len(table.checks), offset, left)
 
     def put_rows(self, table: TablePlan, rows: Sequence[Mapping[str, Any]] | pa.Table) -> BatchReport:
         """Write rows given by a caller, as they come: each replaces the one before it even if nothing changed.
@@ -253,6 +249,7 @@ class BatchRunner:
             offset = base if offset is None else offset
             alone = alone and base == state.offset
             written = piece.stop
+            self.totals.written += piece.stop - piece.start
             if alone:
                 state.offset = (base or 0) + piece.stop - piece.start
             if progress is not None:
