@@ -24,8 +24,8 @@ def project_scheduler(
     """The scheduler of a project, and the names of the jobs that run at its start.
 
     Every table with a query runs at the start (a run appends only what is new) and by its schedule, and so does every
-    scheduled group; active parts of tables run by theirs; truth is joined by the minute; models with triggers are looked
-    after by the hour; served values are audited every ten minutes. `runner` and `control` are those of tables.
+    scheduled group; active parts of tables run by theirs; truth is joined by the minute; models with triggers are
+    looked after by the hour; served values are audited every ten minutes. `runner` and `control` are those of tables.
     """
     from headrace.app.scheduled import group_jobs
     from headrace.orchestration.jobs import batch_jobs

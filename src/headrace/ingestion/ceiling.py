@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from headrace.core.errors import ConfigError
 from headrace.core.time import US_PER_SECOND, Clock
 
+_BURST_S = 0.25
+"""Of the ceiling, what may be written at once after a pause."""
+
 
 class WriteCeiling:
     """A token bucket for each writer: all fill at the same speed, and what is too much for one goes to the others.
@@ -27,7 +30,7 @@ class WriteCeiling:
         if per_s < 1:
             raise ConfigError(f"a ceiling of {per_s} writes per second lets nothing through; leave it out for none")
         self._per_us, self._clock = per_s / US_PER_SECOND, clock
-        self._most = per_s / len(writers)
+        self._most = per_s * _BURST_S / len(writers)
         self._held = dict.fromkeys(writers, self._most)
         self._at_us = clock.now_us()
         self._waits_since_us: int | None = None

@@ -45,7 +45,7 @@ _SAVED_FROM = 10_000
 _OF_ROWS = ("unique", "in_range")
 """Checks that hold for each part of a table if they hold for all of it."""
 _Key = tuple[Any, ...]
-Progress = Callable[[int, int], None]
+Progress = Callable[[int, int], object]
 
 
 @dataclass(frozen=True, slots=True)
