@@ -103,7 +103,7 @@ class BatchRunner:
         if topic not in log.topics():
             log.create(topic, 1)
         self._states: dict[tuple[str, str], Fingerprints] = {}
-        self._whole: dict[tuple[str, str, str | None], bytes] = {}
+        self._whole: dict[tuple[str, str, str | None], tuple[bytes, int]] = {}
         self._lock = threading.RLock()
         self.totals = RunTotals()
 
@@ -157,11 +157,13 @@ class BatchRunner:
         name = (table.name, table.version, where)
         small = since_us is None and second is None and first.num_rows <= _SMALL
         whole = _whole_digest(first) if small else b""
-        if whole and self._whole.get(name) == whole:
+        last, dead = self._whole.get(name, (b"", 0))
+        if whole and last == whole:
             # The whole reads as in the last run, and nobody has written to the table since: nothing is new.
             self.totals.read += first.num_rows
-            self.totals.unchanged += first.num_rows
-            return BatchReport(table.name, first.num_rows, first.num_rows, 0, 0, len(table.checks), None)
+            self.totals.unchanged += first.num_rows - dead
+            self.totals.dead += dead
+            return BatchReport(table.name, first.num_rows, first.num_rows - dead, dead, 0, len(table.checks), None)
         found = Found(table, state)
         for rows in [first] if second is None else chain([first, second], results):
             found.look(rows)
@@ -176,7 +178,7 @@ class BatchRunner:
         left = len(fresh.times) - written
         self._save(table, state)
         if whole and not left:
-            self._whole[name] = whole
+            self._whole[name] = (whole, found.dead)
         unchanged = found.read - found.dead - len(fresh.times)
         self.totals.unchanged += unchanged
         self.totals.dead += found.dead
