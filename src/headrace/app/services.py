@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from headrace.app.heartbeats import Heartbeat, write_heartbeat
+from headrace.app.heartbeats import Heartbeat, layer_counters, write_heartbeat
 from headrace.app.locks import FolderLock
 from headrace.core.errors import ConfigError, Unreachable
 from headrace.serving.listener import INHERITED
@@ -277,7 +277,7 @@ def _serve(parts: Parts, parent: int | None) -> None:
         service = Service(
             parts.plan, parts.clock, parts.publisher(), parts.online, parts.horizon_us, parts.internal,
             {name: scorer_of(parts, model, log) for name, model in parts.plan.models.items()}, log, parts.raw,
-            parts.features,
+            parts.features, lambda: layer_counters(settings.state),
         )  # fmt: skip
         beat = Beat(parts, "serve")
         done = threading.Event()

@@ -94,9 +94,6 @@ class OnlineIngest:
             commits.append(self._ahead.popleft())
             room -= len(commits[-1].payload)
         tables = self._rows_until(until_us, self._room(ROWS))
-        if self._ceiling is not None:
-            self.held_back = self._waits(until_us)
-            self._ceiling.waiting(self.held_back)
         if commits or tables:
             try:
                 self._apply(commits, tables)
@@ -106,6 +103,9 @@ class OnlineIngest:
                 self._rows_ahead.clear()
                 self._read_to, self._rows_read_to = self.position.windows, self.position.tables
                 raise
+        if self._ceiling is not None:
+            self.held_back = self._waits(until_us)
+            self._ceiling.waiting(self.held_back)
         return len(commits) + len(tables)
 
     @property
