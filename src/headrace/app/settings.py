@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from headrace.app.refresh import Refresh, refreshes
+from headrace.core.addresses import shown
 from headrace.core.errors import ConfigError
 
 FILE = "headrace.toml"
 STREAM = "stream"
 """How a group runs of which nothing else is said."""
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_SECRET = re.compile(r"(?<=://)[^/@]*:[^/@]*@")
 _KINDS: dict[str, type] = {
     "sync": bool,
     **dict.fromkeys(("port", "partitions", "horizon_s", "history_mb", "writes_per_s", "reconcile_s"), int),
@@ -157,11 +157,6 @@ def load_settings(
     return Settings(
         folder=home, env=name, sources=sources, s3=s3, kafka=kafka, groups=groups, refresh=refresh, **merged
     )
-
-
-def shown(address: str) -> str:
-    """An address without the user and password that it may hold, for messages."""
-    return _SECRET.sub("", address.split("?", 1)[0])
 
 
 def _check_address(part: str, address: str, schemes: tuple[str, ...]) -> None:
