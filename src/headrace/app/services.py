@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from headrace.app.heartbeats import Heartbeat, write_heartbeat
+from headrace.app.heartbeats import Heartbeat, layer_counters, write_heartbeat
 from headrace.app.locks import FolderLock
 from headrace.core.errors import ConfigError, Unreachable
 from headrace.serving.listener import INHERITED
@@ -31,6 +31,10 @@ class Layer(ABC):
     """The work of one layer."""
 
     name: str
+    stopping: Callable[[], bool] = staticmethod(lambda: False)
+    """What a long step asks on its way: whether it shall end soon; what is left is done after the next start."""
+    alive: Callable[[], object] = staticmethod(lambda: None)
+    """What a long step calls on its way."""
 
     @abstractmethod
     def step(self) -> int:
@@ -138,9 +142,12 @@ class ScheduleLayer(Layer):
     name = "schedule"
 
     def __init__(self, parts: Parts) -> None:
-        from headrace.app.schedules import project_scheduler
+        from headrace.app.schedules import project_scheduler, sources_of
+        from headrace.orchestration.jobs import RunControl
 
-        self._scheduler, self._at_start = project_scheduler(parts)
+        self._runner = parts.batch(sources_of(parts))
+        control = RunControl(lambda: self.stopping(), lambda: self.alive())
+        self._scheduler, self._at_start = project_scheduler(parts, self._runner, control)
         self._clock = parts.clock
         self._ran = 0
 
@@ -158,7 +165,14 @@ class ScheduleLayer(Layer):
         return len(self._at_start) + (1 if self._scheduler.next_us <= self._clock.now_us() else 0)
 
     def counters(self) -> dict[str, float]:
-        return {"jobs_run": self._ran}
+        rows = self._runner.totals
+        return {
+            "jobs_run": self._ran,
+            "rows_read": rows.read,
+            "rows_unchanged": rows.unchanged,
+            "rows_written": rows.written,
+            "rows_dead": rows.dead,
+        }
 
     def finish(self, *, drain: bool) -> None:
         """Every run is recorded as it ends; nothing is left to do."""
@@ -208,6 +222,8 @@ def stop_on_signals() -> Iterator[threading.Event]:
 
 def _loop(parts: Parts, layer: Layer, stopped: threading.Event, once: bool, parent: int | None) -> None:
     beat = Beat(parts, layer.name)
+    layer.stopping = lambda: stopped.is_set() or orphaned(parent)
+    layer.alive = lambda: beat.maybe(0, layer)
     pause = BUSY_S
     problem, drained = "", False
     beat.write(layer.lag(), layer.counters())
@@ -275,7 +291,7 @@ def _serve(parts: Parts, parent: int | None) -> None:
         service = Service(
             parts.plan, parts.clock, parts.publisher(), parts.online, parts.horizon_us, parts.internal,
             {name: scorer_of(parts, model, log) for name, model in parts.plan.models.items()}, log, parts.raw,
-            parts.features,
+            parts.features, lambda: layer_counters(settings.state),
         )  # fmt: skip
         beat = Beat(parts, "serve")
         done = threading.Event()

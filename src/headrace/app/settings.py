@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from headrace.app.refresh import Refresh, refreshes
 from headrace.core.addresses import shown
 from headrace.core.errors import ConfigError
 from headrace.core.time import US_PER_DAY, parse_duration
@@ -24,7 +25,10 @@ FOREVER = "forever"
 STREAM = "stream"
 """How a group runs of which nothing else is said."""
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_KINDS: dict[str, type] = {"sync": bool, "port": int, "partitions": int, "horizon_s": int, "history_mb": int}
+_KINDS: dict[str, type] = {
+    "sync": bool,
+    **dict.fromkeys(("port", "partitions", "horizon_s", "history_mb", "writes_per_s", "reconcile_s"), int),
+}
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -42,6 +46,8 @@ class Settings:
         horizon_s: as-of horizon of the online store in seconds.
         history_mb: MiB that history takes for one stream or table; a larger archive is cut by key into parts on disk.
         retention: how long raw topics keep events that are archived, such as "7d"; "forever" drops nothing.
+        writes_per_s: most records that the ingestion layer writes to the online store per second; 0: as many as it can.
+        reconcile_s: seconds between two looks whether online and offline agree; 0: none.
         owner: owner of whatever names none.
         sources: addresses of the sources that tables name with `on=`, and of the tables that queries read.
         s3: how object storage is reached: endpoint_url, region, access_key_id and so on; what is left out comes from
@@ -49,6 +55,7 @@ class Settings:
         kafka: options of the Kafka client (`security.protocol`, `sasl.*`, `ssl.*`, …) beside those of the URL.
         topics: what the topics of streams are called in Kafka, where not by the project's prefix and the stream's name.
         groups: by group how it runs, where that was said: "stream", or a schedule such as "1h" or "@daily".
+        refresh: by table which of its entities are active, and how often their rows are refreshed.
     """
 
     folder: Path
@@ -66,12 +73,15 @@ class Settings:
     horizon_s: int = 600
     history_mb: int = 4096
     retention: str = FOREVER
+    writes_per_s: int = 0
+    reconcile_s: int = 600
     owner: str = ""
     sources: Mapping[str, str] = field(default_factory=dict)
     s3: Mapping[str, str] = field(default_factory=dict)
     kafka: Mapping[str, str] = field(default_factory=dict)
     topics: Mapping[str, str] = field(default_factory=dict)
     groups: Mapping[str, str] = field(default_factory=dict)
+    refresh: Mapping[str, Refresh] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         # Addresses and options may hold passwords.
@@ -86,7 +96,10 @@ SCHEMES: Mapping[str, tuple[str, ...]] = {
     "models": (),
 }
 """The parts, and the schemes of the addresses that each takes beside "embedded"."""
-_PLAIN = (*SCHEMES, "host", "port", "sync", "partitions", "horizon_s", "history_mb", "retention", "owner", "state")
+_PLAIN = (
+    *SCHEMES, "host", "port", "sync", "partitions", "horizon_s", "history_mb", "retention", "writes_per_s",
+    "reconcile_s", "owner", "state",
+)  # fmt: skip
 
 
 def find_folder(start: Path | None = None) -> Path:
@@ -118,6 +131,7 @@ def load_settings(
     s3 |= chosen.pop("s3", {})
     kafka = {**dict(_flat(raw.pop("kafka", {}))), **dict(_flat(chosen.pop("kafka", {})))}
     topics = {**_topics(raw.pop("streams", {}), file), **_topics(chosen.pop("streams", {}), file)}
+    refresh = refreshes({**raw.pop("refresh", {}), **chosen.pop("refresh", {})}, str(file))
     groups |= _runs(chosen.pop("groups", {}), f"[env.{name}.groups] of {file}")
     merged: dict[str, Any] = {}
     for where, values in ((f"[project] of {file}", project), (str(file), raw), (f"[env.{name}] of {file}", chosen)):
@@ -150,7 +164,8 @@ def load_settings(
     if topics and merged.get("log", "embedded") == "embedded":
         raise ConfigError(f'streams.{min(topics)} of {file} names a topic of Kafka: give log = "kafka://..." as well')
     return Settings(
-        folder=home, env=name, sources=sources, s3=s3, kafka=kafka, topics=topics, groups=groups, **merged
+        folder=home, env=name, sources=sources, s3=s3, kafka=kafka, topics=topics, groups=groups,
+        refresh=refresh, **merged,
     )  # fmt: skip
 
 

@@ -154,15 +154,26 @@ def layer_status(parts: Parts, layer: str, now_us: int) -> LayerStatus:
     )  # fmt: skip
 
 
+_TOLD = {
+    "rows_read": "{:,.0f} rows read",
+    "rows_unchanged": "{:,.0f} unchanged",
+    "rows_written": "{:,.0f} written",
+    "rows_dead": "{:,.0f} dead",
+    "throttled_s": "throttled for {:,.0f} s",
+    "reconciled": "{:,.0f} records reconciled",
+    "repaired": "{:,.0f} repaired",
+}
+"""Counters that the line of a layer shows, unless they are 0."""
+
+
 def _layer_line(layer: LayerStatus) -> str:
     if not layer.alive:
         return f"layer {layer.name:<12} not running{f' ({layer.problem})' if layer.problem else ''}"
     state = "late" if layer.late else "alive"
     where = f" at {layer.address}" if layer.address else ""
-    problem = f"; {layer.problem}" if layer.problem else ""
-    return (
-        f"layer {layer.name:<12} {state}, process {layer.pid}, lag {layer.lag:,}, {layer.rate:,.0f}/s{where}{problem}"
-    )
+    told = [text.format(layer.counters[name]) for name, text in _TOLD.items() if layer.counters.get(name)]
+    rest = "".join(f"; {part}" for part in (", ".join(told), layer.problem) if part)
+    return f"layer {layer.name:<12} {state}, process {layer.pid}, lag {layer.lag:,}, {layer.rate:,.0f}/s{where}{rest}"
 
 
 def _streams(parts: Parts) -> list[StreamStatus]:

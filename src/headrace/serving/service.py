@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -50,6 +50,7 @@ class Service:
             stops. None if predictions are not kept.
         raw: the log of raw events, for the lag in `/metrics`; None leaves it out.
         features: the feature log, for rows that callers put; None refuses these.
+        layers: gives the counters of the project's layers by name, for `/metrics`; None leaves them out.
         poll_s: how often promotions are looked for.
         max_body: bytes that a request body may have.
         max_rows: requests that one call may score or read.
@@ -65,6 +66,7 @@ class Service:
     predictions: PredictionLog | None = None
     raw: EventLog | None = None
     features: EventLog | None = None
+    layers: Callable[[], Mapping[str, Mapping[str, float]]] | None = None
     poll_s: float = 0.2
     max_body: int = 8 * 1024 * 1024
     max_rows: int = 2_000
