@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -93,12 +93,17 @@ class TestDeltaOfflineStore(DurableOfflineStoreTests):
 
 def _live_files(table: Path) -> list[Path]:
     """Data files of the newest version, from the log's own entries (there are too few for a checkpoint)."""
+    entries = sorted((table / "_delta_log").glob("*.json"))
+    return [table / path for path in _live_paths(entry.read_text() for entry in entries)]
+
+
+def _live_paths(entries: Iterable[str]) -> list[str]:
     files: set[str] = set()
-    for entry in sorted((table / "_delta_log").glob("*.json")):
-        for line in entry.read_text().splitlines():
+    for entry in entries:
+        for line in entry.splitlines():
             action = json.loads(line)
             if "add" in action:
                 files.add(action["add"]["path"])
             elif "remove" in action:
                 files.discard(action["remove"]["path"])
-    return [table / path for path in sorted(files)]
+    return sorted(files)

@@ -22,7 +22,7 @@ from headrace.features.plan import AggregateSpec, GroupPlan, KeyPart, StreamPlan
 from headrace.retrieval.history import ServedAt
 from headrace.testing import strategies
 from headrace.testing.oracle import RawEvent, clock, group_row, judge
-from tests.properties.world import SOME, World, batches, differing, group_view, project_of, served_at, shown
+from tests.properties.world import SOME, World, batches, bits, differing, group_view, project_of, served_at, shown
 
 HORIZONS_US = st.sampled_from((0, 0, US_PER_SECOND, 10 * US_PER_MINUTE, US_PER_DAY))
 SEEDS = st.integers(0, 2**32 - 1)
@@ -102,7 +102,8 @@ def dense_cases(draw: st.DrawFn) -> tuple[StreamPlan, list[RawEvent], GroupPlan]
     stream = StreamPlan("order", Schema("order", (identity, *strategies.SCHEMA.fields), "at", "order_id"))
     rows = draw(st.lists(st.tuples(_DENSE_US, st.integers(0, 3), st.sampled_from((None, 1.0, 0.5, -2.0))), max_size=16))
     ids = draw(st.permutations(range(len(rows))))
-    fixed = {"user": "ann", "shop": 7, "price": 1.0, "quantity": None, "flag": None, "due": None, "channel": "app"}
+    nothing = dict.fromkeys(("quantity", "flag", "due", "spot"))
+    fixed = {"user": "ann", "shop": 7, "price": 1.0, "channel": "app", **nothing}
     drawn = sorted(((at + lag, at, amount) for at, lag, amount in rows), key=lambda row: row[0])
     records = [
         RawEvent(0, i, arrival, {**fixed, "order_id": ids[i], "total": i, "at": at, "amount": amount})
@@ -318,9 +319,9 @@ def answer(
     partitions: int,
     served: ServedAt | None = None,
 ) -> tuple[Any, Any]:
-    """Words and validity of history over a log of these records."""
+    """Validity and bits of history over a log of these records."""
     with tempfile.TemporaryDirectory() as folder:
         world = World(project_of(stream, group), partitions, start_of(records), 0, Path(folder))
         feed(world, stream, records, random.Random(seed))
         block = world.history(group_view(group), keys, times, served)
-    return block.words.tolist(), block.valid.tolist()
+    return block.valid.tolist(), [bits(shown(block, row)) for row in range(len(block))]

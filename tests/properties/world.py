@@ -33,6 +33,7 @@ from headrace.retrieval.past import Past
 from headrace.retrieval.rows import FeatureBlock
 from headrace.stores.offline.memory import MemoryOfflineStore
 from headrace.stores.online.memory import MemoryOnlineStore
+from headrace.testing.arrivals import plain_values
 from headrace.testing.oracle import RawEvent, TableRow
 
 ASKED_AT = "asked_at"
@@ -195,7 +196,7 @@ def bits(value: Any) -> Any:
 
 def shown(block: FeatureBlock, row: int) -> dict[str, Any]:
     """One row of a block by feature name, without the prefix of the group."""
-    values = {name: items[row] for name, items in block.to_pydict().items()}
+    values = plain_values({name: block.column(name) for name in block.names}, row)
     return {name.partition("__")[2]: value for name, value in values.items()}
 
 

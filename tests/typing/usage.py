@@ -32,6 +32,9 @@ favourite: hr.Expr[str] = hr.most_frequent(Transfer.receiver, window="30d")
 per_channel: hr.Expr[dict[str, int]] = hr.count(by=Transfer.channel, window="1d")
 spent: hr.Family[dict[str, float | None]] = hr.sum(Transfer.amount, by=Transfer.channel, window=["1d", "7d"])
 worst: hr.Expr[dict[str, float | None]] = hr.max(Transfer.amount, by=Transfer.channel, window="1d")
+tastes: hr.Expr[list[float]] = hr.mean(Profile.taste, window="1d")
+taste_sums: hr.Family[list[float]] = hr.sum(Profile.taste, window=["1h", "1d"])
+newest_taste: hr.Expr[list[float]] = hr.last(Profile.taste)
 means: hr.Expr[dict[str, float | None]] = hr.mean(Transfer.amount, by=Transfer.channel, window="1d")
 
 

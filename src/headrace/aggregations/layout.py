@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property
@@ -62,9 +64,15 @@ _BY = {
 }
 
 
+VALIDITY = -1
+"""Instead of the number of an element: the words that say which rows of an input have a value."""
+
+
 class _Input(Protocol):
     @property
     def dtype(self) -> DType: ...
+    @property
+    def size(self) -> int | None: ...
 
 
 class _Aggregate(Protocol):
@@ -106,8 +114,10 @@ class GroupLayout:
     """Tables for `kernel.read_group`, and what the writers of records have to keep.
 
     Attributes:
-        columns: per physical column the input that it holds and whether it is that input's validity.
-        names: feature names in slot order, with `dtypes` beside them.
+        columns: per physical column the input that it holds, and which element of its lists (0 of what is no list),
+            or VALIDITY.
+        names: feature names in slot order, with `dtypes` beside them; elements of lists have a slot each.
+        lists: per feature that is a list of a fixed length the places of its elements in `names`.
         reach_us: how far below a read time an event can matter to a finite window.
         base_words: additive words of the lifetime in each record (0: none).
         ordered: ties of event time decide values, so records keep ids and offsets.
@@ -124,13 +134,14 @@ class GroupLayout:
         fewest: events that make a tile.
     """
 
-    columns: tuple[tuple[int, bool], ...]
+    columns: tuple[tuple[int, int], ...]
     lanes: IntArray
     windows: IntArray
     features: IntArray
     pointers: IntArray
     names: tuple[str, ...]
     dtypes: tuple[DType, ...]
+    lists: Mapping[str, IntArray]
     reach_us: int
     base_words: int
     ordered: bool
@@ -168,9 +179,10 @@ class GroupLayout:
 
     @cached_property
     def objects(self) -> tuple[str, ...]:
-        """Names of features that are no 8-byte words: lists and maps, then texts (whose slots hold their numbers)."""
+        """Names of features that are no 8-byte words: lists and maps, then texts (whose slots hold their numbers), then
+        lists of a fixed length."""
         texts = [n for n, dtype in zip(self.names, self.dtypes, strict=True) if dtype is DType.STRING]
-        return (*self.nested_names, *texts)
+        return (*self.nested_names, *texts, *self.lists)
 
     @cached_property
     def row_words(self) -> int:
@@ -193,42 +205,47 @@ class GroupLayout:
 
 def layout_of(group: _Group) -> GroupLayout:
     """Lay out a group; equal plans give equal layouts."""
-    columns: list[tuple[int, bool]] = []
+    columns: list[tuple[int, int]] = []
     first_column: list[int] = []
     for index, spec in enumerate(group.inputs):
         first_column.append(len(columns))
-        columns.append((index, False))
+        columns += [(index, element) for element in range(spec.size or 1)]
         if spec.dtype is DType.INT:
-            columns.append((index, True))
+            columns.append((index, VALIDITY))
     windows = sorted({_window(a) for a in group.aggregates})
     listed = [a for a in group.aggregates if _is_nested(a)]
-    plain = [a for a in group.aggregates if not _is_nested(a)]
-    lane_ids: dict[tuple[int, int, bool], int] = {}
-    for a in plain:
-        lane_ids.setdefault(_lane_of(group, a), len(lane_ids))
+    # Each element of a list is aggregated by itself, like a column of its own.
+    plain = [(a, element) for a in group.aggregates if not _is_nested(a) for element in range(_elements(group, a))]
+    lane_ids: dict[tuple[int, int, int, bool], int] = {}
+    for a, element in plain:
+        lane_ids.setdefault(_lane_of(group, a, element), len(lane_ids))
     lanes = np.full((len(lane_ids), 7), -1, np.int64)
     lifetime_edges = np.zeros(len(lane_ids), np.int64)
     base_of: dict[int, int] = {}
     lanes[:, k.LANE_OPS] = 0
     features = []
-    for a in plain:
-        lane = lane_ids[_lane_of(group, a)]
+    for a, element in plain:
+        lane = lane_ids[_lane_of(group, a, element)]
         kind = ln.ROWS if a.input is None else _kind(group.inputs[a.input].dtype)
         code, ops = _CODES[a.kind]
         if a.kind == "count" and a.input is not None:
             code = k.COUNT_VALID
         lanes[lane, k.LANE_KIND] = kind
         lanes[lane, k.LANE_OPS] |= ops
-        lanes[lane, k.LANE_COLUMN] = 0 if a.input is None else first_column[a.input]
+        lanes[lane, k.LANE_COLUMN] = 0 if a.input is None else first_column[a.input] + element
         lanes[lane, k.LANE_WHERE] = -1 if a.where is None else first_column[a.where]
         lanes[lane, k.LANE_VALIDITY] = -1 if kind != ln.NULLABLE_INT else lanes[lane, k.LANE_COLUMN] + 1
         if a.window_us is None:
             lifetime_edges[lane] |= ops & ln.EDGES != 0
             base_of.setdefault(lane, 0)
         window = windows.index(_window(a))
-        features.append(
-            (lane, window, code, _param(a), int(a.dtype is DType.BOOL and code in _VALUES), a.name, a.dtype)
-        )
+        boolean = int(a.dtype is DType.BOOL and code in _VALUES)
+        name, dtype = a.name, a.dtype
+        if dtype is DType.LIST:
+            # Added up by element; or one of them as it is, and then it lies in the record as a text.
+            by_element = group.inputs[a.input or 0].dtype is DType.LIST
+            name, dtype = (element_name(name, element), DType.FLOAT) if by_element else (name, DType.STRING)
+        features.append((lane, window, code, _param(a), boolean, name, dtype))
     base_words = 0
     for lane in sorted(base_of):
         lanes[lane, k.LANE_BASE] = base_words
@@ -240,10 +257,12 @@ def layout_of(group: _Group) -> GroupLayout:
         tile_words += _tile_words(int(lanes[lane, k.LANE_KIND]), int(lanes[lane, k.LANE_OPS]))
     edges = (lanes[:, k.LANE_OPS] & ln.EDGES != 0).astype(np.int64)
     features.sort(key=lambda f: (f[0], f[1]))
+    slots = {f[5]: slot for slot, f in enumerate(features)}
+    places = [(f[0], f[1]) for f in features]
     pointers = np.zeros((len(lane_ids), len(windows) + 1), np.int64)
     for lane in range(len(lane_ids)):
         for window in range(len(windows) + 1):
-            pointers[lane, window] = sum((f[0], f[1]) < (lane, window) for f in features)
+            pointers[lane, window] = bisect_left(places, (lane, window))
     reach = max((w + hop for w, hop, _ in windows if w >= 0), default=0) + max(d for _, _, d in windows)
     whole = {_window(a) for a in group.aggregates if _is_nested(a) or _CODES[a.kind][0] >= wr.RATE}
     texts = tuple(c for c, (index, _) in enumerate(columns) if group.inputs[index].dtype is DType.STRING)
@@ -263,6 +282,11 @@ def layout_of(group: _Group) -> GroupLayout:
         pointers=pointers,
         names=tuple(f[5] for f in features),
         dtypes=tuple(f[6] for f in features),
+        lists={
+            a.name: np.array([slots[element_name(a.name, e)] for e in range(_elements(group, a))], np.int64)
+            for a in group.aggregates
+            if a.input is not None and group.inputs[a.input].dtype is DType.LIST
+        },
         reach_us=reach + group.resolution_us,
         base_words=base_words,
         ordered=ordered,
@@ -282,14 +306,24 @@ def layout_of(group: _Group) -> GroupLayout:
     )
 
 
-def _lane_of(group: _Group, spec: _Aggregate) -> tuple[int, int, bool]:
-    """What shares a lane: an input under a condition; of texts, the lifetime has its own.
+def element_name(feature: str, element: int) -> str:
+    """The name that an element of a feature's list has among the slots."""
+    return f"{feature}[{element}]"
+
+
+def _elements(group: _Group, spec: _Aggregate) -> int:
+    """How many slots a feature has: one per element of its lists."""
+    return 1 if spec.input is None else group.inputs[spec.input].size or 1
+
+
+def _lane_of(group: _Group, spec: _Aggregate, element: int) -> tuple[int, int, int, bool]:
+    """What shares a lane: an input (of lists, an element) under a condition; of texts, the lifetime has its own.
 
     Numbers of texts change with the rows that a record holds, so no state of older rows may have any.
     """
     source = -1 if spec.input is None else spec.input
     texts = source >= 0 and group.inputs[source].dtype is DType.STRING
-    return source, -1 if spec.where is None else spec.where, texts and spec.window_us is None
+    return source, element, -1 if spec.where is None else spec.where, texts and spec.window_us is None
 
 
 def _is_nested(spec: _Aggregate) -> bool:
@@ -399,7 +433,7 @@ def _param(spec: _Aggregate) -> int:
 
 
 def _kind(dtype: DType) -> int:
-    if dtype in (DType.FLOAT, DType.BOOL):
+    if dtype in (DType.FLOAT, DType.BOOL, DType.LIST):
         return ln.FLOAT
     return ln.NULLABLE_INT if dtype is DType.INT else ln.STAMP
 
@@ -421,18 +455,21 @@ def physical_columns(
     """Turn a group's evaluated inputs into the 8-byte words that records and history hold, one array per column.
 
     FLOAT and BOOL become float64 bits with NaN for null; TIMESTAMP and DURATION int64 with NULL_US for null; INT int64
-    followed by a validity column of 1.0 or 0.0.
+    followed by a validity column of 1.0 or 0.0. LIST, given as `core.columns.elements_of`, becomes a FLOAT column per
+    element.
     """
-    return [physical_column(*values[index], is_validity) for index, is_validity in layout.columns]
+    return [physical_column(*values[index], part) for index, part in layout.columns]
 
 
-def physical_column(
-    dtype: DType, data: np.ndarray[Any, Any], valid: BoolArray | None, is_validity: bool = False
-) -> IntArray:
-    """One column of `physical_columns`: the words of an evaluated input, or those that say which of them are valid."""
-    if is_validity:
+def physical_column(dtype: DType, data: np.ndarray[Any, Any], valid: BoolArray | None, part: int = 0) -> IntArray:
+    """One column of `physical_columns`: the words of an evaluated input, of an element of its lists (`part`), or those
+    that say which of them are valid (VALIDITY)."""
+    if part == VALIDITY:
         flags = np.ones(len(data)) if valid is None else valid.astype(np.float64)
         return flags.view(np.int64)
+    if dtype is DType.LIST:
+        words: IntArray = data[part].view(np.int64)
+        return words
     if dtype is DType.FLOAT or dtype is DType.BOOL:
         floats = data.astype(np.float64, copy=False)
         if valid is not None:

@@ -53,7 +53,7 @@ def words_of(columns: Sequence[Column], n: int) -> tuple[np.ndarray[Any, Any], n
         bits |= mask.astype(np.int64) << index
         if column.dtype in (DType.STRING, DType.LIST):
             for row, item in zip(objects, column.to_pylist(), strict=True):
-                row.append(item.tolist() if isinstance(item, np.ndarray) else item)
+                row.append(item)
         elif column.dtype is DType.FLOAT:
             words[index] = np.where(mask, column.values, 0.0).view(np.int64)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -48,6 +49,19 @@ def apply_changes(
 
     The plan of `parts` is replaced on the way, whether it succeeds or not: the caller opens what hangs on it anew.
     """
+    # Processes that share a folder have its locks; those that share a database may run anywhere.
+    with nullcontext() if parts.settings.catalog == "embedded" else parts.catalog.hold("apply"):
+        return _apply(parts, declared, given, abandon=abandon, progress=progress)
+
+
+def _apply(
+    parts: Parts,
+    declared: ProjectPlan,
+    given: ProjectChanges | None,
+    *,
+    abandon: bool,
+    progress: Callable[[int, int], None] | None,
+) -> ProjectChanges:
     current, catalog = plan_changes(parts, declared), parts.catalog
     if given is not None and given.changes != current.changes:
         raise PlanError("the definitions changed after this plan was made; make it again")
@@ -58,7 +72,7 @@ def apply_changes(
     def change() -> None:
         forget_empty_streams(current, catalog, parts.has_events)
         remember_views(declared, catalog)
-        catalog.apply(current.records)
+        catalog.apply(current.records, generation=current.generation)
 
     if not current:
         change()

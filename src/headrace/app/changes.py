@@ -83,6 +83,7 @@ class ProjectChanges:
         reuse: new and edited features though one of equal definition is there: (new, there, its owner).
         events: how many events the backfills will read.
         seconds: about how long that takes, by the last backfill's rate; None if none has told.
+        generation: the catalog's, when the definitions were compared with it.
     """
 
     changes: tuple[Change, ...]
@@ -96,6 +97,7 @@ class ProjectChanges:
     reuse: tuple[tuple[str, str, str], ...] = ()
     events: int = 0
     seconds: float | None = None
+    generation: int = 0
 
     def __bool__(self) -> bool:
         return bool(self.changes)
@@ -144,6 +146,7 @@ def project_changes(
     PlanError, listing every reason with its cure, if older events of a stream cannot be read under its new fields.
     """
     records = definition_records(plan, owner)
+    generation = catalog.generation()
     found = catalog.diff(records)
     changes = _with_renames([change for change in found if change.change != "unchanged"], catalog)
     touched = {(change.kind, change.name) for change in changes}
@@ -164,7 +167,7 @@ def project_changes(
     dropped = sorted(before - {group.version for group in plan.computed_groups})
     return ProjectChanges(
         tuple(changes), tuple(models), tuple(groups), tuple(dropped), tuple(records), tuple(evolutions),
-        derives=tuple(derives), reuse=_reuse(changes, records),
+        derives=tuple(derives), reuse=_reuse(changes, records), generation=generation,
     )  # fmt: skip
 
 

@@ -14,9 +14,9 @@ import msgspec
 from headrace.app.clock import SystemClock
 from headrace.app.heartbeats import LAYERS
 from headrace.app.locks import holder_of
-from headrace.app.settings import Settings, load_settings
+from headrace.app.settings import Settings, load_settings, shown
 from headrace.app.wiring import Parts
-from headrace.core.errors import HeadraceError
+from headrace.core.errors import HeadraceError, Unreachable
 from headrace.core.time import to_iso
 from headrace.features.plan import ProjectPlan
 
@@ -24,6 +24,17 @@ if TYPE_CHECKING:
     from headrace.core.time import Clock
 
 _LEAST_FREE = 2 << 30
+_ADDRESSED = {
+    "event log": "log",
+    "feature log": "log",
+    "internal log": "log",
+    "online store": "online",
+    "offline store": "offline",
+    "catalog": "catalog",
+    "model registry": "models",
+}
+"""Which setting says where a part is."""
+_BESIDE = {"offline": " and in [s3], or in AWS_* variables"}
 _BUILT_US = 1_735_689_600_000_000
 """2025-01-01: a clock before it is wrong."""
 
@@ -108,10 +119,18 @@ def _parts(settings: Settings, plan: ProjectPlan, clock: Clock) -> Iterator[Find
     ]
     try:
         for what, look in looks:
+            part = _ADDRESSED.get(what, "")
+            address = getattr(settings, part, "embedded")
+            where = "" if address == "embedded" else f" at {shown(address)}"
             try:
-                yield Finding(what, True, look())
+                yield Finding(what, True, look() + where)
+            except Unreachable as error:
+                yield Finding(what, False, str(error), f'start it, or check its address in {part} = "..."')
             except (HeadraceError, OSError) as error:
-                yield Finding(what, False, str(error), "restore it from a backup, or move it away to start anew")
+                cure = "restore it from a backup, or move it away to start anew"
+                if where:
+                    cure = f'check address, user and rights in {part} = "..."{_BESIDE.get(part, "")}'
+                yield Finding(what, False, str(error), cure)
     finally:
         parts.close()
 

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from headrace.app.locks import FolderLock, holder_of
-from headrace.core.errors import Busy, StoreError
+from headrace.core.errors import Busy, StoreError, Unreachable
 from headrace.core.positions import decode_position, encode_position
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _ARCHIVE_AFTER = 500
 """Commits that reads of history may find in the log alone before they are archived."""
+_ARCHIVE_PAUSE_S = 10.0
+"""How long an archive that does not answer is left alone."""
 
 
 class EmbeddedWorkers:
@@ -31,6 +33,7 @@ class EmbeddedWorkers:
         self._compute_end = -1
         self._ingest: OnlineIngest | None = None
         self._archive: ArchiveWorker | None = None
+        self._archive_at = 0.0
 
     def drive(self) -> bool:
         """Compute and ingest until all is caught up; False if other processes hold these roles and will do it."""
@@ -84,9 +87,17 @@ class EmbeddedWorkers:
         ingest = self._ingest_worker()
         while ingest.step():
             pass
+        if time.monotonic() >= self._archive_at:
+            try:
+                self._run_archive(much=read >= 50_000)
+            except Unreachable:
+                # The logs hold what the archive lacks, and history reads both.
+                self._archive_at = time.monotonic() + _ARCHIVE_PAUSE_S
+
+    def _run_archive(self, *, much: bool) -> None:
         if self._archive is None:
             self._archive = self._parts.archive()
-        if self._archive.lag() >= _ARCHIVE_AFTER or read >= 50_000:
+        if self._archive.lag() >= _ARCHIVE_AFTER or much:
             while self._archive.step():
                 pass
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from headrace.app.replaying import History, ReplayRun
+from headrace.app.settings import SCHEMES
 from headrace.core.columns import Column, FloatArray
 from headrace.core.errors import StoreError
 from headrace.core.schema import DType, Schema
@@ -86,6 +87,7 @@ def _services(run: ReplayRun, meanwhile: Callable[[], object]) -> Iterator[int]:
         "HEADRACE_STATE": str(run.spec.state.resolve()),
         "HEADRACE_PORT": str(port),
         "HEADRACE_SYNC": "false",
+        **{f"HEADRACE_{part.upper()}": "embedded" for part in SCHEMES},  # whatever the project is set to
     }
     log = run.spec.state / "up.log"
     with log.open("wb") as out:

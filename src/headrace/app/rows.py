@@ -8,7 +8,7 @@ from typing import Any, TypeVar, overload
 
 import numpy as np
 
-from headrace.core.columns import Column
+from headrace.core.columns import Column, plain_list
 from headrace.core.errors import NotFound, SchemaError
 from headrace.core.positions import Position
 from headrace.core.rows import encode_rows
@@ -76,7 +76,7 @@ def python_value(value: Any, dtype: DType) -> Any:
             return [python_value(item, dtype.parts[0]) for item in value]
         key, item = dtype.parts
         return {python_value(one, key): python_value(other, item) for one, other in value.items()}
-    return value.tolist() if isinstance(value, np.ndarray) else value
+    return plain_list(value) if isinstance(value, np.ndarray) else value
 
 
 def python_values(columns: Mapping[str, Column], row: int = 0) -> dict[str, Any]:

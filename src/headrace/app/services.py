@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 BUSY_S, IDLE_S = 0.001, 0.05
 _BEAT_S = 1.0
-_ARCHIVE_S = 5.0
 _ARCHIVE_EVENTS = 100_000
 
 
@@ -44,6 +43,10 @@ class Layer(ABC):
     def counters(self) -> dict[str, float]:
         """Totals since the start."""
         return {}
+
+    def problem(self) -> str:
+        """What keeps a part of the work waiting although the layer runs; empty if nothing does."""
+        return ""
 
     @abstractmethod
     def finish(self, *, drain: bool) -> None:
@@ -76,69 +79,40 @@ class ComputeLayer(Layer):
 
 
 class IngestLayer(Layer):
-    """Ingestion into both stores. The archive has a thread of its own: its commits take longer than a read may wait."""
+    """Ingestion into both stores; the archive has a thread of its own."""
 
     name = "ingest"
 
     def __init__(self, parts: Parts) -> None:
-        from headrace.app.archives import PredictionArchive
+        from headrace.app.archives import Archiving
 
         self._online = parts.ingest()
-        self._archive = parts.archive()
-        self._predictions = PredictionArchive(parts)
-        self._due = threading.Event()
-        self._stopped = threading.Event()
-        self._failure: BaseException | None = None
+        self._archive = Archiving(parts)
         self._fresh = 0
-        self._thread = threading.Thread(target=self._archiving, name="archive", daemon=True)
-        self._thread.start()
 
     def step(self) -> int:
-        if self._failure is not None:
-            raise self._failure
+        if self._archive.failure is not None:
+            raise self._archive.failure
         done = self._online.step()
         self._fresh += done
         if self._fresh >= _ARCHIVE_EVENTS // 1_000:
             self._fresh = 0
-            self._due.set()
+            self._archive.wake()
         return done
 
     def lag(self) -> int:
         return self._online.lag()
 
     def counters(self) -> dict[str, float]:
-        return {
-            "records_written": self._online.records_written,
-            "archived": self._archive.archived,
-            "predictions_archived": self._predictions.archived,
-            "archive_lag": self._archive.lag(),
-        }
+        return {"records_written": self._online.records_written, **self._archive.counters()}
+
+    def problem(self) -> str:
+        return self._archive.problem
 
     def finish(self, *, drain: bool) -> None:
-        self._stopped.set()
-        self._due.set()
-        self._thread.join()
-        if self._failure is not None:
-            raise self._failure
+        self._archive.stop()
         if drain:  # who stops this process does not wait for the archive: the logs hold what it lacks
-            self._archive_all()
-
-    def _archive_some(self) -> int:
-        return self._archive.step() + self._predictions.step()
-
-    def _archive_all(self) -> None:
-        while self._archive_some():
-            pass
-
-    def _archiving(self) -> None:
-        try:
-            while not self._stopped.is_set():
-                self._due.wait(_ARCHIVE_S)
-                self._due.clear()
-                while not self._stopped.is_set() and self._archive_some():
-                    pass
-        except BaseException as error:
-            self._failure = error
+            self._archive.drain()
 
 
 class ScheduleLayer(Layer):
@@ -236,7 +210,7 @@ def _loop(parts: Parts, layer: Layer, stopped: threading.Event, once: bool, pare
     else:
         layer.finish(drain=drained)
     finally:
-        beat.write(0 if problem else layer.lag(), layer.counters(), problem=problem)
+        beat.write(0 if problem else layer.lag(), layer.counters(), problem=problem or layer.problem())
 
 
 def orphaned(parent: int | None) -> bool:
@@ -260,7 +234,7 @@ class Beat:
         self._done += done
         passed = time.monotonic() - self._written
         if passed >= _BEAT_S:
-            self.write(layer.lag(), layer.counters(), rate=self._done / passed)
+            self.write(layer.lag(), layer.counters(), rate=self._done / passed, problem=layer.problem())
 
     def write(self, lag: int, counters: dict[str, float], *, rate: float = 0.0, problem: str = "") -> None:
         """Write it now."""

@@ -18,10 +18,11 @@ from headrace.core.errors import ConfigError
 
 FILE = "headrace.toml"
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_SECRET = re.compile(r"(?<=://)[^/@]*:[^/@]*@")
 _KINDS: dict[str, type] = {"sync": bool, "port": int, "partitions": int, "horizon_s": int, "history_mb": int}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Settings:
     """Where a project's parts are.
 
@@ -37,6 +38,8 @@ class Settings:
         history_mb: MiB that history takes for one stream or table; a larger archive is cut by key into parts on disk.
         owner: owner of whatever names none.
         sources: addresses of the sources that tables name with `on=`, and of the tables that queries read.
+        s3: how object storage is reached: endpoint_url, region, access_key_id and so on; what is left out comes from
+            AWS_* variables.
     """
 
     folder: Path
@@ -55,10 +58,22 @@ class Settings:
     history_mb: int = 4096
     owner: str = ""
     sources: Mapping[str, str] = field(default_factory=dict)
+    s3: Mapping[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        # Addresses and options may hold passwords.
+        return f"Settings(folder={str(self.folder)!r}, env={self.env!r}, state={str(self.state)!r})"
 
 
-_PARTS = ("log", "online", "offline", "catalog", "models")
-_PLAIN = (*_PARTS, "host", "port", "sync", "partitions", "horizon_s", "history_mb", "owner", "state")
+SCHEMES: Mapping[str, tuple[str, ...]] = {
+    "log": (),
+    "online": (),
+    "offline": ("s3",),
+    "catalog": ("postgresql", "postgres"),
+    "models": (),
+}
+"""The parts, and the schemes of the addresses that each takes beside "embedded"."""
+_PLAIN = (*SCHEMES, "host", "port", "sync", "partitions", "horizon_s", "history_mb", "owner", "state")
 
 
 def find_folder(start: Path | None = None) -> Path:
@@ -81,11 +96,12 @@ def load_settings(
     raw = _read(file) if file.is_file() else {}
     project = raw.pop("project", {})
     envs = raw.pop("env", {})
-    sources = dict(raw.pop("sources", {}))
+    sources, s3 = dict(raw.pop("sources", {})), dict(raw.pop("s3", {}))
     if name != "default" and name not in envs and not (environ.get("HEADRACE_ENV") == name or env == name):
         raise ConfigError(f"no [env.{name}] in {file}; it has {', '.join(sorted(envs)) or 'none'}")
     chosen = dict(envs.get(name, {}))
     sources |= chosen.pop("sources", {})
+    s3 |= chosen.pop("s3", {})
     merged: dict[str, Any] = {}
     for where, values in ((f"[project] of {file}", project), (str(file), raw), (f"[env.{name}] of {file}", chosen)):
         for key, value in values.items():
@@ -97,23 +113,44 @@ def load_settings(
         if value is not None:
             merged[key] = value
     for key, value in given.items():
-        if key not in _PLAIN and key != "sources":
-            raise ConfigError(f'unknown setting "{key}"; known are {", ".join((*_PLAIN, "sources"))}')
+        if key not in (*_PLAIN, "sources", "s3"):
+            raise ConfigError(f'unknown setting "{key}"; known are {", ".join((*_PLAIN, "sources", "s3"))}')
         if value is not None:
             merged[key] = value
     sources |= merged.pop("sources", {})
+    s3 |= merged.pop("s3", {})
     default = home / ".headrace" / ("" if name == "default" else name)
     merged["state"] = Path(merged["state"]) if "state" in merged else default
     if not merged["state"].is_absolute():
         merged["state"] = home / merged["state"]
     merged = {key: _typed(key, _expanded(value, environ)) for key, value in merged.items()}
-    for key in _PARTS:
-        if merged.get(key, "embedded") != "embedded":
-            raise ConfigError(
-                f'{key} = "{merged[key]}": this version has embedded parts only; leave {key} out, or write "embedded"'
-            )
+    for part, schemes in SCHEMES.items():
+        _check_address(part, merged.get(part, "embedded"), schemes)
     sources = {key: str(_expanded(value, environ)) for key, value in sources.items()}
-    return Settings(folder=home, env=name, sources=sources, **merged)
+    s3 = {key: _plain(_expanded(value, environ)) for key, value in s3.items()}
+    return Settings(folder=home, env=name, sources=sources, s3=s3, **merged)
+
+
+def shown(address: str) -> str:
+    """An address without the user and password that it may hold, for messages."""
+    return _SECRET.sub("", address.split("?", 1)[0])
+
+
+def _check_address(part: str, address: str, schemes: tuple[str, ...]) -> None:
+    scheme = address.split("://", 1)[0]
+    if address == "embedded" or ("://" in address and scheme in schemes):
+        return
+    if not schemes:
+        raise ConfigError(
+            f'{part} = "{shown(address)}": this version has an embedded {part} only; leave {part} out, '
+            f'or write "embedded"'
+        )
+    taken = " or ".join(f'"{known}://..."' for known in schemes)
+    raise ConfigError(f'{part} = "{shown(address)}": {part} takes "embedded" or {taken}')
+
+
+def _plain(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _read(file: Path) -> dict[str, Any]:

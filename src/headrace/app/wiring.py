@@ -79,20 +79,30 @@ class Parts:
 
     @cached_property
     def offline(self) -> OfflineStore:
-        """The offline store."""
+        """The offline store: a local folder, or a prefix of a bucket."""
+        from headrace.stores.objects import s3_options
         from headrace.stores.offline.delta import DeltaOfflineStore
 
-        store = DeltaOfflineStore(self.settings.state / "offline")
+        settings = self.settings
+        if settings.offline == "embedded":
+            store = DeltaOfflineStore(settings.state / "offline")
+        else:
+            below = "" if settings.env == "default" else f"/{settings.env}"
+            store = DeltaOfflineStore(settings.offline.rstrip("/") + below, s3_options(settings.s3))
         self._opened.append(store)
         return store
 
     @cached_property
     def catalog(self) -> Catalog:
-        """The catalog."""
+        """The catalog: a file, or a schema of a PostgreSQL database."""
         from headrace.catalog.catalog import Catalog
 
-        self.settings.state.mkdir(parents=True, exist_ok=True)
-        catalog = Catalog(self.settings.state / "catalog.db", self.clock)
+        settings = self.settings
+        if settings.catalog == "embedded":
+            settings.state.mkdir(parents=True, exist_ok=True)
+            catalog = Catalog(settings.state / "catalog.db", self.clock)
+        else:
+            catalog = Catalog(settings.catalog, self.clock, env=settings.env)
         self._opened.append(catalog)
         return catalog
 

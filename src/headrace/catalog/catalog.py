@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,11 @@ from headrace.catalog.records import (
     Severity,
     Verdict,
 )
-from headrace.core.errors import NotFound
+from headrace.core.errors import NotFound, PlanError
 from headrace.core.time import Clock
 
 _encoder = msgspec.json.Encoder()
+_GENERATION = "definitions.generation"
 
 
 class Catalog:
@@ -36,14 +38,18 @@ class Catalog:
     are plain JSON values. Thread-safe. What `models` holds belongs to the model registry.
     """
 
-    def __init__(self, url_or_path: str | Path, clock: Clock) -> None:
-        """Open or create; `url_or_path` is a file path (SQLite) or an SQLAlchemy URL.
+    def __init__(self, url_or_path: str | Path, clock: Clock, *, env: str = "default") -> None:
+        """Open or create; `url_or_path` is a file path (SQLite) or a URL (see `Database`, also for `env`).
 
-        Raises StoreError if it cannot be opened.
+        Raises StoreError if it cannot be opened, Unreachable if its server does not answer.
         """
-        self._database = Database(url_or_path)
+        self._database = Database(url_or_path, clock, env)
         self._clock = clock
         self.models = ModelTables(self._database, clock)
+
+    def hold(self, what: str) -> AbstractContextManager[None]:
+        """Keep `what` to this process among all that share the catalog; Busy names who has it. On PostgreSQL only."""
+        return self._database.hold(what)
 
     def close(self) -> None:
         """Close all connections; the catalog cannot be used afterwards."""
@@ -56,11 +62,23 @@ class Catalog:
         with self._database.read() as connection:
             return _diff(_active(connection), records)
 
-    def apply(self, records: Sequence[DefinitionRecord]) -> list[DefinitionChange]:
-        """Make these the active definitions, all of them: what is not among them is removed (kept, inactive)."""
+    def generation(self) -> int:
+        """How many times `apply` has changed the definitions."""
+        return int(self.setting(_GENERATION, 0))
+
+    def apply(self, records: Sequence[DefinitionRecord], *, generation: int | None = None) -> list[DefinitionChange]:
+        """Make these the active definitions, all of them: what is not among them is removed (kept, inactive).
+
+        With `generation`, the one that the caller decided upon, PlanError if another process has applied since then.
+        """
         now_us = self._clock.now_us()
         table = tables.definitions
         with self._database.write() as connection:
+            found = int(_setting(connection, _GENERATION) or 0)
+            if generation not in (None, found):
+                raise PlanError(
+                    "another process has applied definitions meanwhile; nothing was changed. Look with: headrace plan"
+                )
             active = _active(connection)
             changes = _diff(active, records)
             # An unchanged version may still have a new owner, doc or tag, so every row that differs is replaced.
@@ -72,6 +90,8 @@ class Catalog:
             rows = [_definition_row(record, now_us) for record in records if record not in kept]
             if rows:
                 connection.execute(table.insert(), rows)
+            if rows or gone:
+                _put(connection, tables.settings, "name", _GENERATION, {"value": _json(found + 1)})
         return changes
 
     def definitions(self, kind: str | None = None, *, active: bool = True) -> list[Definition]:
@@ -263,9 +283,7 @@ class Catalog:
     def setting(self, name: str, default: Any = None) -> Any:
         """The value under a name, or `default`."""
         with self._database.read() as connection:
-            value = connection.execute(
-                sa.select(tables.settings.c.value).where(tables.settings.c.name == name)
-            ).scalar()
+            value = _setting(connection, name)
         return default if value is None else msgspec.json.decode(value)
 
     def _insert(self, table: sa.Table, row: dict[str, Any]) -> int:
@@ -276,9 +294,20 @@ class Catalog:
 
     def _upsert(self, table: sa.Table, key: str, name: str, values: dict[str, Any]) -> None:
         with self._database.write() as connection:
-            changed = connection.execute(table.update().where(table.c[key] == name).values(**values))
-            if changed.rowcount == 0:
-                connection.execute(table.insert(), {key: name, **values})
+            _put(connection, table, key, name, values)
+
+
+def _put(connection: sa.Connection, table: sa.Table, key: str, name: str, values: dict[str, Any]) -> None:
+    changed = connection.execute(table.update().where(table.c[key] == name).values(**values))
+    if changed.rowcount == 0:
+        connection.execute(table.insert(), {key: name, **values})
+
+
+def _setting(connection: sa.Connection, name: str) -> str | None:
+    value: str | None = connection.execute(
+        sa.select(tables.settings.c.value).where(tables.settings.c.name == name)
+    ).scalar()
+    return value
 
 
 def _json(value: Any) -> str:

@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, MetaData, String, Table, Text
-
-FORMAT = 1
-"""Number of this layout; stored under the setting "catalog.format"."""
+from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, MetaData, Table, Text, text
 
 metadata = MetaData()
+_Name = Text().with_variant(Text(collation="C"), "postgresql")
+"""Compared and sorted byte for byte, on any server."""
 
 definitions = Table(
     "definitions",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("kind", String(40), nullable=False),
-    Column("name", String(255), nullable=False),
-    Column("version", String(64), nullable=False),
+    Column("kind", _Name, nullable=False),
+    Column("name", _Name, nullable=False),
+    Column("version", _Name, nullable=False),
     Column("body", Text, nullable=False),
-    Column("owner", String(255), nullable=False),
+    Column("owner", _Name, nullable=False),
     Column("doc", Text, nullable=False),
     Column("tags", Text, nullable=False),
     Column("applied_at_us", BigInteger, nullable=False),
     Column("active", Boolean, nullable=False),
     Index("definitions_by_name", "kind", "name", "active"),
+    Index(
+        "definitions_active", "kind", "name", unique=True, sqlite_where=text("active"), postgresql_where=text("active")
+    ),
 )
 
 models = Table(
     "models",
     metadata,
-    Column("model", String(255), primary_key=True),
+    Column("model", _Name, primary_key=True),
     Column("last_number", Integer, nullable=False),
     Column("generation", BigInteger, nullable=False),
 )
@@ -36,7 +38,7 @@ models = Table(
 model_versions = Table(
     "model_versions",
     metadata,
-    Column("model", String(255), primary_key=True),
+    Column("model", _Name, primary_key=True),
     Column("number", Integer, primary_key=True),
     Column("created_us", BigInteger, nullable=False),
     Column("body", Text, nullable=False),
@@ -45,8 +47,8 @@ model_versions = Table(
 aliases = Table(
     "aliases",
     metadata,
-    Column("model", String(255), primary_key=True),
-    Column("alias", String(64), primary_key=True),
+    Column("model", _Name, primary_key=True),
+    Column("alias", _Name, primary_key=True),
     Column("number", Integer, nullable=False),
 )
 
@@ -54,12 +56,12 @@ alias_history = Table(
     "alias_history",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("model", String(255), nullable=False, index=True),
-    Column("alias", String(64), nullable=False),
+    Column("model", _Name, nullable=False, index=True),
+    Column("alias", _Name, nullable=False),
     Column("number", Integer),
     Column("previous", Integer),
     Column("at_us", BigInteger, nullable=False),
-    Column("who", String(255), nullable=False),
+    Column("who", _Name, nullable=False),
     Column("why", Text, nullable=False),
 )
 
@@ -67,9 +69,9 @@ runs = Table(
     "runs",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("job", String(255), nullable=False, index=True),
-    Column("trigger", String(255), nullable=False),
-    Column("status", String(16), nullable=False),
+    Column("job", _Name, nullable=False, index=True),
+    Column("trigger", _Name, nullable=False),
+    Column("status", _Name, nullable=False),
     Column("attempt", Integer, nullable=False),
     Column("started_us", BigInteger, nullable=False),
     Column("ended_us", BigInteger),
@@ -80,9 +82,9 @@ alerts = Table(
     "alerts",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("kind", String(64), nullable=False),
-    Column("subject", String(255), nullable=False),
-    Column("severity", String(16), nullable=False),
+    Column("kind", _Name, nullable=False),
+    Column("subject", _Name, nullable=False),
+    Column("severity", _Name, nullable=False),
     Column("at_us", BigInteger, nullable=False),
     Column("resolved_us", BigInteger),
     Column("detail", Text, nullable=False),
@@ -93,11 +95,11 @@ decisions = Table(
     "decisions",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("model", String(255), nullable=False, index=True),
+    Column("model", _Name, nullable=False, index=True),
     Column("at_us", BigInteger, nullable=False),
     Column("challenger", Integer, nullable=False),
     Column("champion", Integer),
-    Column("verdict", String(16), nullable=False),
+    Column("verdict", _Name, nullable=False),
     Column("reason", Text, nullable=False),
     Column("figures", Text, nullable=False),
 )
@@ -105,7 +107,7 @@ decisions = Table(
 profiles = Table(
     "profiles",
     metadata,
-    Column("subject", String(255), primary_key=True),
+    Column("subject", _Name, primary_key=True),
     Column("at_us", BigInteger, nullable=False),
     Column("body", Text, nullable=False),
 )
@@ -113,6 +115,14 @@ profiles = Table(
 settings = Table(
     "settings",
     metadata,
-    Column("name", String(255), primary_key=True),
+    Column("name", _Name, primary_key=True),
     Column("value", Text, nullable=False),
+)
+
+migrations = Table(
+    "migrations",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("name", Text, nullable=False),
+    Column("at_us", BigInteger, nullable=False),
 )

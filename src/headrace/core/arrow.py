@@ -36,9 +36,11 @@ def to_arrow(column: Column) -> pa.Array:
     """An Arrow array with the same values and nulls; it may share the column's memory."""
     if column.arrow is not None:
         return column.arrow
-    if column.dtype is DType.LIST or column.dtype.is_nested:
+    if column.dtype is DType.LIST:
+        return _lists(column)
+    if column.dtype.is_nested:
         items = column.to_pylist()
-        if column.dtype.is_nested and len(column.dtype.parts) == 2:
+        if len(column.dtype.parts) == 2:
             items = [None if item is None else list(item.items()) for item in items]
         return pa.array(items, ARROW_TYPES[column.dtype])
     if column.dtype is DType.STRING:
@@ -47,6 +49,17 @@ def to_arrow(column: Column) -> pa.Array:
     values = np.ascontiguousarray(column.values, NUMPY_DTYPES[column.dtype])
     data = _bitmap(values) if column.dtype is DType.BOOL else pa.py_buffer(values)
     return pa.Array.from_buffers(ARROW_TYPES[column.dtype], len(values), [present, data])
+
+
+def _lists(column: Column) -> pa.Array:
+    """Lists of floats; a null element, NaN with us, is null."""
+    lists = column.values[column.mask()].tolist()
+    flat = np.concatenate(lists) if lists else np.zeros(0)
+    sizes = np.zeros(len(column), np.int64)
+    sizes[column.mask()] = [len(item) for item in lists]
+    ends = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
+    missing = None if column.valid is None or column.valid.all() else pa.array(~column.valid)
+    return pa.ListArray.from_arrays(pa.array(ends), pa.array(flat, pa.float64(), from_pandas=True), mask=missing)
 
 
 def _bitmap(flags: Any) -> pa.Buffer:
@@ -69,7 +82,7 @@ def from_arrow(array: pa.Array | pa.ChunkedArray, dtype: DType, name: str = "col
     if dtype is DType.LIST:
         items = np.empty(len(array), np.object_)
         for index, item in enumerate(array.to_pylist()):
-            items[index] = None if item is None else np.asarray(item, np.float64)
+            items[index] = None if item is None else np.asarray(item, np.float64) + 0.0
         return Column(dtype, items, valid)
     if dtype is DType.STRING:
         values: Any = np.asarray(array.fill_null("") if valid is not None else array, dtype=np.object_)

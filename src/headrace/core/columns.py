@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64decode, b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -63,8 +64,10 @@ class Column:
         return Column(self.dtype, self.values[indices], None if self.valid is None else self.valid[indices])
 
     def to_pylist(self) -> list[Any]:
-        """Python values with None for null; timestamps and durations stay int µs."""
+        """Python values with None for null; timestamps and durations stay int µs, LISTs become lists."""
         plain: list[Any] = self.values.tolist()
+        if self.dtype is DType.LIST:
+            plain = [None if item is None else plain_list(item) for item in plain]
         if self.valid is None:
             return plain
         return [value if ok else None for value, ok in zip(plain, self.valid.tolist(), strict=True)]
@@ -75,7 +78,8 @@ def column_of(dtype: DType, items: Sequence[Any]) -> Column:
     if dtype in _ITEM_BY_ITEM:
         values = np.empty(len(items), np.object_)
         for index, item in enumerate(items):
-            values[index] = item if item is None or dtype.is_nested else np.asarray(item, np.float64)
+            # −0.0 is 0.0, and a null element is NaN.
+            values[index] = item if item is None or dtype.is_nested else np.asarray(item, np.float64) + 0.0
         valid = np.fromiter((item is not None for item in items), np.bool_, len(items))
         return Column(dtype, values, None if valid.all() else valid)
     if None not in items:
@@ -95,6 +99,44 @@ def normalised(column: Column) -> Column:
     if np.count_nonzero(finite) == len(values):
         return Column(column.dtype, values, column.valid)
     return Column(column.dtype, values, finite if column.valid is None else finite & column.valid)
+
+
+def plain_list(elements: FloatArray) -> list[float | None]:
+    """The elements of one list as Python values, None for null."""
+    items: list[float | None] = elements.tolist()
+    return [None if item != item else item for item in items] if np.isnan(elements).any() else items
+
+
+def elements_of(column: Column, size: int) -> FloatArray:
+    """The elements of a LIST column, float64 [size, n]; NaN for null ones and for all of a list that is null."""
+    out = np.full((len(column), size), np.nan)
+    rows = np.flatnonzero(column.mask())
+    if len(rows):
+        out[rows] = np.stack(list(column.values[rows]))
+    return np.ascontiguousarray(out.T)
+
+
+def packed_lists(column: Column) -> Column:
+    """A LIST column as texts, which are equal where the lists are, to the bit; `unpacked_list` reads them back."""
+    texts = [
+        b64encode(item.astype("<f8", copy=False).tobytes()).decode() if ok else None
+        for item, ok in zip(column.values.tolist(), column.mask().tolist(), strict=True)
+    ]
+    return column_of(DType.STRING, texts)
+
+
+def unpacked_list(text: str) -> FloatArray:
+    """The list that a text of `packed_lists` stands for; NaN for its null elements."""
+    return np.frombuffer(b64decode(text), "<f8")
+
+
+def lists_of(elements: FloatArray) -> Column:
+    """The LIST column of elements float64 [n, size], NaN for null; a list in which no element has a value is null."""
+    values = np.empty(len(elements), np.object_)
+    for row, items in enumerate(elements):
+        values[row] = items
+    valid: BoolArray = np.logical_not(np.isnan(elements).all(axis=1))
+    return Column(DType.LIST, values, None if valid.all() else valid)
 
 
 def nulls(dtype: DType, n: int) -> Column:

@@ -10,6 +10,7 @@ HeadraceError
 ├── HorizonError (ValueError)         an online read further back than the as-of horizon
 ├── LogError (RuntimeError)           the event log cannot do what was asked
 ├── StoreError (RuntimeError)         an online or offline store, the catalog or the registry cannot
+│   └── Unreachable                   its server does not answer just now: the same may be asked again
 ├── Busy (RuntimeError)               another process holds this folder
 ├── CheckFailed (RuntimeError)        a declared data check refused a batch run
 └── TrainingError (RuntimeError)      too little truth, one class only, an estimator failed
@@ -66,6 +67,10 @@ class LogError(HeadraceError, RuntimeError):
 
 class StoreError(HeadraceError, RuntimeError):
     """A store, the catalog or the registry refused or failed."""
+
+
+class Unreachable(StoreError):
+    """A server does not answer, or says that it cannot just now; the same call may succeed later."""
 
 
 class Busy(HeadraceError, RuntimeError):

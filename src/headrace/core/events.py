@@ -165,8 +165,6 @@ def _former(packed: dict[str, Any], spec: Field) -> Any:
 
 def _pack_column(column: Column) -> Any:
     if len(column) < _PACKED_FROM or column.dtype in (DType.STRING, DType.LIST, DType.BOOL):
-        if column.dtype is DType.LIST:
-            return [None if item is None else item.tolist() for item in column.to_pylist()]
         return column.to_pylist()
     if column.dtype is DType.FLOAT:
         values = column.values if column.valid is None else np.where(column.valid, column.values, np.nan)

@@ -26,11 +26,16 @@ Windows = list[str] | tuple[str, ...]
 _NUMBERS = frozenset({DType.INT, DType.FLOAT})
 _ORDERED = frozenset({DType.INT, DType.FLOAT, DType.TIMESTAMP, DType.DURATION, DType.STRING})
 _BUCKETS = SCALARS - {DType.FLOAT}
+BY_ELEMENT = ("sum", "mean")
+"""Aggregations that take lists, too, and then aggregate each element by itself."""
+WHOLE = ("first", "last")
+"""Aggregations that give one of the lists as it is."""
 TAKES: dict[str, frozenset[DType]] = {
-    **dict.fromkeys(("sum", "mean", "var", "std", "skewness", "quantile", "rate"), _NUMBERS),
+    **dict.fromkeys(BY_ELEMENT, _NUMBERS | {DType.LIST}),
+    **dict.fromkeys(("var", "std", "skewness", "quantile", "rate"), _NUMBERS),
     **dict.fromkeys(("decayed_sum", "decayed_mean"), _NUMBERS),
     **dict.fromkeys(("min", "max"), _ORDERED),
-    **dict.fromkeys(("first", "last"), SCALARS | {DType.LIST}),
+    **dict.fromkeys(WHOLE, SCALARS | {DType.LIST}),
     **dict.fromkeys(("share", "any", "all"), frozenset({DType.BOOL})),
     **dict.fromkeys(("n_unique", "approx_n_unique", "most_frequent"), SCALARS),
     **dict.fromkeys(("first_n", "last_n", "histogram", "top_k"), SCALARS),
@@ -103,6 +108,9 @@ class Aggregate(Expr[T]):
                 self.problem = f"hr.{self.kind} does not take {shown(column.dtype)}{_cure(self.kind, column.dtype)}"
         if by is None or self.dtype is None:
             return
+        if self.dtype is DType.LIST:
+            self.problem = f"hr.{self.kind} of lists takes no by=; a map holds no lists"
+            return
         if by.dtype is not None and by.dtype not in _BUCKETS:
             cure = ", it has no exact equality" if by.dtype is DType.FLOAT else ""
             self.problem = f"hr.{self.kind}: by= does not take {shown(by.dtype)}{cure}"
@@ -112,6 +120,8 @@ class Aggregate(Expr[T]):
 def _gives(kind: str, dtype: DType) -> DType:
     if kind in ("first_n", "last_n", "top_k"):
         return list_of(dtype)
+    if dtype is DType.LIST:
+        return dtype
     return map_of(dtype, DType.INT) if kind == "histogram" else _GIVES.get(kind, dtype)
 
 
@@ -231,10 +241,22 @@ def sum(
 ) -> Expr[dict[K, N | None]]: ...
 @overload
 def sum(column: Expr[N], *, window: Windows, by: Expr[K], **options: Unpack[Options]) -> Family[dict[K, N | None]]: ...
+@overload
+def sum(
+    column: Expr[list[float]], *, window: str | None = None, by: None = None, **options: Unpack[Options]
+) -> Expr[list[float]]: ...
+@overload
+def sum(
+    column: Expr[list[float]], *, window: Windows, by: None = None, **options: Unpack[Options]
+) -> Family[list[float]]: ...
 def sum(column: Any, *, window: Any = None, by: Any = None, **options: Unpack[Options]) -> Any:
     """Sum of a number; exact for int (overflow is null), correctly rounded for float; null if there is none.
 
+    Of a list: the list of the sums by position. An element without a value is null, and so is the list if no element
+    has one.
+
     by: a second key; the value is a map of its values to this of their events, and those without one are left out.
+    Lists take none.
     """
     return make("sum", column, window, options, by=by)
 
@@ -253,10 +275,22 @@ def mean(
 def mean(
     column: Expr[float], *, window: Windows, by: Expr[K], **options: Unpack[Options]
 ) -> Family[dict[K, float | None]]: ...
+@overload
+def mean(
+    column: Expr[list[float]], *, window: str | None = None, by: None = None, **options: Unpack[Options]
+) -> Expr[list[float]]: ...
+@overload
+def mean(
+    column: Expr[list[float]], *, window: Windows, by: None = None, **options: Unpack[Options]
+) -> Family[list[float]]: ...
 def mean(column: Any, *, window: Any = None, by: Any = None, **options: Unpack[Options]) -> Any:
     """Mean of a number, correctly rounded; null if there is none.
 
+    Of a list: the list of the means by position, each over the events that have a value there. An element without a
+    value is null, and so is the list if no element has one.
+
     by: a second key; the value is a map of its values to this of their events, and those without one are left out.
+    Lists take none.
     """
     return make("mean", column, window, options, by=by)
 
@@ -363,7 +397,7 @@ def first(column: Expr[T], *, window: str | None = None, **options: Unpack[Optio
 @overload
 def first(column: Expr[T], *, window: Windows, **options: Unpack[Options]) -> Family[T]: ...
 def first(column: Any, *, window: Any = None, **options: Unpack[Options]) -> Any:
-    """Oldest value that is not null."""
+    """Oldest value that is not null; of a list column the oldest list, whole, with its null elements."""
     return make("first", column, window, options)
 
 
@@ -372,7 +406,7 @@ def last(column: Expr[T], *, window: str | None = None, **options: Unpack[Option
 @overload
 def last(column: Expr[T], *, window: Windows, **options: Unpack[Options]) -> Family[T]: ...
 def last(column: Any, *, window: Any = None, **options: Unpack[Options]) -> Any:
-    """Newest value that is not null."""
+    """Newest value that is not null; of a list column the newest list, whole, with its null elements."""
     return make("last", column, window, options)
 
 

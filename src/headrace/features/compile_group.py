@@ -7,12 +7,13 @@ from typing import Any
 
 from headrace.core.errors import PlanError
 from headrace.core.schema import SCALARS, DType
-from headrace.features.aggregate import Aggregate
+from headrace.features.aggregate import BY_ELEMENT, WHOLE, Aggregate
 from headrace.features.column import ColumnOf, column_name
 from headrace.features.definition import definition_of
 from headrace.features.expr import Expr
 from headrace.features.group import GroupDefinition
 from headrace.features.keys import bind_key
+from headrace.features.lists import list_size
 from headrace.features.lower import NOT_YET, dtype_of, lower, lower_conditions, lower_event
 from headrace.features.nodes import Call, ColumnRef, Node
 from headrace.features.plan import (
@@ -45,16 +46,18 @@ class _Inputs:
         self.specs: list[InputSpec] = []
         self._index: dict[Node, int] = {}
 
-    def add(self, expr: Expr[Any] | None, *, hashed: bool = False) -> int | None:
-        """The input that holds the expression, or the hashes of its texts."""
+    def add(self, expr: Expr[Any] | None, *, hashed: bool = False, whole: bool = False) -> int | None:
+        """The input that holds the expression, or the hashes of its texts; with `whole`, its lists as texts."""
         if expr is None:
             return None
         node, dtype = lower_event(expr, self._source), dtype_of(expr)
         if hashed and dtype is DType.STRING:
             node, dtype = Call("xxh64", (node,), DType.INT), DType.INT
+        if whole and dtype is DType.LIST:
+            node, dtype = Call("packed", (node,), DType.STRING), DType.STRING
         index = self._index.setdefault(node, len(self.specs))
         if index == len(self.specs):
-            self.specs.append(InputSpec(node, dtype))
+            self.specs.append(InputSpec(node, dtype, list_size(expr) if dtype is DType.LIST else None))
         return index
 
 
@@ -133,7 +136,8 @@ def _aggregate(
 ) -> AggregateSpec:
     hashed = expr.kind == "approx_n_unique"
     for part in (expr.input, expr.by):
-        if part is not None and part.dtype not in SCALARS:
+        lists = part is expr.input and expr.kind in (*BY_ELEMENT, *WHOLE)
+        if part is not None and part.dtype not in SCALARS and not lists:
             raise PlanError(f"hr.{expr.kind} of {dtype_of(part).value} columns is {NOT_YET}")
     window = definition.windows[name]
     if window.window_us is None and (expr.kind in _ONLY_WINDOWS or expr.by is not None):
@@ -143,7 +147,8 @@ def _aggregate(
         raise PlanError(
             f'hr.{expr.kind} of texts over the whole lifetime is {NOT_YET}; give it a window, such as window="30d"'
         )
-    column, where, by = inputs.add(expr.input, hashed=hashed), inputs.add(expr.where), inputs.add(expr.by)
+    column = inputs.add(expr.input, hashed=hashed, whole=expr.kind in WHOLE)
+    where, by = inputs.add(expr.where), inputs.add(expr.by)
     read = (column, where) if by is None else (column, where, by)
     nodes = [None if index is None else node_content(inputs.specs[index].node, names) for index in read]
     params = tuple(sorted(expr.params.items()))

@@ -15,7 +15,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from headrace.core.columns import NUMPY_DTYPES, BoolArray, Column, nulls
+from headrace.core.columns import NUMPY_DTYPES, BoolArray, Column, nulls, packed_lists
 from headrace.core.errors import SchemaError
 from headrace.core.schema import DType
 from headrace.features.calendar import calendar_field
@@ -229,6 +229,9 @@ def _cosine(node: Call, values: list[Values], masks: list[Mask], n: int) -> tupl
     if len(rows):
         # einsum over the last axis adds each row by itself, so its bits do not depend on the rows beside it.
         a, b = np.stack(list(values[0][rows])), np.stack(list(values[1][rows]))
+        # Null elements are skipped by position.
+        missing = np.isnan(a) | np.isnan(b)
+        a, b = np.where(missing, 0.0, a), np.where(missing, 0.0, b)
         dot = np.einsum("ij,ij->i", a, b)
         norms = np.sqrt(np.einsum("ij,ij->i", a, a)) * np.sqrt(np.einsum("ij,ij->i", b, b))
         quotient = dot / norms + 0.0
@@ -242,6 +245,11 @@ def _xxh64(node: Call, values: list[Values], masks: list[Mask], n: int) -> tuple
 
     texts = values[0].tolist() if isinstance(values[0], np.ndarray) else [values[0]] * n
     return hash_texts(texts), masks[0]
+
+
+def _packed(node: Call, values: list[Values], masks: list[Mask], n: int) -> tuple[Values, Mask]:
+    texts = packed_lists(Column(DType.LIST, values[0], masks[0]))
+    return texts.values, texts.valid
 
 
 OPERATIONS: Final[dict[str, _Operation]] = {
@@ -265,6 +273,7 @@ OPERATIONS: Final[dict[str, _Operation]] = {
     "fill_null": _fill_null,
     "cosine": _cosine,
     "xxh64": _xxh64,
+    "packed": _packed,
     **dict.fromkeys(("hour", "weekday", "month", "day"), _calendar),
     **dict.fromkeys(("seconds", "hours", "days"), _duration),
 }

@@ -22,6 +22,7 @@ from headrace.features.definition import (
 from headrace.features.expr import Expr, problems_of, walk_expr
 from headrace.features.field import Field, entity_name
 from headrace.features.keys import Scope, lookup_problems
+from headrace.features.lists import list_size
 from headrace.features.record import Record
 from headrace.features.site import Problems
 from headrace.features.typing_rules import shown
@@ -127,7 +128,12 @@ def logged_schema(cls: type) -> Schema:
         return schema_of(cls)
     source = logged_schema(logged_event(definition.parent))
     scope = event_scope(cls).columns
-    columns = tuple(schema.Field(name, *_nullable(scope[name])) for name in _between(cls))
+    columns = tuple(
+        schema.Field(name, *_nullable(scope[name]), size=list_size(definition.computed[name]))
+        if scope[name][0] is DType.LIST
+        else schema.Field(name, *_nullable(scope[name]))
+        for name in _between(cls)
+    )
     return Schema(definition.name, (*source.fields, *columns), source.time_field, source.id_field, definition.doc)
 
 

@@ -12,6 +12,7 @@ from headrace.features.definition import definition_of
 from headrace.features.event import event_definition, logged_event
 from headrace.features.expr import Constant, Expr, Operation
 from headrace.features.function import Applied
+from headrace.features.lists import list_size
 from headrace.features.nodes import Call, ColumnRef, FunctionCall, Literal, Node
 
 NOT_YET = "not computed by this version yet"
@@ -26,6 +27,7 @@ def lower(expr: Expr[Any], resolve: Resolve) -> Node:
     args = tuple(lower(arg, resolve) for arg in expr.args)
     dtype = dtype_of(expr)
     if isinstance(expr, Operation):
+        list_size(expr)  # raises for lists of several lengths
         return Call(expr.op, args, dtype, expr.params)
     if isinstance(expr, Constant):
         return Literal(expr.value, dtype)

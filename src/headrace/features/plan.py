@@ -39,10 +39,14 @@ class KeyPart:
 
 @dataclass(frozen=True, slots=True)
 class InputSpec:
-    """A column that a group's aggregations read, as an expression over the fields of one event."""
+    """A column that a group's aggregations read, as an expression over the fields of one event.
+
+    `size` is the length of its lists, if it is a LIST.
+    """
 
     node: Node
     dtype: DType
+    size: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +56,7 @@ class AggregateSpec:
     `kind` is the aggregation's name (count, sum, mean, …). `input` and `where` index the group's inputs; `where` is a
     BOOL input whose null is false. `window_us` None is the whole lifetime. `hop_us` is the step of the window's lower
     edge (at least the group's resolution; equal to it means exact). `by` indexes the input whose values
-    are the keys of a map; None is no map.
+    are the keys of a map; None is no map. Of a LIST input the value is a LIST, too, made element by element.
     """
 
     name: str

@@ -31,18 +31,30 @@ class ArchiveWorker:
         self._features = features
         self._offline = offline
         self._streams = plan.topics()
-        self._done = {name: max(offline.number(events_table(name), WRITER), 0) for name in self._streams}
-        self._rows_done = {
-            name: max(offline.number(rows_table(table), WRITER), 0) for name, table in plan.tables.items()
-        }
+        self._done: dict[str, int] = {}
+        self._rows_done: dict[str, int] = {}
+        self._unsure = False
+        self._look()
         self.archived = 0
 
     def step(self, max_commits: int = 5_000, *, until: int | None = None) -> int:
         """Archive the next commits and table rows; returns how many commits and batches were covered.
 
-        `until` leaves commits from that offset on for a later step.
+        `until` leaves commits from that offset on for a later step. A step that raised may be repeated.
         """
-        return self._events(max_commits, until) + self._rows(max_commits)
+        if self._unsure:
+            self._look()
+        self._unsure = True
+        done = self._events(max_commits, until) + self._rows(max_commits)
+        self._unsure = False
+        return done
+
+    def _look(self) -> None:
+        """Ask the store how far it is: an append that raised may have been done, if only its answer was lost."""
+        number = self._offline.number
+        self._done = {name: max(number(events_table(name), WRITER), 0) for name in self._streams}
+        self._rows_done = {name: max(number(rows_table(t), WRITER), 0) for name, t in self._plan.tables.items()}
+        self._unsure = False
 
     def lag(self) -> int:
         """Commits that some stream's archive does not cover yet."""

@@ -59,7 +59,7 @@ def compare(ids: list[str], served: FeatureBlock, again: FeatureBlock) -> Audit:
     for index, name in enumerate(served.names):
         if served.dtypes[index].is_object:
             a, b = served.objects[name].to_pylist(), again.objects[name].to_pylist()
-            differs[:, index] = [not _same(x, y) for x, y in zip(a, b, strict=True)]
+            differs[:, index] = [x != y for x, y in zip(a, b, strict=True)]
     result = Audit(len(ids), differs.size, int(differs.sum()))
     for row, index in np.argwhere(differs)[:20].tolist():
         name = served.names[index]
@@ -73,9 +73,3 @@ def compare(ids: list[str], served: FeatureBlock, again: FeatureBlock) -> Audit:
             )
         )
     return result
-
-
-def _same(a: Any, b: Any) -> bool:
-    if a is None or b is None:
-        return a is b
-    return bool(np.array_equal(a, b)) if isinstance(a, np.ndarray) else a == b

@@ -14,7 +14,7 @@ from headrace.aggregations.layout import GroupLayout, physical_columns
 from headrace.aggregations.runs import sort_runs
 from headrace.aggregations.texts import numbered
 from headrace.core.arrow import from_arrow
-from headrace.core.columns import IntArray
+from headrace.core.columns import IntArray, elements_of
 from headrace.core.schema import DType, Schema
 from headrace.engines.stream.admitted import OFFSET, PARTITION
 from headrace.features.evaluate import evaluate
@@ -167,8 +167,12 @@ class EventLoader:
         columns = physical_columns(
             layout,
             [
-                (c.dtype, next(numbers), None) if c.dtype is DType.STRING else (c.dtype, c.values, c.valid)
-                for c in inputs
+                (c.dtype, next(numbers), None)
+                if c.dtype is DType.STRING
+                else (c.dtype, elements_of(c, spec.size or 0), None)
+                if c.dtype is DType.LIST
+                else (c.dtype, c.values, c.valid)
+                for c, spec in zip(inputs, group.inputs, strict=True)
             ],
         )
         if group.where is not None:

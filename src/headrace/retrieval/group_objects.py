@@ -10,7 +10,7 @@ import numpy as np
 
 from headrace.aggregations.layout import GroupLayout, Scratch
 from headrace.aggregations.nested import decoded, read_nested
-from headrace.core.columns import BoolArray, Column, IntArray, column_of
+from headrace.core.columns import BoolArray, Column, IntArray, column_of, lists_of, unpacked_list
 from headrace.core.schema import DType
 from headrace.retrieval.binding import BoundSource
 
@@ -66,9 +66,16 @@ class GroupObjects:
             back = np.empty(len(places), np.int64)
             back[places] = np.arange(len(places))
             return values.take(back)
+        if name in layout.lists:
+            slots = self._source.slot + layout.lists[name]
+            elements = self._words.take(slots, axis=1).view(np.float64)
+            return lists_of(np.where(self._valid.take(slots, axis=1), elements, np.nan))
         slot = self._source.slot + layout.names.index(name)
         found = zip(self._words[:, slot].tolist(), self._valid[:, slot].tolist(), strict=True)
-        return column_of(dtype, [self._texts(r)[word] if ok else None for r, (word, ok) in enumerate(found)])
+        texts = [self._texts(r)[word] if ok else None for r, (word, ok) in enumerate(found)]
+        if dtype is DType.LIST:
+            return column_of(dtype, [None if text is None else unpacked_list(text) for text in texts])
+        return column_of(dtype, texts)
 
     def _texts_at(self, rows: Sequence[int], index: int) -> Sequence[str]:
         return self._texts(rows[index])

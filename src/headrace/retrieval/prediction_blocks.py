@@ -101,10 +101,10 @@ def encode_predictions(block: ScoredBlock) -> bytes:
             block.t_us.tobytes(),
             block.scored_us,
             features.position,
-            {name: _listed(column) for name, column in block.request.items()},
+            {name: column.to_pylist() for name, column in block.request.items()},
             features.words.tobytes(),
             features.valid.tobytes(),
-            {name: _listed(column) for name, column in features.objects.items()},
+            {name: column.to_pylist() for name, column in features.objects.items()},
             {version: scores.tobytes() for version, scores in block.scores.items()},
             block.champion,
         )
@@ -159,9 +159,3 @@ def recorded(columns: Mapping[str, list[Any]], spec: Field, n: int) -> list[Any]
     """The `n` values of a request field, under any of its names; of one that was not there yet, what stands in."""
     found = next((columns[name] for name in spec.names if name in columns), None)
     return [spec.default if spec.has_default else None] * n if found is None else found
-
-
-def _listed(column: Column) -> list[Any]:
-    if column.dtype is DType.LIST:
-        return [None if item is None else item.tolist() for item in column.to_pylist()]
-    return column.to_pylist()

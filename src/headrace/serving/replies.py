@@ -111,8 +111,6 @@ def _spoken(value: Any, dtype: DType) -> Any:
         return value != 0
     if dtype is DType.TIMESTAMP:
         return to_iso(value)
-    if dtype is DType.LIST:
-        return value.tolist()
     return _nested(value, dtype) if dtype.is_nested else value
 
 

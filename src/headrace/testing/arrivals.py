@@ -12,7 +12,6 @@ from headrace.core.columns import Column
 from headrace.core.errors import SchemaError
 from headrace.core.events import EventBlock, encode_block
 from headrace.core.rows import encode_rows
-from headrace.core.schema import DType
 from headrace.core.tablerows import TableRows, encode_table_rows
 from headrace.core.time import MIN_US, NULL_US, parse_duration
 from headrace.engines.stream.commits import TABLES
@@ -94,13 +93,7 @@ def arrivals_of(items: Sequence[Event | Table | Late]) -> list[Arrival]:
 def plain_values(columns: Mapping[str, Column], row: int = 0) -> dict[str, Any]:
     """One row of columns in plain Python: times as int µs, lists as lists with None for null."""
     at = np.array([row])
-    return {name: _plain(column.take(at).to_pylist()[0], column.dtype) for name, column in columns.items()}
-
-
-def _plain(value: Any, dtype: DType) -> Any:
-    if dtype is not DType.LIST or value is None:
-        return value
-    return [None if np.isnan(item) else float(item) for item in value]
+    return {name: column.take(at).to_pylist()[0] for name, column in columns.items()}
 
 
 def _arrival(item: Event | Table | Late, where: str) -> Arrival:

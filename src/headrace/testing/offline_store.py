@@ -287,6 +287,28 @@ class DurableOfflineStoreTests(OfflineStoreTests):
             assert store.number("t", writer) == 5
             assert _written(self.raw_rows(store, place, "t"), writer) == dict.fromkeys(range(6), ROWS)
 
+    def test_two_processes_of_one_writer_append_each_number_once(self, store: OfflineStore, place: Path) -> None:
+        """As when a machine that was thought dead goes on beside the one that took over."""
+        self.put(store, pa.table({"at": [0] * ROWS, "writer": ["w"] * ROWS}), 0)
+        with (
+            started(append_tables, self.opener(place), "t", "w", 8) as (first, _),
+            started(append_tables, self.opener(place), "t", "w", 8) as (second, _),
+        ):
+            finished(first)
+            finished(second)
+        assert store.number("t", "w") == 7
+        assert _written(self.raw_rows(store, place, "t"), "w") == dict.fromkeys(range(8), ROWS)
+
+    def test_a_table_is_compacted_while_another_process_appends(self, store: OfflineStore, place: Path) -> None:
+        with started(append_tables, self.opener(place), "t", "w", 10) as (process, pipe):
+            pipe.recv_bytes()
+            while process.is_alive():
+                store.compact("t")
+            finished(process)
+        store.compact("t")
+        assert _written(self.raw_rows(store, place, "t"), "w") == dict.fromkeys(range(10), ROWS)
+        assert store.number("t", "w") == 9
+
     def test_a_killed_writer_leaves_whole_appends_and_goes_on_after_the_last(
         self, store: OfflineStore, place: Path
     ) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -17,6 +18,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from headrace.catalog.catalog import Catalog
+from headrace.catalog.records import DefinitionRecord
+from headrace.core.errors import PlanError
 from headrace.eventlog.base import Append, EventLog
 from headrace.stores.offline.base import OfflineStore
 from headrace.stores.online.base import OnlineStore
@@ -63,6 +67,11 @@ def finished(process: SpawnProcess) -> None:
     """Wait for a process and fail unless it ended well."""
     process.join(60)
     assert process.exitcode == 0, f"the process ended with {process.exitcode}"
+
+
+def barrier(parties: int) -> Any:
+    """A barrier for processes of `started`."""
+    return _SPAWN.Barrier(parties)
 
 
 def append_numbered(open_log: Callable[[], EventLog], topic: str, writer: int, batches: int, pipe: Connection) -> None:
@@ -114,3 +123,50 @@ def append_tables(
         store.append(table, rows, time_column="at", writer=writer, number=number)
         pipe.send_bytes(number.to_bytes(8, "big"))
     store.close()
+
+
+def add_versions(open_catalog: Callable[[], Catalog], model: str, count: int, pipe: Connection) -> None:
+    """Add versions of a model, whose records are their numbers."""
+    catalog = open_catalog()
+    for _ in range(count):
+        catalog.models.add_version(model, lambda number, at: str(number))
+    catalog.close()
+
+
+def move_alias(open_catalog: Callable[[], Catalog], model: str, alias: str, pipe: Connection) -> None:
+    """For ever point an alias at versions 1 and 2 in turn; reports the id of each move."""
+    catalog = open_catalog()
+    for turn in count():
+        moved = catalog.models.set_alias(model, alias, 1 + turn % 2, "mover", "in turn")
+        pipe.send_bytes(moved.id.to_bytes(8, "big"))
+
+
+def apply_in_turns(open_catalog: Callable[[], Catalog], who: str, rounds: int, ready: Any, pipe: Connection) -> None:
+    """In each round decide upon the newest generation, wait for the others, apply; reports 1 if it won, 0 if not.
+
+    `ready` is a barrier of all who take part.
+    """
+    catalog = open_catalog()
+    for number in range(rounds):
+        ready.wait(60)
+        generation = catalog.generation()
+        ready.wait(60)
+        records = [DefinitionRecord("group", name, f"{who}{number}") for name in ("Spend", "Visits")]
+        try:
+            catalog.apply(records, generation=generation)
+        except PlanError:
+            pipe.send_bytes(b"\0")
+        else:
+            pipe.send_bytes(b"\1")
+    catalog.close()
+
+
+def die_in_a_transaction(open_catalog: Callable[[], Catalog], model: str, pipe: Connection) -> None:
+    """Begin to add a version, report, and wait to be killed."""
+
+    def wait(number: int, created_us: int) -> str:
+        pipe.send_bytes(number.to_bytes(8, "big"))
+        time.sleep(600)
+        return ""
+
+    open_catalog().models.add_version(model, wait)

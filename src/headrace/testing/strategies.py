@@ -60,6 +60,7 @@ FIRST_KINDS = (
 )
 """Aggregations that `group_plans` draws unless told otherwise."""
 
+_SPOT_SIZE = 3
 _FIELDS = (
     Field("at", DType.TIMESTAMP),
     Field("user", DType.STRING, nullable=True),
@@ -71,6 +72,7 @@ _FIELDS = (
     Field("flag", DType.BOOL, nullable=True),
     Field("due", DType.TIMESTAMP, nullable=True),
     Field("channel", DType.STRING, has_default=True, default="app"),
+    Field("spot", DType.LIST, nullable=True, size=_SPOT_SIZE),
 )
 SCHEMA = Schema("order", _FIELDS, "at")
 """The events without a declared id; `streams` adds a text or an integer one."""
@@ -171,6 +173,9 @@ _VALUES: dict[str, st.SearchStrategy[Any]] = {
     "flag": st.sampled_from((True, False, None)),
     "due": st.one_of(times(), st.none()),
     "channel": st.sampled_from(("app", "web", "test")),
+    "spot": st.one_of(
+        st.lists(st.one_of(floats(), floats(), st.none()), min_size=_SPOT_SIZE, max_size=_SPOT_SIZE), st.none()
+    ),
 }
 # Text ids whose order by UTF-16 units differs from that by UTF-8 bytes, and that sort before and after the empty one.
 _TEXT_IDS = ("a", "b", "B", "aa", "", "é", "\uffff", "\U0001f600")
@@ -257,6 +262,8 @@ def _arrivals(
         partition = place % partitions
     if malformed and kind == 4:
         return _Arrival(partition, time + lag, None)
+    if malformed and kind == 5 and fields["spot"]:
+        fields["spot"] = fields["spot"][1:]
     if not malformed:
         lag = max(lag, -stream.future_us)
     return _Arrival(partition, time + lag, fields)
@@ -277,7 +284,11 @@ _INPUTS: tuple[tuple[Node, DType], ...] = (
     (Call("xxh64", (ColumnRef("user", DType.STRING),), DType.INT), DType.INT),
     (ColumnRef("user", DType.STRING), DType.STRING),
     (ColumnRef("channel", DType.STRING), DType.STRING),
+    (ColumnRef("spot", DType.LIST), DType.LIST),
+    (Call("packed", (ColumnRef("spot", DType.LIST),), DType.STRING), DType.STRING),
 )
+_PACKED = len(_INPUTS) - 1
+"""The lists as texts, of which there are first and last ones only."""
 _CONDITIONS: tuple[Node, ...] = (
     ColumnRef("flag", DType.BOOL),
     Call("ne", (ColumnRef("channel", DType.STRING), Literal("test", DType.STRING)), DType.BOOL),
@@ -300,7 +311,8 @@ _KEYS = (
 )
 _LISTED = ("most_frequent", "first_n", "last_n", "histogram", "top_k")
 _TAKES: dict[str, frozenset[DType]] = {
-    **dict.fromkeys(("sum", "mean", "var", "std", "rate", "quantile", "skewness"), frozenset({DType.INT, DType.FLOAT})),
+    **dict.fromkeys(("sum", "mean"), frozenset({DType.INT, DType.FLOAT, DType.LIST})),
+    **dict.fromkeys(("var", "std", "rate", "quantile", "skewness"), frozenset({DType.INT, DType.FLOAT})),
     **dict.fromkeys(("decayed_sum", "decayed_mean"), frozenset({DType.INT, DType.FLOAT})),
     **dict.fromkeys(("min", "max"), frozenset({DType.INT, DType.FLOAT, DType.TIMESTAMP, DType.STRING})),
     **dict.fromkeys(
@@ -353,7 +365,7 @@ def group_plans(
     """A windowed group over `stream`: any key, condition, inputs, legal windows, hops, delays and resolution."""
     resolution = draw(st.sampled_from(_RESOLUTIONS_US))
     # All inputs, then all conditions; aggregates point into them.
-    inputs = tuple(InputSpec(node, dtype) for node, dtype in _INPUTS)
+    inputs = tuple(InputSpec(node, dtype, _SPOT_SIZE if dtype is DType.LIST else None) for node, dtype in _INPUTS)
     conditions = tuple(InputSpec(node, DType.BOOL) for node in _CONDITIONS)
     aggregates: tuple[AggregateSpec, ...] = tuple(
         draw(_aggregates(f"f{number}", draw(st.sampled_from(kinds)), resolution))
@@ -377,20 +389,27 @@ def group_plans(
 @st.composite
 def _aggregates(draw: st.DrawFn, name: str, kind: str, resolution_us: int) -> AggregateSpec:
     usable = [index for index, (_, dtype) in enumerate(_INPUTS) if dtype in _TAKES.get(kind, ())]
+    if kind not in ("first", "last") and _PACKED in usable:
+        usable.remove(_PACKED)
     source = draw(st.sampled_from(usable)) if usable else None
     condition = draw(st.sampled_from((None,) * 8 + tuple(range(len(_CONDITIONS)))))
     if kind == "rate" and draw(st.booleans()):
         source = None
     params = draw(_PARAMS[kind]) if kind in _PARAMS else ()
-    buckets = [index for index, (_, dtype) in enumerate(_INPUTS) if dtype in _BUCKETS]
-    by = draw(st.sampled_from(buckets)) if kind in _BY and draw(st.integers(0, 3)) == 0 else None
+    buckets = [index for index, (_, dtype) in enumerate(_INPUTS[:_PACKED]) if dtype in _BUCKETS]
+    lists = source is not None and _INPUTS[source][1] is DType.LIST
+    by = draw(st.sampled_from(buckets)) if kind in _BY and not lists and draw(st.integers(0, 3)) == 0 else None
     texts = kind in ("min", "max") and source is not None and _INPUTS[source][1] is DType.STRING
     window, hop = draw(_windows(resolution_us, lifetime=kind not in _WITH_WINDOW and by is None and not texts))
     if kind.startswith("decayed"):
         # The hop is the half-life, and the window not more than 64 of them.
         hop = draw(st.sampled_from([unit for unit in (1, *_UNITS_US, 3_000_000) if unit % resolution_us == 0]))
         window, params = hop * draw(st.sampled_from((1, 2, 10, 64, 64))), (("halflife_us", hop),)
-    dtype = _GIVES.get(kind) or (_INPUTS[source][1] if source is not None else DType.INT)
+    dtype = (
+        DType.LIST
+        if lists or source == _PACKED
+        else _GIVES.get(kind) or (_INPUTS[source][1] if source is not None else DType.INT)
+    )
     if kind in ("first_n", "last_n", "top_k"):
         dtype = list_of(dtype)
     elif kind == "histogram":

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
+import pytest
 
 from headrace.core.columns import column_of
+from headrace.core.errors import Unreachable
 from headrace.core.schema import DType, Field, Schema
 from headrace.core.tablerows import TableRows, encode_table_rows
 from headrace.core.time import SimulatedClock
@@ -61,3 +64,32 @@ def test_tables_that_were_archived_up_to_different_offsets_get_no_row_twice() ->
     known = past.rows(A)
     assert known is not None
     assert sorted(known[ORDER].to_pylist()) == [0, 1, 2, 3, 5]
+
+
+class AnswersGetLost(MemoryOfflineStore):
+    """A store that does what it is told and, when `lost` is set, is not heard any more."""
+
+    lost = False
+
+    def append(self, table: str, rows: pa.Table, *, time_column: str, writer: str, number: int) -> int:
+        version = super().append(table, rows, time_column=time_column, writer=writer, number=number)
+        if self.lost:
+            raise Unreachable("the answer was lost")
+        return version
+
+
+def test_an_append_whose_answer_was_lost_is_not_done_again_with_what_came_after_it() -> None:
+    log, raw, offline = MemoryEventLog(SimulatedClock()), MemoryEventLog(SimulatedClock()), AnswersGetLost()
+    log.create(TABLES)
+    log.create(WINDOWS)
+    log.append([rows(A, 0)])
+    archive = ArchiveWorker(PROJECT, raw, log, offline)
+    for at in range(1, 4):
+        offline.lost = True
+        with pytest.raises(Unreachable):
+            archive.step()
+        offline.lost = False
+        log.append([rows(A, at)])
+    while archive.step():
+        pass
+    assert sorted(offline.scan(rows_table(A))[ORDER].to_pylist()) == [0, 1, 2, 3]

@@ -99,10 +99,7 @@ NAMES = [
 def events(blocks: list[EventBlock]) -> list[dict[str, Any]]:
     out = []
     for block in blocks:
-        lists = {
-            n: [v if v is None or c.dtype is not DType.LIST else v.tolist() for v in c.to_pylist()]
-            for n, c in block.columns.items()
-        }
+        lists = {name: column.to_pylist() for name, column in block.columns.items()}
         out += [{name: values[i] for name, values in lists.items()} for i in range(block.n)]
     return out
 

@@ -45,10 +45,7 @@ def row(**changes: Any) -> dict[str, Any]:
 
 
 def plain(block: EventBlock) -> list[dict[str, Any]]:
-    columns = {
-        name: [None if v is None else v.tolist() for v in c.to_pylist()] if c.dtype is DType.LIST else c.to_pylist()
-        for name, c in block.columns.items()
-    }
+    columns = {name: column.to_pylist() for name, column in block.columns.items()}
     return [{name: values[i] for name, values in columns.items()} for i in range(block.n)]
 
 

@@ -57,13 +57,13 @@ def test_a_block_comes_back_to_the_bit() -> None:
     assert got.features.valid.tobytes() == given_.features.valid.tobytes()
     assert (got.features.names, got.features.dtypes) == (given_.features.names, given_.features.dtypes)
     assert got.features.column("tier").to_pylist() == ["gold", None, "é"]
-    assert got.features.column("vector").to_pylist()[0].tolist() == [1.0, 2.5]
+    assert got.features.column("vector").to_pylist()[0] == [1.0, 2.5]
     assert got.features.position == position(0)
     assert {v: s.tobytes() for v, s in got.scores.items()} == {v: s.tobytes() for v, s in given_.scores.items()}
     assert got.values.tobytes() == given_.scores[2].tobytes()
     assert got.t_us.tolist() == [0, 1, 2]
     assert got.request["amount"].to_pylist() == [0.0, 1.5, None]
-    assert [None if v is None else v.tolist() for v in got.request["taste"].to_pylist()] == [None, [0.5, 1.0], None]
+    assert got.request["taste"].to_pylist() == [None, [0.5, 1.0], None]
 
 
 def test_a_block_of_another_view_version_or_of_no_format_is_refused_by_name() -> None:

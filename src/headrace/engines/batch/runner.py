@@ -13,7 +13,7 @@ import numpy as np
 
 from headrace.core.columns import Column, IntArray, nulls
 from headrace.core.errors import CheckFailed, SchemaError
-from headrace.core.schema import DType, Field
+from headrace.core.schema import Field
 from headrace.core.tablerows import TableRows, decode_table_rows, encode_table_rows
 from headrace.core.time import MAX_US, NULL_US, Clock
 from headrace.core.values import Misfit, read_value
@@ -245,7 +245,8 @@ def _available(event_time: IntArray, delay_us: int) -> IntArray:
 
 def _encoded(columns: Sequence[Column], n: int) -> list[bytes]:
     """The features of each row as bytes: what is compared, and the last criterion of the write order."""
-    return [_pack(row) for row in zip(*map(_cells, columns), strict=True)] if columns else [b""] * n
+    lists = [column.to_pylist() for column in columns]
+    return [_pack(row) for row in zip(*lists, strict=True)] if columns else [b""] * n
 
 
 def _digests(rows: TableRows) -> list[bytes]:
@@ -264,13 +265,6 @@ def _whole_digest(rows: pa.Table) -> bytes:
         writer.write_table(rows.combine_chunks())
     digest.update(sink.getvalue())
     return digest.digest()
-
-
-def _cells(column: Column) -> list[Any]:
-    values = column.to_pylist()
-    if column.dtype is DType.LIST:
-        return [None if item is None else item.tolist() for item in values]
-    return values
 
 
 def _digest(row: bytes) -> bytes:

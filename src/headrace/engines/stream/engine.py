@@ -16,7 +16,7 @@ import numpy as np
 
 from headrace.aggregations.layout import GroupLayout, layout_of, physical_column
 from headrace.aggregations.texts import compacted, numbered
-from headrace.core.columns import BoolArray, Column, IntArray
+from headrace.core.columns import BoolArray, Column, FloatArray, IntArray, elements_of
 from headrace.core.events import EventBlock, concat_columns
 from headrace.core.keys import encode_numbers, entity_encoder
 from headrace.core.schema import DType
@@ -86,13 +86,17 @@ class _StreamPipeline:
     def __init__(self, stream: StreamPlan, groups: Sequence[GroupPlan]) -> None:
         schema = stream.schema
         nodes: dict[Node, int] = {}
-        words: dict[tuple[int, DType, bool], int] = {}
+        words: dict[tuple[int, DType, int], int] = {}
+        self.sizes: dict[int, int] = {}
         keys: dict[tuple[str, ...], int] = {}
         self.groups: list[_GroupPipeline] = []
         for group in groups:
             where = None if group.where is None else nodes.setdefault(group.where, len(nodes))
             inputs = [(nodes.setdefault(spec.node, len(nodes)), spec.dtype) for spec in group.inputs]
-            slots = [(*inputs[index], validity) for index, validity in layout_of(group).columns]
+            slots = [(*inputs[index], part) for index, part in layout_of(group).columns]
+            self.sizes |= {
+                node: spec.size for (node, _), spec in zip(inputs, group.inputs, strict=True) if spec.size is not None
+            }
             self.groups.append(
                 _GroupPipeline(
                     group,
@@ -115,6 +119,7 @@ class _Shared:
         self.n = len(events.times)
         self._pipeline = pipeline
         self._values: dict[int, Column] = {}
+        self._elements: dict[int, FloatArray] = {}
         self._words: dict[int, IntArray] = {}
         self._bytes: dict[int, bytes] = {}
         self._keys: dict[int, list[Any]] = {}
@@ -128,17 +133,28 @@ class _Shared:
             found = self._values[index] = evaluate(self._pipeline.nodes[index], self.events.columns, self.n)
         return found
 
+    def elements(self, index: int) -> FloatArray:
+        """The elements of the lists that the expression `index` gives, float64 [size, n]."""
+        found = self._elements.get(index)
+        if found is None:
+            found = self._elements[index] = elements_of(self.value(index), self._pipeline.sizes[index])
+        return found
+
     def word(self, index: int) -> IntArray:
         """Column `index` of words, int64 [n]; -1 stands for the event times."""
         found = self._words.get(index)
         if found is None:
             if index < 0:
                 return self.events.times
-            node, dtype, validity = self._pipeline.words[index]
+            node, dtype, part = self._pipeline.words[index]
             if dtype is DType.STRING:
                 return self.text_words()[index]
-            column = self.value(node)
-            found = self._words[index] = physical_column(dtype, column.values, column.valid, validity)
+            if dtype is DType.LIST:
+                found = physical_column(dtype, self.elements(node), None, part)
+            else:
+                column = self.value(node)
+                found = physical_column(dtype, column.values, column.valid, part)
+            self._words[index] = found
         return found
 
     def text_words(self) -> dict[int, IntArray]:

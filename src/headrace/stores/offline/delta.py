@@ -9,7 +9,8 @@ from __future__ import annotations
 import operator
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import reduce
 from pathlib import Path
 from typing import Any, Final
@@ -18,10 +19,11 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
-from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
+from pyarrow.fs import FileSelector, FileType, LocalFileSystem, SubTreeFileSystem
 
 from headrace.core.errors import NotFound, StoreError
 from headrace.core.time import MAX_US, MIN_US
+from headrace.stores.objects import failure, object_files
 from headrace.stores.offline.base import OfflineStore
 from headrace.stores.offline.checks import (
     DAY,
@@ -36,6 +38,7 @@ from headrace.stores.offline.checks import (
 _TIME_COLUMN: Final = "headrace.time_column"
 _ATTEMPTS: Final = 20
 _BATCH: Final = 250_000
+_LOG: Final = "_delta_log"
 
 
 class DeltaOfflineStore(OfflineStore):
@@ -43,16 +46,18 @@ class DeltaOfflineStore(OfflineStore):
 
     Args:
         path: a folder (made by the first append), or a URI that delta-rs knows, such as "s3://bucket/features".
-        storage_options: what delta-rs needs to reach the URI (credentials, endpoint, region).
+        storage_options: what delta-rs needs to reach the URI (credentials, endpoint, region); for S3 see
+            `headrace.stores.objects.s3_options`.
 
-    Old versions stay readable for good: neither log entries nor data files are ever removed.
+    Old versions stay readable for good: neither log entries nor data files are ever removed. Raises Unreachable where
+    the server of a URI does not answer; a call that raised may be repeated, also if it was done after all.
     """
 
-    def __init__(self, path: str | os.PathLike[str], storage_options: dict[str, str] | None = None) -> None:
+    def __init__(self, path: str | os.PathLike[str], storage_options: Mapping[str, str] | None = None) -> None:
         text = os.fspath(path)
         self._local = None if "://" in text else Path(os.path.abspath(text))
         self._root = text.rstrip("/") if self._local is None else str(self._local)
-        self._options = storage_options
+        self._options = None if storage_options is None else dict(storage_options)
         self._open: dict[str, _Table] | None = {}
         self._lock = threading.Lock()
 
@@ -69,7 +74,7 @@ class DeltaOfflineStore(OfflineStore):
                 except (CommitFailedError, _Raced) as error:
                     lost = error  # another process has committed; it may even have been this very append
                 except (DeltaError, OSError) as error:
-                    raise StoreError(f'nothing was appended to table "{table}" in {self._root}: {error}') from error
+                    raise failure(f'nothing was appended to table "{table}" in {self._root}', error) from error
             raise StoreError(f'table "{table}" in {self._root}: {_ATTEMPTS} commits failed; the last: {lost}') from lost
 
     def _append(
@@ -103,7 +108,8 @@ class DeltaOfflineStore(OfflineStore):
         between: tuple[str, int, int] | None = None,
     ) -> pa.Table:
         dataset, names, condition = self._dataset(table, columns, since_us, until_us, version, between)
-        return dataset.to_table(columns=names, filter=condition)
+        with self._reading(table):
+            return dataset.to_table(columns=names, filter=condition)
 
     def batches(
         self,
@@ -115,7 +121,20 @@ class DeltaOfflineStore(OfflineStore):
         version: int | None = None,
     ) -> Iterator[pa.Table]:
         dataset, names, condition = self._dataset(table, columns, since_us, until_us, version)
-        return _joined(dataset, names, condition)
+        return self._joined(table, dataset, names, condition)
+
+    def _joined(
+        self, table: str, dataset: ds.Dataset, names: list[str], condition: ds.Expression | None
+    ) -> Iterator[pa.Table]:
+        with self._reading(table):
+            yield from _joined(dataset, names, condition)
+
+    @contextmanager
+    def _reading(self, table: str) -> Iterator[None]:
+        try:
+            yield
+        except (DeltaError, OSError) as error:
+            raise failure(f'table "{table}" in {self._root} cannot be read', error) from error
 
     def count(self, table: str, *, since_us: int | None = None, until_us: int | None = None) -> int:
         held = self._table(table)
@@ -166,21 +185,24 @@ class DeltaOfflineStore(OfflineStore):
     def tables(self) -> list[str]:
         self._held()
         if self._local is None:
-            return sorted(self._remote_tables())
-        found = []
-        for folder, below, _ in os.walk(self._local):
-            if "_delta_log" in below:
-                found.append(Path(folder).relative_to(self._local).as_posix())
-                below.clear()
+            files = object_files(self._root, self._options)
+        elif not self._local.is_dir():
+            return []
+        else:
+            files = SubTreeFileSystem(str(self._local), LocalFileSystem())
+        found, waiting = [], [""]
+        try:
+            while waiting:  # folder by folder: a listing of every data file would be long
+                folder = waiting.pop()
+                entries = files.get_file_info(FileSelector(folder, allow_not_found=True))
+                below = [entry.path.rstrip("/") for entry in entries if entry.type == FileType.Directory]
+                if f"{folder}/{_LOG}" in below:
+                    found.append(folder)
+                else:
+                    waiting += below
+        except OSError as error:
+            raise failure(f"the tables in {self._root} cannot be listed", error) from error
         return sorted(found)
-
-    def _remote_tables(self) -> set[str]:
-        from deltalake.fs import DeltaStorageHandler
-        from pyarrow.fs import FileSelector, PyFileSystem
-
-        files = PyFileSystem(DeltaStorageHandler(self._root, self._options))
-        paths = [info.path for info in files.get_file_info(FileSelector("", allow_not_found=True, recursive=True))]
-        return {path.split("/_delta_log/")[0] for path in paths if "/_delta_log/" in path}
 
     def version(self, table: str) -> int | None:
         held = self._table(table)
@@ -202,8 +224,8 @@ class DeltaOfflineStore(OfflineStore):
                 raise NotFound(f'no table "{table}" in {self._root}; {_listed(self.tables())}')
             try:
                 delta.optimize.compact()
-            except DeltaError as error:
-                raise StoreError(f'table "{table}" in {self._root} was not compacted: {error}') from error
+            except (DeltaError, OSError) as error:
+                raise failure(f'table "{table}" in {self._root} was not compacted', error) from error
 
     def close(self) -> None:
         self._open = None
@@ -248,8 +270,8 @@ class _Table:
                 self._delta.update_incremental()
         except TableNotFoundError:
             self._delta = None
-        except DeltaError as error:
-            raise StoreError(f'table "{self.name}" at {self._uri} cannot be read: {error}') from error
+        except (DeltaError, OSError) as error:
+            raise failure(f'table "{self.name}" at {self._uri} cannot be read', error) from error
         return self._delta
 
     def at(self, version: int) -> DeltaTable | None:
@@ -259,7 +281,10 @@ class _Table:
             return newest
         if not 0 <= version <= newest.version():
             raise NotFound(f'table "{self.name}" has versions 0 to {newest.version()}, not {version}')
-        return DeltaTable(self._uri, version=version, storage_options=self._options)
+        try:
+            return DeltaTable(self._uri, version=version, storage_options=self._options)
+        except (DeltaError, OSError) as error:
+            raise failure(f'version {version} of table "{self.name}" at {self._uri} cannot be read', error) from error
 
     def create(self, schema: pa.Schema, time_column: str) -> DeltaTable:
         """Create the table without rows; raises _Raced if it exists by now."""
@@ -275,9 +300,9 @@ class _Table:
                 storage_options=self._options,
                 raise_if_key_not_exists=False,
             )
-        except DeltaError as error:
+        except (DeltaError, OSError) as error:
             if self.refreshed() is None:
-                raise StoreError(f'table "{self.name}" cannot be created at {self._uri}: {error}') from error
+                raise failure(f'table "{self.name}" cannot be created at {self._uri}', error) from error
             raise _Raced from error
         return self._delta
 

@@ -50,6 +50,8 @@ def aggregate(spec: AggregateSpec, rows: Sequence[Row], t_us: int, lo_us: int | 
     kept = [row for row in rows if spec.where is None or row.inputs[spec.where] is True]
     if spec.by is not None:
         return _bucketed(spec, kept, t_us, lo_us, hi_us)
+    if spec.dtype is DType.LIST and spec.kind in ("sum", "mean"):
+        return _by_position(spec, kept, t_us, lo_us, hi_us)
     if spec.input is None:
         values, times = [1 for _ in kept], [row.time_us for row in kept]
     else:
@@ -67,6 +69,20 @@ def _bucketed(spec: AggregateSpec, rows: Sequence[Row], t_us: int, lo_us: int | 
         if row.inputs[spec.by] is not None:
             buckets.setdefault(row.inputs[spec.by], []).append(row)
     return {key: aggregate(whole, buckets[key], t_us, lo_us, hi_us) for key in sorted(buckets, key=least_first)}
+
+
+def _by_position(
+    spec: AggregateSpec, rows: Sequence[Row], t_us: int, lo_us: int | None, hi_us: int
+) -> list[Any] | None:
+    """The value of the numbers at each position of the lists; null if there is none at any."""
+    assert spec.input is not None
+    one = replace(spec, input=0, where=None, dtype=DType.FLOAT)
+    lists = [(row.time_us, row.inputs[spec.input]) for row in rows if row.inputs[spec.input] is not None]
+    found = []
+    for position in range(max((len(items) for _, items in lists), default=0)):
+        numbers = [Row(time_us, (items[position],)) for time_us, items in lists]
+        found.append(aggregate(one, numbers, t_us, lo_us, hi_us))
+    return None if all(value is None for value in found) else found
 
 
 def _or_null(value: Callable[[_Window], Any]) -> Callable[[_Window], Any]:

@@ -162,5 +162,6 @@ def _fits(value: Any, field: Field) -> bool:
     if field.dtype.is_integer_backed:
         return to_int64(value) is not None
     if field.dtype is DType.LIST:
-        return field.size is None or len(value) == field.size
+        number = Field(field.name, DType.FLOAT)
+        return (field.size is None or len(value) == field.size) and all(_fits(item, number) for item in value)
     return True

@@ -166,5 +166,6 @@ _OPERATIONS: dict[str, Callable[[Call, Sequence[Any]], Any]] = {
     "hours": _in_units(US_PER_HOUR),
     "days": _in_units(US_PER_DAY),
     "cosine": _cosine,
+    "packed": lambda node, values: values[0],
     "xxh64": lambda node, values: signed(xxh64(values[0].encode())),
 }

@@ -39,6 +39,8 @@ def clean(value: Any, dtype: DType) -> Any:
         return to_int64(int(value))
     if dtype is DType.BOOL:
         return bool(value)
+    if dtype is DType.LIST:
+        return [clean(item, DType.FLOAT) for item in value]
     return value
 
 
