@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from headrace.app.datasets import Dataset, Datasets
     from headrace.app.describe import Description
     from headrace.app.history import HistoryRows
+    from headrace.app.letters import ChosenLetters
     from headrace.app.models import ModelHandle
     from headrace.app.replays import ReplayOutcome
     from headrace.app.statistics import Statistics
@@ -399,6 +400,29 @@ class Project:
         from headrace.app.audits import audit_prediction
 
         return audit_prediction(self.parts, prediction_id)
+
+    def dead_letters(
+        self,
+        stream: type[Event] | str | None = None,
+        *,
+        field: str | None = None,
+        reason: str | None = None,
+        since: Time | None = None,
+        until: Time | None = None,
+        state: str = "open",
+        limit: int = 100,
+    ) -> ChosenLetters:
+        """Events that were set aside: of a stream, with a field at fault, a part of the reason, a time of arrival.
+
+        `state`: open, replayed, fixed, dropped or all. The answer lists them, publishes them again, corrects, drops.
+        """
+        from headrace.app.letters import Chosen, ChosenLetters, letters_of
+
+        self.ensure_applied()
+        name = None if stream is None else self._stream_name(stream)
+        since_us, until_us = given_us(since, "since"), given_us(until, "until")
+        chosen = Chosen((), name, field, reason, since_us, until_us, state)
+        return ChosenLetters(letters_of(self.parts), chosen, limit, lambda: self.settle(wait=False))
 
     # -- models -----------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ import msgspec
 import sqlalchemy as sa
 
 from headrace.catalog import tables
+from headrace.catalog.access import ChangeTable, KeyTable
 from headrace.catalog.database import Database
 from headrace.catalog.models import ModelTables
 from headrace.catalog.records import (
@@ -35,7 +36,8 @@ class Catalog:
     """Small durable records of a project, shared by all of its processes.
 
     Every write is one transaction and visible to all processes when the call returns. `detail` and `body` arguments
-    are plain JSON values. Thread-safe. What `models` holds belongs to the model registry.
+    are plain JSON values. Thread-safe. What `models` holds belongs to the model registry;
+    `keys` are those of the HTTP service, `changes` is the log of who changed what.
     """
 
     def __init__(self, url_or_path: str | Path, clock: Clock, *, env: str = "default") -> None:
@@ -46,6 +48,8 @@ class Catalog:
         self._database = Database(url_or_path, clock, env)
         self._clock = clock
         self.models = ModelTables(self._database, clock)
+        self.keys = KeyTable(self._database, clock)
+        self.changes = ChangeTable(self._database, clock)
 
     def hold(self, what: str) -> AbstractContextManager[None]:
         """Keep `what` to this process among all that share the catalog; Busy names who has it. On PostgreSQL only."""
