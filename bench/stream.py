@@ -172,14 +172,14 @@ def project() -> ProjectPlan:
     return compile_project([ByUser, ByCard, ByMerchant, Payment, Asked, VIEW])
 
 
-def parts_in(folder: Path) -> Parts:
-    """The parts of the project, with the settings that it has in production."""
-    return Parts(Settings(folder=folder, state=folder), project(), SystemClock())
+def parts_in(folder: Path, log: str = "embedded") -> Parts:
+    """The parts of the project, with the settings that it has in production; `log` is the address of the logs."""
+    return Parts(Settings(folder=folder, state=folder, log=log), project(), SystemClock())
 
 
-def run_worker(role: str, folder: str, go: Gate, idle: Gate, stop: Gate) -> None:
+def run_worker(role: str, folder: str, log: str, go: Gate, idle: Gate, stop: Gate) -> None:
     """Work as `headrace run compute` and `headrace run ingest` do; wait while `go` is not set."""
-    parts = parts_in(Path(folder))
+    parts = parts_in(Path(folder), log)
     worker = parts.compute() if role == "compute" else parts.ingest()
     while not stop.is_set():
         if not go.is_set():
@@ -199,7 +199,7 @@ class Workers:
         self._go, self._stop = spawn.Event(), spawn.Event()
         self._idle = [spawn.Event(), spawn.Event()]
         self._processes = [
-            spawn.Process(target=run_worker, args=(role, str(folder), self._go, idle, self._stop))
+            spawn.Process(target=run_worker, args=(role, str(folder), parts.settings.log, self._go, idle, self._stop))
             for role, idle in zip(("compute", "ingest"), self._idle, strict=True)
         ]
         for process in self._processes:

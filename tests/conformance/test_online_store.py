@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import lmdb
 import pytest
+import redis
 
 from headrace.core.errors import StoreError
 from headrace.stores.online.base import OnlineStore
 from headrace.stores.online.lmdb import LmdbOnlineStore
 from headrace.stores.online.memory import MemoryOnlineStore
+from headrace.stores.online.redis import RedisOnlineStore
 from headrace.testing.online_store import DurableOnlineStoreTests, OnlineStoreTests
+from tests.services import address
 
 
 class TestMemoryOnlineStore(OnlineStoreTests):
@@ -71,3 +75,43 @@ class TestLmdbOnlineStore(DurableOnlineStoreTests):
         with pytest.raises(StoreError, match="without sync"):
             LmdbOnlineStore(place, sync=True)
         unsynced.close()
+
+
+@pytest.mark.redis
+class TestRedisOnlineStore(DurableOnlineStoreTests):
+    """All keys in one shard, as on a single server."""
+
+    options = ""
+
+    @pytest.fixture
+    def place(self, tmp_path: Path) -> Iterator[Path]:
+        place = tmp_path / uuid.uuid4().hex
+        yield place
+        with redis.Redis.from_url(address("redis")) as plain:
+            for key in plain.scan_iter(f"{{kit:{place.name}:*", count=1000):
+                plain.delete(key)
+
+    def open(self, place: Path) -> OnlineStore:
+        return self.opener(place)()
+
+    def opener(self, place: Path) -> Callable[[], OnlineStore]:
+        return partial(RedisOnlineStore, f"{address('redis')}?prefix=kit{self.options}", namespace=place.name)
+
+    def raw_records(self, store: OnlineStore, place: Path) -> dict[bytes, bytes]:
+        found: dict[bytes, bytes] = {}
+        with redis.Redis.from_url(address("redis")) as plain:
+            for key in plain.scan_iter(f"{{kit:{place.name}:*}}*", count=1000):
+                tag, _, name = bytes(key).partition(b"}")
+                if name.startswith(b"r"):
+                    found[name[1:]] = plain.get(key)
+                else:
+                    assert name in (b"p", b"c", b"v"), "what a write lays down is gone after it"
+                assert tag.startswith(b"{kit:")
+        return found
+
+
+@pytest.mark.redis
+class TestShardedRedisOnlineStore(TestRedisOnlineStore):
+    """Keys in several shards, as in a cluster."""
+
+    options = "&shards=5"

@@ -77,7 +77,7 @@ def read(layout: GroupLayout, types: Sequence[DType], rows: Rows, t_us: int) -> 
     slots, s = len(layout.names), Scratch(len(layout.windows))
     out, valid = np.zeros(slots, np.int64), np.zeros(slots, np.bool_)
     read_rows(
-        i8, i8.view(np.float64), 0, n, n, n, layout.lanes, layout.windows, layout.features, t_us, -1, -1,
+        i8, i8.view(np.float64), 0, n, n, n, -1, 0, 0, layout.lanes, layout.windows, layout.features, t_us, -1, -1,
         np.zeros(1, np.int64), out, out.view(np.float64), valid, 0, s.lane, s.work, s.tally,
     )  # fmt: skip
     one = np.array([n])

@@ -16,6 +16,7 @@ from headrace.aggregations.kernel import read_group
 from headrace.aggregations.layout import GroupLayout, Scratch, layout_of, physical_columns
 from headrace.aggregations.splice import merge_groups
 from headrace.aggregations.tiles import ALWAYS
+from headrace.aggregations.window_rows import read_rows
 from headrace.core.columns import column_of
 from headrace.core.schema import DType
 from headrace.core.time import US_PER_DAY, US_PER_HOUR, US_PER_MINUTE, US_PER_SECOND
@@ -27,13 +28,13 @@ from headrace.testing.oracle.windows import window_value
 HORIZON_US = 20
 DTYPES = {"x": DType.FLOAT, "n": DType.INT, "s": DType.TIMESTAMP, "b": DType.BOOL}
 KINDS: dict[str, tuple[str, ...]] = {
-    "": ("count", "time_since_last", "time_since_first"),
-    "x": ("count", "sum", "mean", "min", "max", "first", "last", "var", "std"),
-    "n": ("count", "sum", "mean", "min", "max", "first", "last", "var", "std"),
+    "": ("count", "time_since_last", "time_since_first", "rate"),
+    "x": ("count", "sum", "mean", "min", "max", "first", "last", "var", "std", "rate"),
+    "n": ("count", "sum", "mean", "min", "max", "first", "last", "var", "std", "rate"),
     "s": ("min", "max", "first", "last", "count"),
     "b": ("share", "any", "all"),
 }
-RESULTS = {"count": DType.INT, "mean": DType.FLOAT, "var": DType.FLOAT, "std": DType.FLOAT, "share": DType.FLOAT}
+RESULTS = {"count": DType.INT, **dict.fromkeys(("mean", "var", "std", "share", "rate"), DType.FLOAT)}
 WINDOWS = ((4, 4), (8, 4), (24, 4), (40, 8), (48, 16), (160, 32), (480, 96), (96, 12))
 
 
@@ -67,7 +68,7 @@ def groups(draw: st.DrawFn) -> GroupPlan:
         column = draw(st.sampled_from(sorted(KINDS)))
         kind = draw(st.sampled_from(KINDS[column]))
         window, hop = draw(st.sampled_from(WINDOWS))
-        lifetime = draw(st.integers(0, 5)) == 0
+        lifetime = draw(st.integers(0, 5)) == 0 and kind != "rate"
         where = draw(st.sampled_from((None, None, names.index("b"))))
         specs.append(
             AggregateSpec(
@@ -79,6 +80,7 @@ def groups(draw: st.DrawFn) -> GroupPlan:
                 resolution if lifetime else draw(st.sampled_from((hop, hop, resolution))),
                 draw(st.sampled_from((0, 0, 8))),
                 RESULTS.get(kind, DTYPES.get(column, DType.DURATION)),
+                (("unit_us", draw(st.sampled_from((1, 7, US_PER_HOUR)))),) if kind == "rate" else (),
             )
         )
     return GroupPlan(
@@ -182,6 +184,11 @@ class Entity:
             layout.lanes, layout.windows, layout.features, layout.pointers, t, -1, -1, -1, np.zeros(1, np.int64), out,
             out.view(np.float64), valid, 0, s.lane, s.work, s.other, s.bounds, s.tally,
         )  # fmt: skip
+        read_rows(
+            words, words.view(np.float64), times, times + n, n, n, flags, tiles, m, layout.lanes, layout.windows,
+            layout.features, t, -1, -1, np.zeros(1, np.int64), out, out.view(np.float64), valid, 0, s.lane, s.work,
+            s.tally,
+        )  # fmt: skip
         found: dict[str, Any] = {}
         for name, dtype, word, ok in zip(layout.names, layout.dtypes, out, valid, strict=True):
             plain = word.view(np.float64) if dtype is DType.FLOAT else word
@@ -210,8 +217,16 @@ def test_tiles_change_no_value(plan: GroupPlan, seed: int, disorder: int, with_i
         entity.clock += random.choice((0, 0, 10, 100, 1_000))
 
 
-def test_the_strategy_makes_tiles() -> None:
-    spec = AggregateSpec("n", "count", None, None, 480, 96, 0, DType.INT)
+@pytest.mark.parametrize(
+    "spec",
+    [
+        AggregateSpec("n", "count", None, None, 480, 96, 0, DType.INT),
+        AggregateSpec("n", "rate", None, None, 480, 96, 0, DType.FLOAT, (("unit_us", 7),)),
+        AggregateSpec("n", "rate", 1, None, 480, 96, 0, DType.FLOAT, (("unit_us", 7),)),
+    ],
+    ids=["count", "rate", "rate of a column"],
+)
+def test_the_strategy_makes_tiles(spec: AggregateSpec) -> None:
     plan = groups_of(spec, resolution_us=4)
     entity = Entity(plan, layout_of(plan), Random(1), False)
     for _ in range(20):

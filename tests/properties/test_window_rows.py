@@ -84,7 +84,7 @@ def read(layout: GroupLayout, values: Sequence[Any], dtype: DType, t_us: int) ->
         s.other, s.bounds, s.tally,
     )  # fmt: skip
     read_rows(
-        i8, i8.view(np.float64), 0, n, n, n, layout.lanes, layout.windows, layout.features, t_us, -1, -1,
+        i8, i8.view(np.float64), 0, n, n, n, -1, 0, 0, layout.lanes, layout.windows, layout.features, t_us, -1, -1,
         np.zeros(1, np.int64), out, out.view(np.float64), valid, 0, s.lane, s.work, s.tally,
     )  # fmt: skip
     found: dict[str, Any] = {}

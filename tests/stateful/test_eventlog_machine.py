@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,9 +15,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from headrace.core.errors import LogError
 from headrace.eventlog.base import Append, EventLog, LogBatch
+from headrace.eventlog.kafka import KafkaEventLog
+from headrace.eventlog.kafka_cluster import parse_address
 from headrace.eventlog.lmdb import LmdbEventLog
 from headrace.eventlog.memory import MemoryEventLog
 from headrace.testing.eventlog import UnrulyClock
+from tests.services import address
 
 _PARTITIONS = [("a", 0), ("a", 1), ("b", 0)]
 _ITEM = st.builds(
@@ -147,6 +151,26 @@ class LmdbLogMachine(LogMachine):
     def teardown(self) -> None:
         super().teardown()
         shutil.rmtree(self.place)
+
+
+class KafkaLogMachine(LogMachine):
+    """Two log objects on one prefix of a broker, which take the log over from each other at every other append."""
+
+    def opened(self) -> list[EventLog]:
+        self.address = parse_address(f"{address('kafka')}/machine-{uuid.uuid4().hex}", "test")
+        return [KafkaEventLog(self.address, self.clock) for _ in range(2)]
+
+    @rule(pick=st.integers(0, 1))
+    def reopen_one(self, pick: int) -> None:
+        self.logs[pick].close()
+        self.logs[pick] = KafkaEventLog(self.address, self.clock)
+
+
+@pytest.mark.kafka
+def test_a_log_on_kafka_behaves_like_lists() -> None:
+    address("kafka")  # where there is none this test says so, not the machine
+    steps = settings(stateful_step_count=20, max_examples=8, deadline=None)
+    run_state_machine_as_test(KafkaLogMachine, settings=steps)
 
 
 @pytest.mark.parametrize("machine", [LogMachine, LmdbLogMachine], ids=["memory", "lmdb"])

@@ -39,7 +39,7 @@ _CODES: dict[str, tuple[int, int]] = {
     "std": (k.STD, ln.SUMS | ln.SQUARES),
     "time_since_last": (k.SINCE_LAST, ln.EDGES),
     "time_since_first": (k.SINCE_FIRST, ln.EDGES),
-    "rate": (wr.RATE, 0),
+    "rate": (wr.RATE, ln.SUMS),
     "quantile": (wr.QUANTILE, 0),
     "skewness": (wr.SKEWNESS, 0),
     "n_unique": (wr.N_UNIQUE, 0),
@@ -116,6 +116,8 @@ class GroupLayout:
     Attributes:
         columns: per physical column the input that it holds, and which element of its lists (0 of what is no list),
             or VALIDITY.
+        features: per feature its lane, window, code, parameter and whether it is a bool; those that the kernel reads
+            by (lane, window), as `pointers` says, then those of `window_rows.py`.
         names: feature names in slot order, with `dtypes` beside them; elements of lists have a slot each.
         lists: per feature that is a list of a fixed length the places of its elements in `names`.
         reach_us: how far below a read time an event can matter to a finite window.
@@ -228,6 +230,7 @@ def layout_of(group: _Group) -> GroupLayout:
         lane = lane_ids[_lane_of(group, a, element)]
         kind = ln.ROWS if a.input is None else _kind(group.inputs[a.input].dtype)
         code, ops = _CODES[a.kind]
+        ops = 0 if kind == ln.ROWS and a.kind == "rate" else ops
         if a.kind == "count" and a.input is not None:
             code = k.COUNT_VALID
         lanes[lane, k.LANE_KIND] = kind
@@ -256,15 +259,17 @@ def layout_of(group: _Group) -> GroupLayout:
         lanes[lane, k.LANE_TILE] = tile_words
         tile_words += _tile_words(int(lanes[lane, k.LANE_KIND]), int(lanes[lane, k.LANE_OPS]))
     edges = (lanes[:, k.LANE_OPS] & ln.EDGES != 0).astype(np.int64)
-    features.sort(key=lambda f: (f[0], f[1]))
+    # What `window_rows.py` reads comes last, where no lane points to.
+    features.sort(key=lambda f: (f[2] >= wr.RATE, f[0], f[1]))
     slots = {f[5]: slot for slot, f in enumerate(features)}
-    places = [(f[0], f[1]) for f in features]
+    places = [(f[0], f[1]) for f in features if f[2] < wr.RATE]
     pointers = np.zeros((len(lane_ids), len(windows) + 1), np.int64)
     for lane in range(len(lane_ids)):
         for window in range(len(windows) + 1):
             pointers[lane, window] = bisect_left(places, (lane, window))
     reach = max((w + hop for w, hop, _ in windows if w >= 0), default=0) + max(d for _, _, d in windows)
-    whole = {_window(a) for a in group.aggregates if _is_nested(a) or _CODES[a.kind][0] >= wr.RATE}
+    # A rate is a sum over a span, so it reads tiles as sums do; the others need each event of their windows.
+    whole = {_window(a) for a in group.aggregates if _is_nested(a) or _CODES[a.kind][0] > wr.RATE}
     texts = tuple(c for c, (index, _) in enumerate(columns) if group.inputs[index].dtype is DType.STRING)
     kept = _kept(group, first_column)
     # Numbers of texts change with the rows that a record holds, so no tile may have any.

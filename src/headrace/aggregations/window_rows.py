@@ -1,8 +1,8 @@
 """Features that need the rows of their window one by one: rates, quantiles, skewness, numbers of different values.
 
 The kernel's walk leaves them out, and views without them pay nothing. Each reads the rows of its window for itself, so
-it costs its rows, whatever other windows there are. They have no state that could be folded, so of them a lifetime has
-those alone for which a few old rows are enough (`kept.py`).
+it costs its rows, whatever other windows there are. But for rates, which add up tiles too, they have no state that
+could be folded, so of them a lifetime has those alone for which a few old rows are enough (`kept.py`).
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from headrace.aggregations.kernel import (
     FEATURE_WINDOW,
     LANE_COLUMN,
     LANE_KIND,
+    LANE_OPS,
+    LANE_TILE,
     LANE_VALIDITY,
     LANE_WHERE,
     LIFETIME,
@@ -42,7 +44,9 @@ from headrace.aggregations.lanes import (
     ONE,
     ROWS,
     SUMS,
+    TRUES,
     add_row,
+    add_tile_sum,
     add_whole,
     carry_whole,
     clear,
@@ -121,12 +125,33 @@ def _scaled(lane, unit, span, work):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
+def _add_tiles(i8, tiles, tile_count, first, stop, kind, ops, lane):  # type: ignore[no-untyped-def]
+    """Add rows, or values and their sum, of the tiles `first` to `stop`; `tiles` is where their lane's words begin."""
+    if kind == ROWS:
+        for k in range(first, stop):
+            lane[AT_INT_LOW] += i8[tiles + k]
+        return
+    for k in range(first, stop):
+        lane[AT_VALID] += i8[tiles + k]
+    sums = tiles + (2 if ops & TRUES else 1) * tile_count
+    add_tile_sum(i8, sums, tile_count, first, stop, kind, SUMS, lane)
+
+
+@njit(cache=True)
 def rate(  # type: ignore[no-untyped-def]
-    i8, f8, kind, column, validity, where, offsets, partitions, limits, start, stop, unit, span, lane, work
-):
-    """Rows, or the sum of a column, times `unit / span`, rounded once; 0.0 without rows, NaN without values."""
+    i8, f8, kind, ops, column, validity, where, offsets, partitions, limits, flags, start, stop, tiles, tile_count,
+    first_tile, stop_tile, unit, span, lane, work,
+):  # fmt: skip
+    """Rows, or the sum of a column, times `unit / span`, rounded once; 0.0 without rows, NaN without values.
+
+    `flags` is where the words begin that say of each row whether a tile counts it already (-1: none does), `tiles`
+    where the lane's words of tiles do.
+    """
     clear(lane, SUMS)
+    _add_tiles(i8, tiles, tile_count, first_tile, stop_tile, kind, ops, lane)
     for i in range(start, stop):
+        if flags >= 0 and i8[flags + i] != 0:
+            continue
         if counts(i8, f8, kind, column, validity, where, offsets, partitions, limits, i):
             if kind == ROWS:
                 lane[AT_INT_LOW] += 1
@@ -310,8 +335,8 @@ def skewness(  # type: ignore[no-untyped-def]
 
 @njit(cache=True)
 def read_rows(  # type: ignore[no-untyped-def]
-    i8, f8, times, columns, stride, n, lanes, windows, features, t, offsets, partitions, limits, out, out_f8, valid,
-    slot, lane, work, tally,
+    i8, f8, times, columns, stride, n, flags, tiles, tile_count, lanes, windows, features, t, offsets, partitions,
+    limits, out, out_f8, valid, slot, lane, work, tally,
 ):  # fmt: skip
     """Read the features of one group that `kernel.read_group` leaves out; its arguments mean the same there."""
     for f in range(features.shape[0]):
@@ -354,9 +379,12 @@ def read_rows(  # type: ignore[no-untyped-def]
             continue
         if code == RATE:
             unit = features[f, FEATURE_PARAM]
+            stop_tile = first_at_or_after(i8, tiles, 0, tile_count, hi)
+            first_tile = first_at_or_after(i8, tiles, 0, stop_tile, lo)
+            tiles_at = tiles + (1 + lanes[index, LANE_TILE]) * tile_count
             value = rate(
-                i8, f8, kind, column, validity, where, offsets, partitions, limits, start, stop, unit, hi - lo, lane,
-                work,
+                i8, f8, kind, lanes[index, LANE_OPS], column, validity, where, offsets, partitions, limits, flags,
+                start, stop, tiles_at, tile_count, first_tile, stop_tile, unit, hi - lo, lane, work,
             )  # fmt: skip
         elif code == QUANTILE:
             part = features[f, FEATURE_PARAM]

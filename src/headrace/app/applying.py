@@ -9,10 +9,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from headrace.app.backfill import derive_streams, events_to_read, measured_rate, prepare, publish
-from headrace.app.changes import ProjectChanges, forget_empty_streams, project_changes
+from headrace.app.changes import ProjectChanges, RunChange, forget_empty_streams, project_changes
 from headrace.app.heartbeats import LAYERS
 from headrace.app.kept import keep, kept_streams, needs_of, plan_keeping, remember_views
 from headrace.app.locks import holder_of, layers_at_rest
+from headrace.app.scheduled import applied_schedule, apply_schedule, declared_schedule
 from headrace.app.widening import largest_number
 from headrace.core.errors import PlanError
 from headrace.features.plan import ProjectPlan
@@ -25,16 +26,18 @@ def plan_changes(parts: Parts, declared: ProjectPlan) -> ProjectChanges:
     """What `apply_changes` would change; raises what `Project.plan` says."""
     catalog = parts.catalog
     needs = needs_of(declared, catalog, parts.registry)
+    plan = plan_keeping(declared, catalog, needs)
     found = project_changes(
-        plan_keeping(declared, catalog, needs),
+        plan,
         catalog,
         parts.settings.owner,
         has_events=parts.has_events,
         largest=partial(largest_number, parts),
         computed=frozenset(kept_streams(catalog)),
     )
-    events, rate = events_to_read(parts, found.backfills), measured_rate(parts)
-    return replace(found, needs=needs, events=events, seconds=None if rate is None else events / rate)
+    found = replace(found, needs=needs, runs=_runs(parts, plan, found))
+    events, rate = events_to_read(parts, [*found.backfills, *_joining(parts, found)]), measured_rate(parts)
+    return replace(found, events=events, seconds=None if rate is None else events / rate)
 
 
 def apply_changes(
@@ -63,7 +66,7 @@ def _apply(
     progress: Callable[[int, int], None] | None,
 ) -> ProjectChanges:
     current, catalog = plan_changes(parts, declared), parts.catalog
-    if given is not None and given.changes != current.changes:
+    if given is not None and (given.changes, given.runs) != (current.changes, current.runs):
         raise PlanError("the definitions changed after this plan was made; make it again")
     lost = [str(need) for need in current.needs if need.live and need.lost]
     if current and lost and not abandon:
@@ -82,21 +85,58 @@ def _apply(
         # Better said before the groups are computed than after.
         with layers_at_rest(state, LAYERS, ()):
             pass
-    prepare(parts, current.backfills, progress=progress)
+    prepare(parts, [*current.backfills, *_joining(parts, current)], progress=progress)
     applied = [definition.record for definition in catalog.definitions("group")]
     topics = {record.version: record.body.get("topic", record.body["stream"]) for record in applied} | kept_streams(
         catalog
     )
 
+    # What stays computed for a model is ingested to the end, like what is declared.
+    plan = plan_keeping(declared, catalog, current.needs)
+    before, after = applied_schedule(catalog), declared_schedule(plan, parts.settings.groups)
+    joining, leaving = ({run.version for run in current.runs if run.joins is joins} for joins in (True, False))
+
     def switch() -> None:
+        # Cut short in between, what is scheduled under either definitions still is.
+        apply_schedule(catalog, {**before, **after})
         keep(catalog, current.needs)
         change()
+        apply_schedule(catalog, after)
 
-    # What stays computed for a model is ingested to the end, like what is declared.
-    parts.plan = plan_keeping(declared, catalog, current.needs)
+    parts.plan = replace(plan, scheduled=before)
+    names = {group.version: name for name, group in {**plan.kept_groups, **plan.groups}.items()}
     with layers_at_rest(state, LAYERS, answering=("serve",)):
-        publish(parts, current.backfills, {version: topics[version] for version in current.dropped}, switch)
+        publish(
+            parts,
+            [*current.backfills, *(names[version] for version in sorted(joining))],
+            {version: topics[version] for version in current.dropped},
+            switch,
+            [plan.group(names[version]) for version in sorted(leaving)],
+        )
+        parts.plan = replace(plan, scheduled=after)
         if current.derives:
             # Groups over what is derived anew are computed with it. Cut short, the computing layer goes on with it.
             derive_streams(parts)
     return current
+
+
+def _runs(parts: Parts, plan: ProjectPlan, found: ProjectChanges) -> tuple[RunChange, ...]:
+    """Groups that will run otherwise than they do, and new ones that will not run in the stream."""
+    catalog = parts.catalog
+    before, after = applied_schedule(catalog), declared_schedule(plan, parts.settings.groups)
+    computed = {d.record.version for d in catalog.definitions("group")} | set(kept_streams(catalog))
+    runs = []
+    for group in plan.computed_groups:
+        new = group.version not in computed
+        run = RunChange(
+            group.name, group.version, None if new else before.get(group.version), after.get(group.version), new
+        )
+        if run.before != run.after:
+            runs.append(run)
+    return tuple(runs)
+
+
+def _joining(parts: Parts, changes: ProjectChanges) -> list[str]:
+    """Declared groups that go over from their schedule to the stream: most of what they lack is made up for first."""
+    versions = {run.version for run in changes.runs if run.joins}
+    return [name for name, group in parts.plan.groups.items() if group.version in versions]

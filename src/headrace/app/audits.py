@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from headrace.core.errors import NotFound
 from headrace.core.time import to_iso
 
@@ -44,7 +42,7 @@ class PredictionAudit:
 def audit_prediction(parts: Parts, id: str) -> PredictionAudit:
     """Recompute the features of a logged prediction at its own positions; NotFound if it is in no log."""
     from headrace.monitoring.skew import compare
-    from headrace.retrieval.history import HistoryReader, ServedAt
+    from headrace.retrieval.history import HistoryReader, served_at
     from headrace.retrieval.predictions import TOPIC, find_prediction
 
     known = TOPIC in parts.internal.topics()
@@ -58,13 +56,8 @@ def audit_prediction(parts: Parts, id: str) -> PredictionAudit:
             f'there is no prediction "{id}" among the {tail:,} in the log, or its view has changed since; '
             "ids look like p-…-…, as score returns them"
         )
-    position, n = block.features.position, len(block)
-    streams = {
-        name: np.broadcast_to(np.array(ends, np.int64), (n, len(ends))) for name, ends in position.streams.items()
-    }
     # A prediction made before anything was ingested names no position: it saw nothing of any stream.
-    streams |= {g.stream: np.zeros((n, 1), np.int64) for g in parts.plan.computed_groups if g.stream not in streams}
-    served = ServedAt(streams, np.full(n, position.tables, np.int64))
+    served = served_at(block.features.position, len(block))
     view = next(v[block.view] for v in found_in if block.view in v and v[block.view].version == block.view_version)
     again = HistoryReader(view, parts.plan, parts.past).read(block.request, served)
     found = compare([id], block.features, again)

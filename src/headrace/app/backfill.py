@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING
 
 from headrace.app.locks import FolderLock
 from headrace.core.errors import StoreError
-from headrace.core.positions import decode_position
+from headrace.core.positions import GroupState, decode_position
 
 if TYPE_CHECKING:
     from headrace.app.wiring import Parts
     from headrace.features.plan import GroupPlan
-    from headrace.ingestion.backfill import GroupState
     from headrace.stores.online.base import OnlineStore
 
 Progress = Callable[[int, int], None]
@@ -71,39 +70,55 @@ def prepare(
     began, read = time.monotonic(), 0
     with FolderLock(parts.settings.state, "backfill"):
         while True:
-            more = _advance(parts, [parts.plan.groups[name] for name in names], since_us, progress)
+            more = _advance(parts, [parts.plan.group(name) for name in names], since_us, progress)
             read += more
             if more < _small():
                 break
     seconds = time.monotonic() - began
     if read >= _small():
         parts.catalog.set_setting(_RATE, read / seconds)
-    return BackfillReport(tuple(names), read, seconds, _positions(parts, names))
+    return BackfillReport(tuple(names), read, seconds, positions_of(parts, names))
 
 
-def publish(parts: Parts, names: Sequence[str], dropped: Mapping[str, str], change: Callable[[], object]) -> None:
+def publish(
+    parts: Parts,
+    names: Sequence[str],
+    dropped: Mapping[str, str],
+    change: Callable[[], object],
+    leaving: Sequence[GroupPlan] = (),
+) -> None:
     """Complete the groups, note where versions that are `dropped` stand (each with its topic), and `change` the
-    definitions; all while nothing runs. The plan of `parts` holds all that is computed afterwards.
+    definitions; all while nothing runs. The plan of `parts` holds all that is computed afterwards, scheduled as
+    before. `leaving` are groups that the stream hands over to a schedule.
 
-    Raises Busy if compute or ingestion runs, StoreError if a group would be published behind what is served.
+    Raises Busy if compute, ingestion or a scheduled group runs, StoreError if a group would be published behind what is
+    served.
     """
     from headrace.engines.stream.worker import committed_positions
-    from headrace.ingestion.backfill import GroupState, write_state
+    from headrace.ingestion.backfill import write_state
+
+    def note(version: str, stream: str) -> None:
+        served = decode_position(parts.online.position())
+        if stream in served.streams:
+            write_state(parts.online, version, GroupState(served.streams[stream], clock_us=served.clock_us.get(stream)))
 
     state = parts.settings.state
-    with FolderLock(state, "compute"), FolderLock(state, "ingest"):
-        served = decode_position(parts.online.position()).streams
+    with FolderLock(state, "compute"), FolderLock(state, "ingest"), FolderLock(state, "groups"):
         for version, stream in dropped.items():
-            if stream in served:
-                # What the store does not reflect yet is computed again if the version comes back.
-                write_state(parts.online, version, GroupState(served[stream]))
-        groups = [parts.plan.groups[name] for name in names]
-        if groups and committed_positions(parts.features):
+            # What the store does not reflect yet is computed again if the version comes back. Where a scheduled one
+            # stands is noted already.
+            if version not in parts.plan.scheduled:
+                note(version, stream)
+        groups = [parts.plan.group(name) for name in names]
+        if (groups or leaving) and committed_positions(parts.features):
             ingest = parts.ingest()
             while ingest.step():
                 pass
             _advance(parts, groups, None, None)
             _check_complete(parts, groups)
+        for group in leaving:
+            # The log holds no delta of it that is not in its records, should the stream take it over again.
+            note(group.version, group.stream)
         change()
         for group in groups:
             found = _state(parts, group)
@@ -158,7 +173,7 @@ def events_to_read(parts: Parts, names: Iterable[str]) -> int:
     ends = committed_positions(parts.features)
     left: dict[str, int] = {}
     for name in names:
-        group = parts.plan.groups[name]
+        group = parts.plan.group(name)
         found, end = _state(parts, group), ends.get(group.stream, [])
         done = 0 if found is None else sum(found.at)
         left[group.stream] = max(left.get(group.stream, 0), sum(end) - done)
@@ -166,9 +181,14 @@ def events_to_read(parts: Parts, names: Iterable[str]) -> int:
 
 
 def lost_groups(parts: Parts) -> list[str]:
-    """Groups that are served but whose backfilled state is not in the online store: it was lost, or never finished."""
+    """Groups that are served but whose backfilled state is not in the online store: it was lost, or never finished.
+
+    A scheduled group is not among them: its next run makes up for all that is missing.
+    """
     found = []
     for group in parts.plan.groups.values():
+        if group.version in parts.plan.scheduled:
+            continue
         published = parts.catalog.setting(_PUBLISHED + group.version)
         if published is not None:
             state = _state(parts, group)
@@ -189,10 +209,11 @@ def _state(parts: Parts, group: GroupPlan) -> GroupState | None:
     return read_state(parts.online, group.version)
 
 
-def _positions(parts: Parts, names: Iterable[str]) -> dict[str, list[int]]:
+def positions_of(parts: Parts, names: Iterable[str]) -> dict[str, list[int]]:
+    """By stream, how far the groups have come."""
     found: dict[str, list[int]] = {}
     for name in names:
-        group = parts.plan.groups[name]
+        group = parts.plan.group(name)
         state = _state(parts, group)
         if state is not None:
             found[group.stream] = state.at
@@ -207,19 +228,22 @@ def _advance(parts: Parts, groups: Sequence[GroupPlan], since_us: int | None, pr
     ends = committed_positions(parts.features)
     clocks = decode_position(parts.online.position()).clock_us
     # Groups of one stream that are equally far are computed together; each event is read once for all of them.
-    together: dict[tuple[str, tuple[int, ...], tuple[int, ...]], dict[str, GroupPlan]] = {}
+    together: dict[tuple[str, tuple[int, ...], tuple[int, ...], bool], dict[str, GroupPlan]] = {}
     for group in groups:
         if any(ends.get(group.stream, [])):
             found = _state(parts, group)
             at = [0] * len(ends[group.stream]) if found is None else found.at
             target = () if found is None else tuple(found.target or ())
             if any(a < b for a, b in zip(at, ends[group.stream], strict=True)):
-                together.setdefault((group.stream, tuple(at), target), {})[group.version] = group
+                served = group.version in parts.plan.scheduled
+                together.setdefault((group.stream, tuple(at), target, served), {})[group.version] = group
     read = 0
-    for (stream, begin, _), chosen in together.items():
+    for (stream, begin, _, served), chosen in together.items():
+        # What is read meanwhile is read by its own clock: nothing that counts by that one may be left out.
         job = GroupBackfill(
             parts.plan, list(chosen.values()), parts.raw, parts.features, parts.offline, parts.online,
-            horizon_us=parts.horizon_us, clock_us=clocks.get(stream), since_us=since_us,
+            horizon_us=parts.horizon_us, clock_us=None if served else clocks.get(stream), since_us=since_us,
+            served=served, run_us=parts.clock.now_us() if served else None,
         )  # fmt: skip
         job.advance(begin, ends[stream], progress)
         read += job.read

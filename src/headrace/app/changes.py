@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from headrace.app.evolution import Body, evolved, field_body, refusals, widened
 from headrace.app.kept import Need
+from headrace.app.scheduled import run_text
 from headrace.catalog.records import DefinitionChange, DefinitionRecord
 from headrace.core.errors import PlanError
 from headrace.features.plan import DerivedPlan, GroupPlan, ModelPlan, ProjectPlan, StreamPlan, TablePlan, ViewPlan
@@ -68,6 +69,29 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
+class RunChange:
+    """How a group will run that ran otherwise, or is `new`: µs between two runs, None in the stream."""
+
+    name: str
+    version: str
+    before: int | None
+    after: int | None
+    new: bool = False
+
+    @property
+    def joins(self) -> bool | None:
+        """True if it goes over to the stream, False if it leaves it, None if it does neither."""
+        if self.new or (self.before is None) == (self.after is None):
+            return None
+        return self.after is None
+
+    def __str__(self) -> str:
+        if self.new:
+            return f"  group {self.name} runs {run_text(self.after)}"
+        return f"~ group {self.name} runs {run_text(self.after)}, so far {run_text(self.before)}"
+
+
+@dataclass(frozen=True, slots=True)
 class ProjectChanges:
     """What `apply` would do.
 
@@ -83,6 +107,7 @@ class ProjectChanges:
         reuse: new and edited features though one of equal definition is there: (new, there, its owner).
         events: how many events the backfills will read.
         seconds: about how long that takes, by the last backfill's rate; None if none has told.
+        runs: groups that the configuration makes run otherwise than they do, and new ones that are scheduled.
         generation: the catalog's, when the definitions were compared with it.
     """
 
@@ -97,15 +122,16 @@ class ProjectChanges:
     reuse: tuple[tuple[str, str, str], ...] = ()
     events: int = 0
     seconds: float | None = None
+    runs: tuple[RunChange, ...] = ()
     generation: int = 0
 
     def __bool__(self) -> bool:
-        return bool(self.changes)
+        return bool(self.changes or self.runs)
 
     def __str__(self) -> str:
-        if not self.changes:
+        if not self:
             return "nothing changes"
-        lines = [str(change) for change in self.changes]
+        lines = [*map(str, self.changes), *map(str, self.runs)]
         lines += [f"  stream {name}: {told}" for name, told in self.evolutions]
         bound = {need.model for need in self.needs}
         lines += [

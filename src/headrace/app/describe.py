@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from headrace.app.changes import definition_records
+from headrace.app.scheduled import group_status
 from headrace.app.statistics import kept_statistics, statistics_line
 from headrace.catalog.records import DefinitionRecord
 from headrace.core.errors import NotFound
@@ -128,6 +129,9 @@ def describe(parts: Parts, name: str) -> Description:
         if key in record.body:
             items = record.body[key]
             facts[key] = [item["name"] if isinstance(item, dict) else item for item in items]
+    if kind == "group":
+        status = group_status(parts, parts.plan.groups[name])
+        facts["runs"] = status.run if parts.plan.groups[name].version not in parts.plan.scheduled else str(status)
     if kind in ("stream", "table"):
         schema = (parts.plan.streams if kind == "stream" else parts.plan.tables)[name].schema
         facts["docs"] = [f"{field.name}: {field.doc}" for field in schema if field.doc]
@@ -202,6 +206,9 @@ def _freshness(parts: Parts, record: DefinitionRecord) -> dict[str, Freshness | 
         else:
             stream = plan.groups[name].stream if name in plan.groups else name
             clock = clocks.get(stream)
+            if name in plan.groups and plan.groups[name].version in plan.scheduled:
+                clock = group_status(parts, plan.groups[name]).newest_us
+                stream += f" in {name}"
             found[f"stream {stream}"] = None if clock is None else Freshness(clock, now - clock)
     return found
 

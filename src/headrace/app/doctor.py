@@ -16,7 +16,7 @@ from headrace.app.heartbeats import LAYERS
 from headrace.app.locks import holder_of
 from headrace.app.settings import Settings, load_settings, shown
 from headrace.app.wiring import Parts
-from headrace.core.errors import HeadraceError, Unreachable
+from headrace.core.errors import ConfigError, HeadraceError, Unreachable
 from headrace.core.time import to_iso
 from headrace.features.plan import ProjectPlan
 
@@ -95,10 +95,12 @@ def _clock(clock: Clock) -> Finding:
 
 
 def _definitions(settings: Settings) -> tuple[ProjectPlan, Finding]:
+    from headrace.app.scheduled import declared_schedule
     from headrace.features.discover import load_project
 
     try:
         plan = load_project(settings.folder)
+        declared_schedule(plan, settings.groups)
     except HeadraceError as error:
         first = str(error).splitlines()[0]
         return ProjectPlan({}, {}, {}, {}, {}), Finding("definitions", False, first, "run headrace check for all of it")
@@ -112,7 +114,7 @@ def _parts(settings: Settings, plan: ProjectPlan, clock: Clock) -> Iterator[Find
         ("event log", lambda: f"{len(parts.raw.topics())} topics"),
         ("feature log", lambda: f"{len(parts.features.topics())} topics"),
         ("internal log", lambda: f"{len(parts.internal.topics())} topics"),
-        ("online store", lambda: f"{parts.online.count():,} records"),
+        ("online store", lambda: f"{parts.online.count():,} records, {parts.online.about()}"),
         ("offline store", lambda: f"{len(parts.offline.tables())} tables"),
         ("catalog", lambda: f"{len(parts.catalog.definitions())} definitions applied"),
         ("model registry", lambda: f"{len(parts.registry.models())} models"),
@@ -124,15 +126,23 @@ def _parts(settings: Settings, plan: ProjectPlan, clock: Clock) -> Iterator[Find
             where = "" if address == "embedded" else f" at {shown(address)}"
             try:
                 yield Finding(what, True, look() + where)
-            except Unreachable as error:
-                yield Finding(what, False, str(error), f'start it, or check its address in {part} = "..."')
             except (HeadraceError, OSError) as error:
-                cure = "restore it from a backup, or move it away to start anew"
-                if where:
-                    cure = f'check address, user and rights in {part} = "..."{_BESIDE.get(part, "")}'
-                yield Finding(what, False, str(error), cure)
+                yield Finding(what, False, str(error), _cure_of(error, part, elsewhere=bool(where)))
+            else:
+                if what == "online store":
+                    yield from (Finding(what, False, found, cure) for found, cure in parts.online.problems())
     finally:
         parts.close()
+
+
+def _cure_of(error: Exception, part: str, *, elsewhere: bool) -> str:
+    if isinstance(error, Unreachable):
+        return f'start it, or check its address in {part} = "..."; the layers wait for it and lose nothing'
+    if isinstance(error, ConfigError):
+        return "mend headrace.toml or the variable"
+    if elsewhere:
+        return f'check address, user and rights in {part} = "..."{_BESIDE.get(part, "")}'
+    return "restore it from a backup, or move it away to start anew"
 
 
 def _compiled() -> Finding:

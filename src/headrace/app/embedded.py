@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from headrace.app.locks import FolderLock, holder_of
-from headrace.core.errors import Busy, StoreError, Unreachable
+from headrace.core.errors import Busy, StoreError, StoreMoved, Unreachable
 from headrace.core.positions import decode_position, encode_position
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from headrace.ingestion.archive import ArchiveWorker
     from headrace.ingestion.materialize import OnlineIngest
 
+_TRIES = 5
 _ARCHIVE_AFTER = 500
 """Commits that reads of history may find in the log alone before they are archived."""
 _ARCHIVE_PAUSE_S = 10.0
@@ -84,9 +85,7 @@ class EmbeddedWorkers:
         self._compute_end = self._parts.features.end("windows", 0)
         if read >= 50_000:
             compute.checkpoint()
-        ingest = self._ingest_worker()
-        while ingest.step():
-            pass
+        self._ingest_all()
         if time.monotonic() >= self._archive_at:
             try:
                 self._run_archive(much=read >= 50_000)
@@ -100,6 +99,17 @@ class EmbeddedWorkers:
         if self._archive.lag() >= _ARCHIVE_AFTER or much:
             while self._archive.step():
                 pass
+
+    def _ingest_all(self) -> None:
+        for _ in range(_TRIES):
+            ingest = self._ingest_worker()
+            try:
+                while ingest.step():
+                    pass
+                return
+            except StoreMoved:
+                self._ingest = None  # go on from where the store stands now
+        raise StoreError("the online store is written to by another process: stop one of them")
 
     def _compute_worker(self) -> ComputingLayer:
         features = self._parts.features

@@ -95,16 +95,21 @@ class Project:
 
     @cached_property
     def definition_plan(self) -> ProjectPlan:
-        """The definitions, every name resolved."""
-        return compile_project(self.definitions)
+        """The definitions, every name resolved, with the groups that the configuration schedules.
+
+        Raises ConfigError if that names a group that there is not, or one that has to run in the stream.
+        """
+        from headrace.app.scheduled import declared_schedule
+
+        plan = compile_project(self.definitions)
+        groups = self.settings.groups
+        return replace(plan, scheduled=declared_schedule(plan, groups)) if groups else plan
 
     @cached_property
     def parts(self) -> Parts:
-        """The opened parts, with what is kept computed for models."""
-        from headrace.app.kept import kept_plan
-
+        """The opened parts, with what is kept computed for models; groups run as was applied last."""
         parts = Parts(self.settings, self.definition_plan, self.clock)
-        parts.plan = kept_plan(parts.plan, parts.catalog)
+        parts.plan = self._running(parts)
         return parts
 
     def plan(self) -> ProjectChanges:
@@ -154,9 +159,11 @@ class Project:
         `what` is a group, its name or a list of them; None is all that `plan` finds due. No layer has to stop for it:
         reads are answered by the former version. Killed, it goes on where it was when it is asked again. `since` leaves
         older events out; PlanError if any of them count. A table with a query is filled with rows from `since` on, each
-        available from its event time (and the table's delay) on.
+        available from its event time (and the table's delay) on. A scheduled group that is named is brought up to date
+        now, out of turn.
         """
         from headrace.app.backfill import BackfillReport, lost_groups, prepare
+        from headrace.app.scheduled import run_out_of_turn
 
         chosen = what if isinstance(what, list | tuple) else [] if what is None else [what]
         names = [self._name(item) for item in chosen]
@@ -176,6 +183,13 @@ class Project:
                     "group or table", name, [*self.definition_plan.groups, *self.definition_plan.tables]
                 )
         planned = self.plan().backfills
+        own = [n for n in names if n not in planned and self.parts.plan.groups[n].version in self.parts.plan.scheduled]
+        if own:
+            if len(own) < len(names) or since_us is not None:
+                raise SchemaError(
+                    f"group {own[0]} is scheduled and goes on from where it is: name it alone, without since"
+                )
+            return run_out_of_turn(self.parts, own)
         due = [name for name in dict.fromkeys([*planned, *lost_groups(self.parts)]) if what is None or name in names]
         report = prepare(self.parts, due, since_us=since_us, progress=progress)
         return replace(report, due=tuple(name for name in due if name in planned))
@@ -188,10 +202,10 @@ class Project:
         if changes and not self.parts.catalog.definitions():
             self.apply()
         elif changes:
-            first = ", ".join(str(change) for change in changes.changes[:3])
+            told = [str(change).strip() for change in (*changes.changes, *changes.runs)]
             raise PlanError(
-                f"the definitions changed since they were applied ({first}"
-                f"{', …' if len(changes.changes) > 3 else ''}); look with: headrace plan, then run: headrace apply"
+                f"the definitions changed since they were applied ({', '.join(told[:3])}"
+                f"{', …' if len(told) > 3 else ''}); look with: headrace plan, then run: headrace apply"
             )
         self._ready = True
 
@@ -506,14 +520,19 @@ class Project:
 
     def _reopen(self) -> None:
         """Go on with what is kept now; what was made of the former plan is made anew when it is asked for."""
-        from headrace.app.kept import kept_plan
-
-        self.parts.plan = kept_plan(self.definition_plan, self.parts.catalog)
+        self.parts.plan = self._running(self.parts)
         self.parts.__dict__.pop("past", None)
         self.__dict__.pop("_workers", None)
         self.__dict__.pop("publisher", None)
         self._readers.clear()
         self._handles.clear()
+
+    def _running(self, parts: Parts) -> ProjectPlan:
+        """The definitions with what is kept beside them, and how they run."""
+        from headrace.app.kept import kept_plan
+        from headrace.app.scheduled import applied_schedule
+
+        return replace(kept_plan(self.definition_plan, parts.catalog), scheduled=applied_schedule(parts.catalog))
 
     @cached_property
     def publisher(self) -> Publisher:

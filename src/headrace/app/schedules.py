@@ -18,22 +18,24 @@ _AUDITED = "audited until "
 def project_scheduler(parts: Parts) -> tuple[Scheduler, list[str]]:
     """The scheduler of a project, and the names of the jobs that run at its start.
 
-    Every table with a query runs at the start (a run appends only what is new) and by its schedule; truth is joined by
-    the minute; models with triggers are looked after by the hour; served values are audited every ten minutes.
+    Every table with a query runs at the start (a run appends only what is new) and by its schedule, and so does every
+    scheduled group; truth is joined by the minute; models with triggers are looked after by the hour; served values are
+    audited every ten minutes.
     """
+    from headrace.app.scheduled import group_jobs
     from headrace.orchestration.jobs import batch_jobs
     from headrace.orchestration.schedule import Scheduler
 
     now = parts.clock.now_us()
-    tables = batch_jobs(parts.plan, parts.batch(sources_of(parts))) + _unscheduled(parts)
-    jobs = list(tables)
+    at_start = batch_jobs(parts.plan, parts.batch(sources_of(parts))) + _unscheduled(parts) + group_jobs(parts)
+    jobs = list(at_start)
     for model in parts.plan.models.values():
         jobs += _model_jobs(parts, model, now)
     for job in jobs:
         parts.catalog.abandon_runs("the process ended while it ran", job.name)
     for model in parts.plan.models.values():
         parts.catalog.abandon_runs("the process ended while it ran", f"retrain {model.name}")
-    return Scheduler(parts.catalog, jobs, now), [job.name for job in tables]
+    return Scheduler(parts.catalog, jobs, now), [job.name for job in at_start]
 
 
 def sources_of(parts: Parts) -> dict[str, object]:

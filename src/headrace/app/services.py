@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from headrace.app.heartbeats import Heartbeat, write_heartbeat
 from headrace.app.locks import FolderLock
-from headrace.core.errors import ConfigError
+from headrace.core.errors import ConfigError, Unreachable
 from headrace.serving.listener import INHERITED
 
 if TYPE_CHECKING:
@@ -85,8 +85,9 @@ class IngestLayer(Layer):
 
     def __init__(self, parts: Parts) -> None:
         from headrace.app.archives import Archiving
+        from headrace.app.ingesting import Ingesting
 
-        self._online = parts.ingest()
+        self._online = Ingesting(parts)
         self._archive = Archiving(parts)
         self._fresh = 0
 
@@ -104,15 +105,17 @@ class IngestLayer(Layer):
         return self._online.lag()
 
     def counters(self) -> dict[str, float]:
-        return {"records_written": self._online.records_written, **self._archive.counters()}
+        return {**self._online.counters(), **self._archive.counters()}
 
     def problem(self) -> str:
-        return self._archive.problem
+        return self._online.problem or self._archive.problem
 
     def finish(self, *, drain: bool) -> None:
         self._archive.stop()
         if drain:  # who stops this process does not wait for the archive: the logs hold what it lacks
             self._archive.drain()
+            if self._online.problem:
+                raise Unreachable(self._online.problem)
 
 
 class ScheduleLayer(Layer):

@@ -1,7 +1,8 @@
 """Settings: read once, at the edge, into one frozen object.
 
 Keyword arguments win over HEADRACE_* variables, then `[env.<name>]` of headrace.toml, then its top level, then
-defaults. Unknown keys are errors. Definitions hold no address: they are all here.
+defaults. Unknown keys are errors. Definitions hold no address and do not say when something runs that streams: that is
+all here.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from typing import Any
 from headrace.core.errors import ConfigError
 
 FILE = "headrace.toml"
+STREAM = "stream"
+"""How a group runs of which nothing else is said."""
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _SECRET = re.compile(r"(?<=://)[^/@]*:[^/@]*@")
 _KINDS: dict[str, type] = {"sync": bool, "port": int, "partitions": int, "horizon_s": int, "history_mb": int}
@@ -31,6 +34,7 @@ class Settings:
         env: name of the environment; environments share definitions, not state.
         state: folder of the embedded parts.
         log, online, offline, catalog, models: part addresses, a URL or "embedded".
+        kafka: options of the Kafka client (`security.protocol`, `sasl.*`, `ssl.*`, …) beside those of the URL.
         host, port: where the HTTP API listens.
         sync: event appends survive power loss before they return.
         partitions: partitions of a newly made raw topic.
@@ -40,12 +44,14 @@ class Settings:
         sources: addresses of the sources that tables name with `on=`, and of the tables that queries read.
         s3: how object storage is reached: endpoint_url, region, access_key_id and so on; what is left out comes from
             AWS_* variables.
+        kafka: options of the Kafka client (`security.protocol`, `sasl.*`, `ssl.*`, …) beside those of the URL.
+        groups: by group how it runs, where that was said: "stream", or a schedule such as "1h" or "@daily".
     """
 
     folder: Path
     env: str = "default"
     state: Path = Path(".headrace")
-    log: str = "embedded"
+    log: str = field(default="embedded", repr=False)
     online: str = "embedded"
     offline: str = "embedded"
     catalog: str = "embedded"
@@ -59,6 +65,8 @@ class Settings:
     owner: str = ""
     sources: Mapping[str, str] = field(default_factory=dict)
     s3: Mapping[str, str] = field(default_factory=dict)
+    kafka: Mapping[str, str] = field(default_factory=dict)
+    groups: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         # Addresses and options may hold passwords.
@@ -66,8 +74,8 @@ class Settings:
 
 
 SCHEMES: Mapping[str, tuple[str, ...]] = {
-    "log": (),
-    "online": (),
+    "log": ("kafka",),
+    "online": ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"),
     "offline": ("s3",),
     "catalog": ("postgresql", "postgres"),
     "models": (),
@@ -97,11 +105,14 @@ def load_settings(
     project = raw.pop("project", {})
     envs = raw.pop("env", {})
     sources, s3 = dict(raw.pop("sources", {})), dict(raw.pop("s3", {}))
+    groups = _runs(raw.pop("groups", {}), f"[groups] of {file}")
     if name != "default" and name not in envs and not (environ.get("HEADRACE_ENV") == name or env == name):
         raise ConfigError(f"no [env.{name}] in {file}; it has {', '.join(sorted(envs)) or 'none'}")
     chosen = dict(envs.get(name, {}))
     sources |= chosen.pop("sources", {})
     s3 |= chosen.pop("s3", {})
+    kafka = {**raw.pop("kafka", {}), **chosen.pop("kafka", {})}
+    groups |= _runs(chosen.pop("groups", {}), f"[env.{name}.groups] of {file}")
     merged: dict[str, Any] = {}
     for where, values in ((f"[project] of {file}", project), (str(file), raw), (f"[env.{name}] of {file}", chosen)):
         for key, value in values.items():
@@ -113,12 +124,13 @@ def load_settings(
         if value is not None:
             merged[key] = value
     for key, value in given.items():
-        if key not in (*_PLAIN, "sources", "s3"):
-            raise ConfigError(f'unknown setting "{key}"; known are {", ".join((*_PLAIN, "sources", "s3"))}')
+        if key not in (*_PLAIN, "sources", "s3", "groups"):
+            raise ConfigError(f'unknown setting "{key}"; known are {", ".join((*_PLAIN, "sources", "s3", "groups"))}')
         if value is not None:
             merged[key] = value
     sources |= merged.pop("sources", {})
     s3 |= merged.pop("s3", {})
+    groups |= _runs(merged.pop("groups", {}), "the given groups")
     default = home / ".headrace" / ("" if name == "default" else name)
     merged["state"] = Path(merged["state"]) if "state" in merged else default
     if not merged["state"].is_absolute():
@@ -127,8 +139,8 @@ def load_settings(
     for part, schemes in SCHEMES.items():
         _check_address(part, merged.get(part, "embedded"), schemes)
     sources = {key: str(_expanded(value, environ)) for key, value in sources.items()}
-    s3 = {key: _plain(_expanded(value, environ)) for key, value in s3.items()}
-    return Settings(folder=home, env=name, sources=sources, s3=s3, **merged)
+    s3, kafka = ({key: str(_expanded(value, environ)) for key, value in _flat(options)} for options in (s3, kafka))
+    return Settings(folder=home, env=name, sources=sources, s3=s3, kafka=kafka, groups=groups, **merged)
 
 
 def shown(address: str) -> str:
@@ -149,8 +161,35 @@ def _check_address(part: str, address: str, schemes: tuple[str, ...]) -> None:
     raise ConfigError(f'{part} = "{shown(address)}": {part} takes "embedded" or {taken}')
 
 
-def _plain(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def _runs(given: Any, where: str) -> dict[str, str]:
+    """How groups run, by name: `[groups.spend]` with `run = "1h"`, or `spend = "1h"` for short."""
+    found = {}
+    for name, told in given.items() if isinstance(given, Mapping) else [("", given)]:
+        run = told.get("run") if isinstance(told, Mapping) and set(told) == {"run"} else told
+        if not name or not isinstance(run, str):
+            raise ConfigError(f'{where}: {name or "it"} is {told!r}; write {name or "GROUP"} = {{ run = "1h" }}')
+        if run != STREAM:
+            _check_schedule(run, f"{where}: group {name}")
+        found[name] = run
+    return found
+
+
+def _check_schedule(schedule: str, where: str) -> None:
+    from headrace.orchestration.schedule import period_of
+
+    try:
+        period_of(schedule)
+    except ConfigError as error:
+        raise ConfigError(f'{where}: {error}; "{STREAM}" runs it in the stream') from None
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The entries of a table of options; TOML reads `sasl.mechanism = ...` as a table in a table."""
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, str(value).lower() if isinstance(value, bool) else value
 
 
 def _read(file: Path) -> dict[str, Any]:

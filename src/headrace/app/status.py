@@ -9,6 +9,8 @@ import msgspec
 from headrace.app.changes import stream_name
 from headrace.app.heartbeats import LAYERS, STALE_US, Heartbeat, read_heartbeat
 from headrace.app.locks import holder_of
+from headrace.app.scheduled import GroupStatus, group_status, run_text
+from headrace.core.errors import Unreachable
 from headrace.core.positions import decode_position
 from headrace.core.time import to_iso
 from headrace.registry.base import CHAMPION
@@ -71,9 +73,11 @@ class ProjectStatus(msgspec.Struct, frozen=True):
     applied: bool
     layers: list[LayerStatus]
     streams: list[StreamStatus]
+    groups: list[GroupStatus]
     dead_letters: int
     newest_dead_letters: list[DeadLetterStatus]
     records: int
+    online_problem: str
     predictions: int
     models: list[ModelStatus]
     runs: list[dict[str, Any]]
@@ -90,6 +94,10 @@ class ProjectStatus(msgspec.Struct, frozen=True):
             rest = f", {stream.uncomputed:,} not computed yet" if stream.uncomputed else ""
             rest += f", {stream.invisible:,} not visible online yet" if stream.invisible else ""
             lines.append(f"stream {stream.name:<12} {stream.events:>12,} events{rest}")
+        if self.online_problem:
+            lines.append(f"online store: {self.online_problem}")
+        # Of the others the lines of their streams tell all.
+        lines += [str(group) for group in self.groups if group.run != run_text(None)]
         lines.append(f"online store {self.records:>14,} records; {self.predictions:,} predictions logged")
         lines.append(f"dead letters {self.dead_letters:>14,}")
         lines += [
@@ -116,14 +124,23 @@ def project_status(parts: Parts) -> ProjectStatus:
         bool(catalog.definitions()),
         [layer_status(parts, layer, now) for layer in LAYERS],
         _streams(parts),
+        [group_status(parts, group) for group in parts.plan.computed_groups],
         dead,
         newest,
-        parts.online.count(),
+        *_online(parts),
         _end(parts.internal, "predictions"),
         [_model(parts, name) for name in parts.plan.models],
         [msgspec.to_builtins(run) for run in catalog.runs(limit=_SHOWN)],
         [msgspec.to_builtins(alert) for alert in catalog.alerts(open_only=True, limit=20)],
     )
+
+
+def _online(parts: Parts) -> tuple[int, str]:
+    """How many records there are, and what keeps the store from telling."""
+    try:
+        return parts.online.count(), ""
+    except Unreachable as error:
+        return 0, str(error)
 
 
 def layer_status(parts: Parts, layer: str, now_us: int) -> LayerStatus:
@@ -153,7 +170,10 @@ def _streams(parts: Parts) -> list[StreamStatus]:
 
     topics = parts.raw.topics()
     computed = committed_positions(parts.features)
-    online = decode_position(parts.online.position()).streams
+    try:
+        online = decode_position(parts.online.position()).streams
+    except Unreachable:
+        online = {}
     found = []
     for topic in parts.plan.topics():
         root = parts.plan.root(topic)

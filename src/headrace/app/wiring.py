@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from headrace.app.settings import Settings
-from headrace.core.errors import StoreError
+from headrace.core.errors import ConfigError, StoreError
 from headrace.core.time import US_PER_SECOND, Clock
 from headrace.features.plan import ModelPlan, ProjectPlan, ViewPlan
 
@@ -54,9 +54,15 @@ class Parts:
     @cached_property
     def online(self) -> OnlineStore:
         """The online store; unsynced, since the feature log rebuilds what power loss may take."""
-        from headrace.stores.online.lmdb import LmdbOnlineStore
+        store: OnlineStore
+        if self.settings.online == "embedded":
+            from headrace.stores.online.lmdb import LmdbOnlineStore
 
-        store = LmdbOnlineStore(self.settings.state / "online", sync=False)
+            store = LmdbOnlineStore(self.settings.state / "online", sync=False)
+        else:
+            from headrace.stores.online.redis import RedisOnlineStore
+
+            store = RedisOnlineStore(self.settings.online, namespace=self.settings.env)
         self._opened.append(store)
         return store
 
@@ -215,8 +221,30 @@ class Parts:
                 close()
 
     def _log(self, name: str) -> EventLog:
-        from headrace.eventlog.lmdb import LmdbEventLog
-
-        log = LmdbEventLog(self.settings.state / "log" / name, self.clock, sync=self.settings.sync)
+        log = self._embedded_log(name) if self.settings.log == "embedded" else self._kafka_log(name)
         self._opened.append(log)
         return log
+
+    def _embedded_log(self, name: str) -> EventLog:
+        from headrace.eventlog.lmdb import LmdbEventLog
+
+        return LmdbEventLog(self.settings.state / "log" / name, self.clock, sync=self.settings.sync)
+
+    def _kafka_log(self, name: str) -> EventLog:
+        from headrace.ingestion.publisher import UNKNOWN_TOPIC
+
+        try:
+            from headrace.eventlog.kafka import KafkaEventLog
+            from headrace.eventlog.kafka_cluster import parse_address
+            from headrace.eventlog.kafka_raw import KafkaRawLog
+        except ImportError:
+            raise ConfigError('a log on Kafka needs its client: pip install "headrace[kafka]"') from None
+
+        address = parse_address(self.settings.log, self.settings.env, self.settings.kafka)
+        if name != "raw":
+            return KafkaEventLog(address.below(name), self.clock)
+        keys = {
+            stream: plan.partition_key or ((plan.schema.id_field,) if plan.schema.id_field else ())
+            for stream, plan in self.plan.streams.items()
+        }
+        return KafkaRawLog(address.below(name), self.clock, {**keys, UNKNOWN_TOPIC: ()})

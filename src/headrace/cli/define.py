@@ -31,11 +31,14 @@ def register(group: click.Group) -> None:
 
         Prints every error with file, line and cure.
         """
+        from headrace.app.scheduled import declared_schedule
         from headrace.app.settings import load_settings
         from headrace.features.discover import load_project
 
         try:
-            plan = load_project(load_settings(session.folder, env=session.env).folder)
+            settings = load_settings(session.folder, env=session.env)
+            plan = load_project(settings.folder)
+            declared_schedule(plan, settings.groups)
         except HeadraceError as error:
             if not session.as_json:
                 raise
@@ -64,6 +67,7 @@ def register(group: click.Group) -> None:
             reuse=changes.reuse,
             events=changes.events,
             seconds=changes.seconds,
+            runs=changes.runs,
         )
 
     @command(group, "backfill", "headrace backfill\nheadrace backfill spend --since 2026-01-01")
@@ -73,7 +77,8 @@ def register(group: click.Group) -> None:
         """Compute new or edited groups (all that are due, or those named) from archive and log, ahead of `apply`.
 
         No layer has to stop for it: until `apply`, reads are answered by the former versions. Killed, it goes on where
-        it was. A table with a query is filled with its rows from TIME on.
+        it was. A table with a query is filled with its rows from TIME on. A scheduled group that is named is brought
+        up to date now.
         """
         project = session.open()
         with progress("computing groups") as shown:
@@ -106,10 +111,12 @@ def register(group: click.Group) -> None:
             done = project.apply(
                 changes, abandon=abandon, progress=lambda read, of: shown.update(read, of, f"{read:,} events")
             )
-        text = f"applied: {len(done.changes)} changes" if done else "nothing changes"
+        switched = sum(not run.new for run in done.runs)
+        text = f"applied: {len(done.changes) + switched} changes" if done else "nothing changes"
         session.say(
             text,
             changes=done.changes,
+            runs=done.runs,
             models=done.models,
             backfills=done.backfills,
             evolutions=dict(done.evolutions),

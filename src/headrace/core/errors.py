@@ -10,7 +10,8 @@ HeadraceError
 ├── HorizonError (ValueError)         an online read further back than the as-of horizon
 ├── LogError (RuntimeError)           the event log cannot do what was asked
 ├── StoreError (RuntimeError)         an online or offline store, the catalog or the registry cannot
-│   └── Unreachable                   its server does not answer just now: the same may be asked again
+│   ├── Unreachable                   its server does not answer just now: the same may be asked again
+│   └── StoreMoved                    it stands elsewhere than its writer left it
 ├── Busy (RuntimeError)               another process holds this folder
 ├── CheckFailed (RuntimeError)        a declared data check refused a batch run
 └── TrainingError (RuntimeError)      too little truth, one class only, an estimator failed
@@ -71,6 +72,10 @@ class StoreError(HeadraceError, RuntimeError):
 
 class Unreachable(StoreError):
     """A server does not answer, or says that it cannot just now; the same call may succeed later."""
+
+
+class StoreMoved(StoreError):
+    """The store stands elsewhere than its writer left it: another one wrote, or a failover has lost the last writes."""
 
 
 class Busy(HeadraceError, RuntimeError):

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -24,7 +24,12 @@ from headrace.core.columns import Column, column_of, normalised, nulls
 from headrace.core.errors import SchemaError
 from headrace.core.schema import DType, Field, Schema
 
-_FORMAT = 2
+FORMAT: Final = 2
+"""Of a block."""
+MESSAGES: Final = 3
+"""Format of a payload of single messages (`core.messages`)."""
+NO_RECORD: Final = "no record stands at this offset"
+"""The reason of a malformed row that is nobody's: it is no dead letter."""
 _INT64 = 1
 _PACKED_FROM = 32
 _pack = msgspec.msgpack.Encoder().encode
@@ -66,7 +71,7 @@ def encode_block(block: EventBlock) -> bytes:
         else _pack_column(column)
         for name, column in block.columns.items()
     }
-    return _pack([_FORMAT, block.n, columns, [[m.row, m.field, m.reason, m.payload] for m in block.malformed]])
+    return _pack([FORMAT, block.n, columns, [[m.row, m.field, m.reason, m.payload] for m in block.malformed]])
 
 
 def decode_block(payload: bytes, schema: Schema, only: Container[str] | None = None) -> EventBlock:
@@ -150,12 +155,22 @@ def concat_blocks(blocks: list[EventBlock]) -> EventBlock:
 
 def _opened(payload: bytes, schema: Schema) -> tuple[int, dict[str, Any], list[Any]]:
     try:
-        version, n, packed, malformed = _unpack(payload)
+        version, n, *rest = _unpack(payload)
+        if version == MESSAGES:
+            return _opened_messages(schema, n, rest)
+        packed, malformed = rest
     except (msgspec.DecodeError, ValueError, TypeError) as error:
         raise SchemaError(f"not a block of events of stream {schema.name}: {error}") from None
-    if version != _FORMAT:
-        raise SchemaError(f"a block of stream {schema.name} has format {version}; this version reads format {_FORMAT}")
+    if version != FORMAT:
+        raise SchemaError(f"a block of stream {schema.name} has format {version}; this version reads format {FORMAT}")
     return n, packed, malformed
+
+
+def _opened_messages(schema: Schema, n: int, rest: list[Any]) -> tuple[int, dict[str, Any], list[Any]]:
+    from headrace.core.messages import read_messages  # reads rows, which are made into blocks of this module
+
+    block = read_messages(schema, n, *rest)
+    return n, dict(block.columns), [[m.row, m.field, m.reason, m.payload] for m in block.malformed]
 
 
 def _former(packed: dict[str, Any], spec: Field) -> Any:
@@ -175,6 +190,8 @@ def _pack_column(column: Column) -> Any:
 
 
 def _unpacked(packed: Any, dtype: DType) -> Column:
+    if isinstance(packed, Column):
+        return packed
     if isinstance(packed, msgspec.msgpack.Ext):
         values = np.frombuffer(memoryview(packed.data), "<i8")
         return Column(dtype, values.astype(np.float64) if dtype is DType.FLOAT else values)

@@ -48,6 +48,16 @@ def key_encoder(dtypes: Sequence[DType], version: str) -> Callable[[tuple[Any, .
         head = encode_part(0, dtypes[0])[:-8]
         return lambda parts: head + parts[0].to_bytes(8, "big", signed=True) + end
 
+    if tuple(dtypes) == (DType.STRING,):
+
+        def text(parts: tuple[Any, ...]) -> bytes:
+            data: bytes = parts[0].encode()
+            if len(data) > _LONGEST - 5:
+                return record_key(encode(parts), version)
+            return b"s" + len(data).to_bytes(4, "big") + data + end
+
+        return text
+
     def longer(parts: tuple[Any, ...]) -> bytes:
         entity = encode(parts)
         return entity + end if len(entity) <= _LONGEST else record_key(entity, version)

@@ -7,20 +7,24 @@ from collections.abc import Mapping
 import msgspec
 
 
-class Position(msgspec.Struct, frozen=True):
+class Position(msgspec.Struct, frozen=True, omit_defaults=True):
     """What the online store reflects at one moment.
 
     Attributes:
         streams: per raw stream, the first offset *not* reflected in each of its partitions.
         tables: the first offset of the topic of table rows that is not reflected.
         windows: the first offset of the topic of window deltas that is not reflected.
-        clock_us: N(p), the greatest partition clock per raw stream (design 4.3).
+        clock_us: N(p), the greatest partition clock per raw stream. Of a stream that a view reads in scheduled groups
+            alone, that of the newest of these.
+        groups: per version of a scheduled group, the first offset *not* reflected in each partition of its stream. All
+            other groups stand where their streams do, and take no room here.
     """
 
     streams: dict[str, list[int]]
     tables: int
     windows: int
     clock_us: dict[str, int]
+    groups: dict[str, list[int]] = {}
 
     def covers(self, other: Mapping[str, list[int]]) -> bool:
         """True if every stream offset is at or past that of `other`."""
@@ -43,3 +47,38 @@ def encode_position(position: Position) -> bytes:
 def decode_position(data: bytes) -> Position:
     """Read what `encode_position` wrote; empty bytes are the position before everything."""
     return _decoder.decode(data) if data else EMPTY_POSITION
+
+
+class GroupState(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How far the records of a group's version have come that are not brought by stream compute.
+
+    Attributes:
+        at: per partition of its stream, the first offset that is not merged.
+        target: the end of the piece that is being merged beside what is served; None between pieces.
+        clock_us: N(at), the greatest clock of the stream's partitions; None where nothing is merged.
+        run_us: when a scheduled group was brought up to date last.
+    """
+
+    at: list[int]
+    target: list[int] | None = None
+    clock_us: int | None = None
+    run_us: int | None = None
+
+
+_states = msgspec.msgpack.Decoder(GroupState)
+
+
+def state_key(version: str) -> bytes:
+    """Where the state of a group's version lies in the online store."""
+    # No record's key begins like this: key parts begin with a letter, and a group without a key has 8 bytes.
+    return b"\xff\xffstate" + version.encode()
+
+
+def encode_state(state: GroupState) -> bytes:
+    """Return the stored form."""
+    return _encoder.encode(state)
+
+
+def decode_state(data: bytes | None) -> GroupState | None:
+    """Read what `encode_state` wrote; None of nothing."""
+    return None if data is None else _states.decode(data)

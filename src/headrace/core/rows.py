@@ -89,6 +89,23 @@ class RowEncoder:
             block.malformed = sorted(kept + bad, key=lambda m: m.row)
         return block
 
+    def messages(self, messages: Sequence[bytes | None]) -> EventBlock | None:
+        """A block of JSON objects, one per message, if all of them fit; else None."""
+        if None in messages:
+            return None
+        body = b"\n".join(messages)  # type: ignore[arg-type]
+        # As many line ends as there are messages less one: so a line is a message.
+        if body.count(b"\n") != len(messages) - 1:
+            return None
+        for _, from_lines in self._readers:
+            try:
+                structs = from_lines(body)
+                if len(structs) == len(messages):
+                    return EventBlock(len(structs), self._columns(structs))
+            except (ValueError, TypeError, OverflowError, RecursionError):
+                continue
+        return None
+
     def _blocks(self, rows: list[Any]) -> list[EventBlock]:
         for rows_type in self._row_types:
             try:
@@ -160,7 +177,7 @@ def encode_rows(schema: Schema, rows: Sequence[Mapping[str, Any]]) -> EventBlock
     a `Malformed` with the field, the reason and the row as JSON; the others go on. A field that is missing gets its
     default, or null if it is nullable. NaN is null.
     """
-    return _encoder(schema).rows(rows)
+    return encoder_of(schema).rows(rows)
 
 
 def encode_json(schema: Schema, body: bytes) -> EventBlock:
@@ -169,13 +186,14 @@ def encode_json(schema: Schema, body: bytes) -> EventBlock:
     Rows that do not fit, lines that are no JSON and values that are no object become malformed rows. Raises
     SchemaError if nothing in the body is JSON.
     """
-    return _encoder(schema).json(body)
+    return encoder_of(schema).json(body)
 
 
 _encoders: dict[int, RowEncoder] = {}
 
 
-def _encoder(schema: Schema) -> RowEncoder:
+def encoder_of(schema: Schema) -> RowEncoder:
+    """The encoder of a schema, made once."""
     # By identity: hashing a schema costs more than a small batch. The encoder keeps its schema, so no id is reused.
     known = _encoders.get(id(schema))
     if known is None or known.schema is not schema:
@@ -298,4 +316,4 @@ def _any_json(text: bytes) -> Any:
         return json.loads(text)
 
 
-__all__ = ["RowEncoder", "encode_json", "encode_rows"]
+__all__ = ["RowEncoder", "encode_json", "encode_rows", "encoder_of"]

@@ -331,7 +331,8 @@ class ProjectPlan:
 
     `streams` are the raw ones. `derived` are the logged derived streams by topic, each after those that it reads.
     `kept_views` (by version) and `kept_groups` (by a name of their own) are no longer declared, but computed still,
-    since a model may answer with them.
+    since a model may answer with them. `scheduled` says how many µs lie between two runs of the groups that a job
+    computes, by version; stream compute leaves those alone. It comes from the configuration, not from the definitions.
     """
 
     streams: Mapping[str, StreamPlan]
@@ -342,6 +343,7 @@ class ProjectPlan:
     derived: Mapping[str, DerivedPlan] = field(default_factory=dict)
     kept_groups: Mapping[str, GroupPlan] = field(default_factory=dict)
     kept_views: Mapping[str, ViewPlan] = field(default_factory=dict)
+    scheduled: Mapping[str, int] = field(default_factory=dict)
 
     def stream(self, topic: str) -> StreamPlan:
         """The stream, raw or derived, whose records lie in `topic`."""
@@ -363,6 +365,11 @@ class ProjectPlan:
         """All groups that are computed, each version once."""
         found = {group.version: group for group in (*self.kept_groups.values(), *self.groups.values())}
         return tuple(found.values())
+
+    @property
+    def streamed_groups(self) -> tuple[GroupPlan, ...]:
+        """Those of `computed_groups` that stream compute computes."""
+        return tuple(group for group in self.computed_groups if group.version not in self.scheduled)
 
     def views_of(self, model: str) -> tuple[ViewPlan, ...]:
         """The view that a model is declared with, then the versions of it that are kept."""

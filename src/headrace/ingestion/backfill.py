@@ -1,12 +1,14 @@
-"""The state of new and edited groups, computed from the archive and the log behind it, piece by piece.
+"""The state of groups that are new, edited or scheduled, computed from archive and log, piece by piece.
 
 Verdicts were given when the events came, so nothing is judged again: a piece is a range of offsets of a stream, its
 counted events become deltas by the engine that computes the live stream, and the deltas are merged into the records of
-the group's version, which nobody reads yet. Memory is that of one piece, however long the history.
+the group's version. Memory is that of one piece, however long the history.
 
-How far a version has come lies beside its records, under a key of its own. The range of a piece is written there before
-its first record; a piece that was cut off by a kill is done again over the same range, and records that have its events
-already do not take them twice (they are fenced by position). The hand-over to the live stream is by offset: when a
+How far a version has come lies beside its records, under a key of its own. While nobody reads the version yet, a piece
+takes many short transactions: its range is written there before its first record, a piece that was cut off by a kill is
+done again over the same range, and records that have its events already do not take them twice (they are fenced by
+position). Of a scheduled group, which is read all the time, records and position of a piece change in one transaction,
+so whoever reads finds all of the piece or nothing. The hand-over to the live stream is by offset: when a
 version has come to where stream compute stands, the stream goes on from there.
 """
 
@@ -14,8 +16,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
-import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,8 +26,9 @@ from headrace.aggregations.layout import GroupLayout, layout_of
 from headrace.aggregations.splice import merge_groups
 from headrace.core.arrow import from_arrow
 from headrace.core.columns import BoolArray, IntArray
-from headrace.core.errors import PlanError
+from headrace.core.errors import Busy, PlanError
 from headrace.core.keys import record_keys
+from headrace.core.positions import GroupState, decode_state, encode_state, state_key
 from headrace.core.time import NULL_US, format_duration, to_iso
 from headrace.engines.stream.admitted import ARRIVAL, OFFSET, PARTITION, VERDICT, judged_events
 from headrace.engines.stream.commits import WINDOWS, CommitHead, GroupDelta
@@ -43,39 +46,20 @@ PIECE = 250_000
 """Offsets of a stream that are read at once, over all of its partitions."""
 _AT_ONCE = 20_000
 """Records per transaction: a live writer of the store waits for no more than these."""
+SERVED_PIECE = 50_000
+"""Offsets whose records change in one transaction, since they are read meanwhile."""
 Progress = Callable[[int, int], None]
 
 
-class GroupState(msgspec.Struct, frozen=True):
-    """How far the records of a group's version have come.
-
-    Attributes:
-        at: per partition of its stream, the first offset that is not merged.
-        target: the end of the piece that is being merged; None between pieces.
-    """
-
-    at: list[int]
-    target: list[int] | None = None
-
-
-_encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(GroupState)
-
-
-def _state_key(version: str) -> bytes:
-    # No record's key begins like this: key parts begin with a letter, and a group without a key has 8 bytes.
-    return b"\xff\xffstate" + version.encode()
-
-
 def read_state(online: OnlineStore, version: str) -> GroupState | None:
-    """How far a version was backfilled, or was computed when it was dropped; None if neither ever happened."""
-    (found,), _ = online.read([_state_key(version)])
-    return None if found is None else _decoder.decode(found)
+    """How far a version was backfilled, or was computed when it was dropped or run by its schedule; None if never."""
+    (found,), _ = online.read([state_key(version)])
+    return decode_state(found)
 
 
 def write_state(online: OnlineStore, version: str, state: GroupState) -> None:
     """Note how far a version has come."""
-    online.revise([], lambda _: [(_state_key(version), _encoder.encode(state))])
+    online.revise([], lambda _: [(state_key(version), encode_state(state))])
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +77,9 @@ class GroupBackfill:
         plan: the definitions that `groups` are of.
         groups: what to compute; their versions must not be computed by the live stream.
         since_us: leave events before this time out. PlanError if they count in some window or lifetime.
-        clock_us: the stream's clock as the online store reflects it; None if it reflects none of its events.
+        clock_us: the stream's clock up to which nobody will read the groups behind: of a version that nobody reads yet
+            as the online store reflects it, of a scheduled one as its own position does. None: read everything.
+        served: the groups are read while they are computed; `run_us` is then noted beside their position.
     """
 
     def __init__(
@@ -108,17 +94,22 @@ class GroupBackfill:
         horizon_us: int,
         clock_us: int | None,
         since_us: int | None = None,
-        piece: int = PIECE,
+        piece: int | None = None,
+        served: bool = False,
+        run_us: int | None = None,
     ) -> None:
         self.stream = groups[0].stream
         self._stream = plan.stream(self.stream)
         self._derived = self.stream in plan.derived
         self._layouts: dict[str, GroupLayout] = {group.version: layout_of(group) for group in groups}
-        self._engine = StreamEngine(replace(plan, groups={group.name: group for group in groups}, kept_groups={}))
+        alone = replace(plan, groups={group.name: group for group in groups}, kept_groups={}, scheduled={})
+        self._engine = StreamEngine(alone)
         self._raw, self._features, self._offline, self._online = raw, features, offline, online
         self._horizon_us = horizon_us
-        self._piece = piece
-        self._clocks: list[int] = []
+        self._piece = piece or (SERVED_PIECE if served else PIECE)
+        self._served, self._run_us = served, run_us
+        self._clock_us = NULL_US
+        self._bound_us = NULL_US if clock_us is None else clock_us
         self._since_us = _bound(groups, self._layouts, horizon_us, clock_us, since_us)
         self._lifetime = any(layout.lifetime for layout in self._layouts.values())
         self.read = 0
@@ -131,8 +122,10 @@ class GroupBackfill:
         at, total = list(begin), sum(end) - sum(begin)
         states = {version: read_state(self._online, version) for version in self._layouts}
         begun = next((state.target for state in states.values() if state is not None and state.target), None)
+        known = [state.clock_us for state in states.values() if state is not None and state.clock_us is not None]
+        # What was noted without a clock is at most as new as the store.
+        self._clock_us = known[0] if known else self._bound_us if any(begin) else NULL_US
         step = max(self._piece // max(len(at), 1), 1)
-        self._clocks = [NULL_US] * len(at)
         while any(a < b for a, b in zip(at, end, strict=True)):
             target = begun or [min(b, max(a, _next(at, end) + step)) for a, b in zip(at, end, strict=True)]
             begun = None
@@ -144,18 +137,50 @@ class GroupBackfill:
             progress(total, total)
 
     def _merge(self, at: list[int], target: list[int]) -> None:
-        self._note(GroupState(at, target))
+        begun = GroupState(at, target, self._clock, self._run_us)
+        if not self._served:
+            self._note(begun)
         events = self._admitted(at, target)
-        if len(events.times):
-            for version, delta in self._engine.deltas(self.stream, events, len(at)).items():
+        deltas = self._engine.deltas(self.stream, events, len(at)) if len(events.times) else {}
+        done = GroupState(target, None, self._clock, self._run_us)
+        if self._served:
+            self._merge_whole(deltas, begun, done)
+        else:
+            for version, delta in deltas.items():
                 for part in _parts(delta):
                     self._merge_part(version, part)
-        self._note(GroupState(target))
+            self._note(done)
         self.read += sum(target) - sum(at)
 
+    @property
+    def _clock(self) -> int | None:
+        return None if self._clock_us == NULL_US else self._clock_us
+
     def _note(self, state: GroupState) -> None:
-        data = _encoder.encode(state)
-        self._online.revise([], lambda _: [(_state_key(version), data) for version in self._layouts])
+        data = encode_state(state)
+        self._online.revise([], lambda _: [(state_key(version), data) for version in self._layouts])
+
+    def _merge_whole(self, deltas: dict[str, GroupDelta], begun: GroupState, done: GroupState) -> None:
+        """Change all records of a piece, and the position, in one transaction."""
+        states = [state_key(version) for version in self._layouts]
+        changes = [(self._layouts[v], delta, record_keys(delta.keys, v)) for v, delta in deltas.items()]
+        order = sorted({key for _, _, keys in changes for key in keys})
+        data = encode_state(done)
+
+        def change(records: list[bytes | None]) -> list[tuple[bytes, bytes | None]]:
+            for raw in records[len(order) :]:
+                found = decode_state(raw)
+                if (begun.at if any(begun.at) else None) != (None if found is None or not any(found.at) else found.at):
+                    raise Busy(
+                        f"a group of stream {self.stream} was brought up to date by another process meanwhile; "
+                        "nothing is lost: it goes on from there"
+                    )
+            pending = dict(zip(order, records[: len(order)], strict=True))
+            if changes:
+                merge_groups(changes, pending, self._horizon_us)
+            return [*pending.items(), *((key, data) for key in states)]
+
+        self._online.revise([*order, *states], change)
 
     def _merge_part(self, version: str, delta: GroupDelta) -> None:
         keys = record_keys(delta.keys, version)
@@ -211,13 +236,11 @@ class GroupBackfill:
     def _clocks_of(self, partition: IntArray, moves: IntArray) -> IntArray:
         """N(p) at each row; rows are in order of (partition, offset)."""
         clocks = np.full(len(partition), NULL_US)
-        before = list(self._clocks)
-        for index in range(len(before)):
-            low, high = np.searchsorted(partition, [index, index + 1])
-            if high > low:
-                own = np.maximum.accumulate(moves[low:high])
-                clocks[low:high] = np.maximum(own, max(before))
-                self._clocks[index] = max(before[index], int(own[-1]))
+        before = self._clock_us
+        edges = [0, *(np.flatnonzero(partition[1:] != partition[:-1]) + 1).tolist(), len(partition)]
+        for low, high in pairwise(edges):
+            clocks[low:high] = np.maximum(np.maximum.accumulate(moves[low:high]), before)
+        self._clock_us = max(before, int(clocks.max()))
         return clocks
 
     def _judged(self, names: list[str], at: list[int], target: list[int]) -> Iterator[pa.Table]:

@@ -10,16 +10,18 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from functools import cached_property
-from itertools import chain, zip_longest
+from itertools import chain, pairwise, zip_longest
 
 import numpy as np
 
 from headrace.aggregations.layout import GroupLayout, layout_of
 from headrace.aggregations.splice import merge_groups
-from headrace.aggregations.table_records import DELETED, TableRow, merge_rows, words_of
-from headrace.core.columns import Column
-from headrace.core.keys import entity_encoder, record_key, record_keys
+from headrace.aggregations.table_records import DELETED, words_of
+from headrace.aggregations.table_splice import NewRows, merge_table
+from headrace.core.errors import StoreMoved
+from headrace.core.keys import encode_numbers, key_encoder, record_keys
 from headrace.core.positions import Position, decode_position, encode_position
+from headrace.core.schema import DType
 from headrace.core.tablerows import TableRows, decode_table_rows
 from headrace.core.time import MAX_US
 from headrace.engines.stream.coalesce import join_deltas, may_join, reach_beyond
@@ -32,10 +34,9 @@ HORIZON_US = 600_000_000
 """As-of horizon: how far behind the newest event an online read is still answered exactly (design 4.3)."""
 _READ_AHEAD = 100
 _MOST_COMMITS = 1_000
-_MOST_BYTES = 16 << 20
-"""Of the commits that a step applies, give or take one: no reader waits for the last of a long backlog."""
-_MOST_ROWS = 100_000
-"""Table rows that a step applies at most, give or take a batch."""
+_COMMIT_BYTES = 160
+"""A step applies commits of this size for each record that a write may hold, give or take one: no reader waits for the
+last of a long backlog."""
 
 
 class OnlineIngest:
@@ -55,9 +56,10 @@ class OnlineIngest:
         self._horizon_us = horizon_us
         features.create(WINDOWS)
         features.create(TABLES)
-        self._groups = {group.version: group for group in plan.computed_groups}
-        self._layouts: dict[str, GroupLayout] = {group.version: layout_of(group) for group in plan.computed_groups}
-        self.position: Position = decode_position(store.position())
+        self._groups = {group.version: group for group in plan.streamed_groups}
+        self._layouts: dict[str, GroupLayout] = {group.version: layout_of(group) for group in plan.streamed_groups}
+        self._stands_at = store.position()
+        self.position: Position = decode_position(self._stands_at)
         self._ahead: deque[LogBatch] = deque()
         self._read_to = self.position.windows
         self._rows_ahead: deque[LogBatch] = deque()
@@ -68,10 +70,11 @@ class OnlineIngest:
     def step(self, max_commits: int = _MOST_COMMITS, *, until_us: int = MAX_US) -> int:
         """Apply what the feature log holds beyond the store's position; returns how many batches that were.
 
-        `until_us` leaves commits and table rows that were appended later for a later step.
+        `until_us` leaves commits and table rows that were appended later for a later step. Raises StoreMoved if the
+        store no longer stands where this object left it: begin anew, with a new one.
         """
         commits: list[LogBatch] = []
-        room = _MOST_BYTES
+        room = _COMMIT_BYTES * self._store.at_once
         while room > 0 and len(commits) < max_commits:
             arrival = self.next_arrival_us
             if arrival is None or arrival > until_us:
@@ -106,9 +109,9 @@ class OnlineIngest:
         """Batches of table rows that were appended up to `until_us`, as many as one step applies."""
         taken: list[LogBatch] = []
         rows = 0
-        while rows < _MOST_ROWS:
+        while rows < self._store.at_once:
             if not self._rows_ahead and self._rows_read_to < self._rows_end:
-                self._rows_ahead.extend(self._features.read(TABLES, 0, self._rows_read_to, _MOST_ROWS))
+                self._rows_ahead.extend(self._features.read(TABLES, 0, self._rows_read_to, self._store.at_once))
                 self._rows_read_to = self._rows_ahead[-1].end
             if not self._rows_ahead or self._rows_ahead[0].arrival_us > until_us:
                 break
@@ -128,26 +131,42 @@ class OnlineIngest:
 
     def _apply(self, batches: list[LogBatch], tables: list[LogBatch]) -> None:
         commits = [decode_commit(batch.payload) for batch in batches]
-        rows = [(decode_table_rows(batch.payload), batch) for batch in tables]
         changes = self._changes(commits)
-        by_key = [keyed for pair in rows if (keyed := self._rows(*pair))]
-        touched = set(chain.from_iterable(change.keys for change in changes))
-        touched.update(key for _, _, keyed in by_key for key in keyed)
-        order = sorted(touched)
-        moved = self._moved(commits, batches, tables)
+        by_table = self._rows(tables)
+        windows = batches[-1].end if batches else self.position.windows
+        first, end = (tables[0].base, tables[-1].end) if tables else (0, self.position.tables)
+        cuts = range(first + self._store.at_once, end, self._store.at_once) if tables else range(0)
+        if not cuts:
+            self._write(changes, by_table, self._moved(commits, windows, end))
+            return
+        # A run of a query may be one batch of any size. What a kill leaves of it is brought again and changes nothing.
+        for low, high in pairwise((first, *cuts, end)):
+            piece = [part for new in by_table if len((part := new.between(low, high)).keys)]
+            self._write(changes, piece, self._moved(commits, windows, high))
+            changes, commits = [], []
 
-        def change(records: list[bytes | None]) -> tuple[list[tuple[bytes, bytes | None]], bytes]:
-            pending = dict(zip(order, records, strict=True))
+    def _write(self, changes: list[_GroupChange], by_table: list[NewRows], moved: Position) -> None:
+        """Merge into the records that are touched, and write them with the position."""
+        touched = chain(*[change.keys for change in changes], *[new.keys for new in by_table])
+        keys = list(dict.fromkeys(touched))
+
+        def change(records: list[bytes | None], position: bytes) -> tuple[dict[bytes, bytes | None], bytes]:
+            if position != self._stands_at:
+                raise StoreMoved(
+                    "the online store stands elsewhere than ingestion left it: another process writes it, or its "
+                    "server has lost the last writes; going on from where it stands"
+                )
+            pending = dict(zip(keys, records, strict=True))
             for groups in _rounds(changes, pending):
                 merge_groups(groups, pending, self._horizon_us)
-            for table, arrival_us, rows_of in by_key:
-                for key, new in rows_of.items():
-                    pending[key] = merge_rows(pending[key], new, len(table.features), self._horizon_us, arrival_us)
-            return list(pending.items()), encode_position(moved)
+            for new in by_table:
+                merge_table(new, pending, self._horizon_us)
+            return pending, after
 
-        self._store.update(order, change)
-        self.position = moved
-        self.records_written += len(order)
+        after = encode_position(moved)
+        self._store.update(keys, change)
+        self.position, self._stands_at = moved, after
+        self.records_written += len(keys)
 
     def _changes(self, commits: list[Commit]) -> list[_GroupChange]:
         """What the commits bring to each group of this plan."""
@@ -164,13 +183,17 @@ class OnlineIngest:
                 change.deltas.append(delta)
         return list(found.values())
 
-    def _rows(self, rows: TableRows, batch: LogBatch) -> tuple[TablePlan, int, Mapping[bytes, list[TableRow]]] | None:
-        table = self._plan.tables.get(rows.table)
-        if table is None or table.version != rows.version:
-            return None
-        return table, batch.arrival_us, table_rows_by_key(table, rows, batch.base)
+    def _rows(self, batches: list[LogBatch]) -> list[NewRows]:
+        """What the batches bring to each table of this plan."""
+        found: dict[str, list[NewRows]] = {}
+        for batch in batches:
+            rows = decode_table_rows(batch.payload)
+            table = self._plan.tables.get(rows.table)
+            if table is not None and table.version == rows.version and rows.n:
+                found.setdefault(table.version, []).append(new_rows(table, rows, batch))
+        return [NewRows.joined(parts) for parts in found.values()]
 
-    def _moved(self, commits: list[Commit], batches: list[LogBatch], tables: list[LogBatch]) -> Position:
+    def _moved(self, commits: list[Commit], windows: int, tables: int) -> Position:
         before = self.position
         streams, clocks = dict(before.streams), dict(before.clock_us)
         for commit in commits:
@@ -179,8 +202,8 @@ class OnlineIngest:
                 clocks[name] = max([clocks.get(name, DELETED), *span.clocks_us])
         return Position(
             streams=streams,
-            tables=tables[-1].end if tables else before.tables,
-            windows=batches[-1].end if batches else before.windows,
+            tables=tables,
+            windows=windows,
             clock_us=clocks,
         )
 
@@ -219,16 +242,22 @@ def _rounds(
     return [[item for item in items if item is not None] for items in zip_longest(*by_group)]
 
 
-def table_rows_by_key(table: TablePlan, rows: TableRows, base: int) -> Mapping[bytes, list[TableRow]]:
-    """The rows of a batch by record key; `base` is the offset (write order) of the first."""
-    encode = entity_encoder([part.dtype for part in table.key])
-    columns: list[Column] = [rows.columns[field.name] for field in table.features]
-    words, bits, objects = words_of(columns, rows.n)
-    bits = np.where(rows.deleted, DELETED, bits)
-    times, available, flags = rows.event_time_us.tolist(), rows.available_us.tolist(), bits.tolist()
-    cells = words.T.tolist()
-    out: dict[bytes, list[TableRow]] = {}
-    for index, key in enumerate(rows.keys):
-        row = TableRow(times[index], available[index], base + index, flags[index], cells[index], objects[index])
-        out.setdefault(record_key(encode(tuple(key)), table.version), []).append(row)
-    return out
+def new_rows(table: TablePlan, rows: TableRows, batch: LogBatch) -> NewRows:
+    """The rows of a batch as records take them; the offset of each is its write order."""
+    types = [part.dtype for part in table.key]
+    if types in ([DType.INT], [DType.TIMESTAMP]):
+        numbers = np.fromiter(chain.from_iterable(rows.keys), np.int64, rows.n)
+        keys = encode_numbers(numbers, types[0], table.version)
+    else:
+        keys = list(map(key_encoder(types, table.version), rows.keys))
+    words, bits, objects = words_of([rows.columns[field.name] for field in table.features], rows.n)
+    return NewRows(
+        keys,
+        rows.event_time_us,
+        rows.available_us,
+        np.arange(batch.base, batch.base + rows.n),
+        np.where(rows.deleted, DELETED, bits),
+        words,
+        np.full(rows.n, batch.arrival_us),
+        objects,
+    )

@@ -9,7 +9,7 @@ served at. Keys are shared out to the cores.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -43,13 +43,30 @@ _SAMPLED = 16
 class ServedAt:
     """The positions at which rows were served: int64 [n, partitions] per stream, int64 [n] for table rows.
 
-    Derived streams are read as they were logged. With `again`, first offsets that are not known per partition of each
-    stream, they are derived again from what lies below.
+    `groups` holds those of groups that stood elsewhere than their streams, by version: int64 [n, partitions], -1
+    throughout a row in which the group stood where its stream did. Derived streams are read as they were logged. With
+    `again`, first offsets that are not known per partition of each stream, they are derived again from what lies below.
     """
 
     streams: Mapping[str, IntArray]
     tables: IntArray
     again: Mapping[str, Sequence[int]] | None = None
+    groups: Mapping[str, IntArray] = field(default_factory=dict)
+
+    def of(self, group: GroupPlan) -> IntArray | None:
+        """Where a group stood, int64 [n, partitions]; None if no row knew anything of its stream."""
+        own, given = self.groups.get(group.version), self.streams.get(group.stream)
+        if own is None:
+            return given
+        followed = own[:, 0] < 0
+        if not followed.any():
+            return own
+        width = own.shape[1] if given is None else max(own.shape[1], given.shape[1])
+        found = np.zeros((len(own), width), np.int64)
+        if given is not None:
+            found[followed, : given.shape[1]] = given[followed]
+        found[~followed, : own.shape[1]] = own[~followed]
+        return found
 
 
 def everything_below(positions: Mapping[str, Sequence[int]], n: int, *, logged: bool = False) -> ServedAt:
@@ -66,7 +83,8 @@ def everything_below(positions: Mapping[str, Sequence[int]], n: int, *, logged: 
 def served_at(position: Position, n: int) -> ServedAt:
     """Read `n` rows as they were served at this position; a stream that it does not name was not known at all."""
     served = everything_below(position.streams, n, logged=True)
-    return ServedAt(served.streams, np.full(n, position.tables, np.int64))
+    groups = everything_below(position.groups, n).streams
+    return ServedAt(served.streams, np.full(n, position.tables, np.int64), groups=groups)
 
 
 class HistoryReader:
@@ -129,7 +147,7 @@ class HistoryReader:
         by_column = not words.flags.c_contiguous
         out, slot = (words, source.slot) if not by_column else (np.zeros((len(words), source.width), np.int64), 0)
         out_valid = np.zeros(out.shape, np.bool_) if by_column else valid
-        given = served.streams.get(group.stream) if served is not None else None
+        given = served.of(group) if served is not None else None
         asks = source.layout is not None and len(source.layout.nested) and self.bound.asks_for_objects(source)
         pieces: list[Piece] | None = [] if asks else None
         # Each range of keys has numbers of its own for texts.

@@ -1,7 +1,8 @@
 """Online reads: one request or a few thousand, answered from the online store in one snapshot.
 
 The keys of all bindings are fetched at once, the records joined into one buffer, and one compiled call evaluates every
-window of every group. The answer carries the position that it reflects.
+window of every group. The answer carries the position that it reflects, and beside it those of groups that a schedule
+computes.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
 
+import msgspec
 import numpy as np
 
 from headrace.aggregations.layout import GroupLayout
@@ -18,7 +20,7 @@ from headrace.aggregations.texts import texts_of
 from headrace.core.columns import BoolArray, Column, IntArray, column_of
 from headrace.core.errors import HorizonError
 from headrace.core.keys import encode_numbers, key_encoder
-from headrace.core.positions import EMPTY_POSITION, decode_position
+from headrace.core.positions import EMPTY_POSITION, Position, decode_position, decode_state, state_key
 from headrace.core.schema import DType
 from headrace.core.time import format_duration, to_iso
 from headrace.features.plan import ProjectPlan, ViewPlan
@@ -53,7 +55,13 @@ class OnlineReader:
         self._raw_position = b""
         self._position = EMPTY_POSITION
         self._oldest_us: int | None = None
-        self._streams = sorted({s.group.stream for s in self.bound.sources if s.group is not None})
+        groups = {s.version: s.group for s in self.bound.sources if s.group is not None}
+        self._streams = sorted({group.stream for group in groups.values()})
+        self._scheduled = {v: group.stream for v, group in groups.items() if v in project.scheduled}
+        # Streams whose clock is that of scheduled groups alone.
+        self._own_clock = set(self._streams) - {g.stream for v, g in groups.items() if v not in self._scheduled}
+        self._state_keys = [state_key(version) for version in self._scheduled]
+        self._raw_states: list[bytes | None] = []
         # Compiled (or loaded from the cache) here, so that no request waits for it.
         self._evaluate(_NO_RECORD, np.zeros((0, len(self.bound.sources)), np.int64), np.zeros(0, np.int64))
 
@@ -71,9 +79,17 @@ class OnlineReader:
         t = request[self._time_field].values
         n = len(t)
         keys, places = self._keys(request, n)
-        records, raw_position = self._store.read(keys)
-        if raw_position != self._raw_position:
-            self._see(raw_position)
+        if self._state_keys:
+            # Where scheduled groups stand lies beside their records, and is of the same snapshot.
+            records, raw_position = self._store.read(keys + self._state_keys)
+            states = records[len(keys) :]
+            del records[len(keys) :]
+            if raw_position != self._raw_position or states != self._raw_states:
+                self._see(raw_position, states)
+        else:
+            records, raw_position = self._store.read(keys)
+            if raw_position != self._raw_position:
+                self._see(raw_position, [])
         # For one row each call of NumPy weighs as much as a window, so none is made that can be left out.
         first_us = int(t[0]) if n == 1 else int(t.min()) if n else None
         if first_us is not None and self._oldest_us is not None and first_us < self._oldest_us:
@@ -182,12 +198,26 @@ class OnlineReader:
             by_source.append([-1 if None in parts else keys.setdefault(encode(parts), len(keys)) for parts in rows])
         return list(keys), [place for row in zip(*by_source, strict=True) for place in row]
 
-    def _see(self, raw_position: bytes) -> None:
-        """Take over a position that differs from the last one."""
+    def _see(self, raw_position: bytes, states: list[bytes | None]) -> None:
+        """Take over positions that differ from the last ones; `states` are those of the scheduled groups."""
         position = decode_position(raw_position)
+        if states:
+            position = self._with_groups(position, states)
+            self._raw_states = states
         newest = max((position.clock_us[name] for name in self._streams if name in position.clock_us), default=None)
         self._oldest_us = None if newest is None else newest - self._horizon_us
         self._position, self._raw_position = position, raw_position
+
+    def _with_groups(self, position: Position, states: Sequence[bytes | None]) -> Position:
+        """The position of the store with those of the scheduled groups, each with the clock of its own."""
+        clocks = {name: us for name, us in position.clock_us.items() if name not in self._own_clock}
+        groups: dict[str, list[int]] = {}
+        for (version, stream), raw in zip(self._scheduled.items(), states, strict=True):
+            state = decode_state(raw)
+            groups[version] = [0] if state is None else state.at
+            if state is not None and state.clock_us is not None:
+                clocks[stream] = max(clocks.get(stream, state.clock_us), state.clock_us)
+        return msgspec.structs.replace(position, clock_us=clocks, groups=groups)
 
     def _too_early(self, t_us: int, oldest_us: int) -> None:
         raise HorizonError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,8 +44,10 @@ __all__ = [
 
 ID, REQUEST_ID, TIME, SCORED = "_prediction_id", "_request_id", "_t_us", "_scored_us"
 VERSION, SCORE, TABLES = "_version", "_score", "_position_tables"
-FEATURE_PREFIX, REQUEST_PREFIX, SCORE_PREFIX, POSITION_PREFIX = "f.", "r.", "_score_", "_position."
-"""Columns of the offline table: what the service adds, then the features, the request, other versions, positions."""
+FEATURE_PREFIX, REQUEST_PREFIX, SCORE_PREFIX = "f.", "r.", "_score_"
+POSITION_PREFIX, GROUP_PREFIX = "_position.", "_position_group."
+"""Columns of the offline table: what the service adds, then the features, the request, other versions, positions of
+streams, and of scheduled groups by version."""
 
 
 def decode_predictions(payload: bytes, view: ViewPlan) -> ScoredBlock:
@@ -94,6 +96,8 @@ class PredictionBatch:
         by_version: float64 [n] of every version that scored any of the rows; NaN where it did not.
         streams: int64 [n, partitions] per raw stream, the first offset not reflected.
         tables: int64 [n], the first offset of table rows not reflected.
+        groups: the same as `streams` per version of a scheduled group; -1 throughout a row in which the group
+            stood where its stream did.
         skipped: predictions that were left out because they are of another version of the view.
     """
 
@@ -109,6 +113,7 @@ class PredictionBatch:
     by_version: dict[int, FloatArray]
     streams: dict[str, IntArray]
     tables: IntArray
+    groups: dict[str, IntArray] = field(default_factory=dict)
     skipped: int = 0
 
     def __len__(self) -> int:
@@ -119,7 +124,7 @@ class PredictionBatch:
         """The positions, as `HistoryReader.read` takes them to recompute the features as served."""
         from headrace.retrieval.history import ServedAt
 
-        return ServedAt(self.streams, self.tables)
+        return ServedAt(self.streams, self.tables, groups=self.groups)
 
     def take(self, indices: Any) -> PredictionBatch:
         """Predictions at `indices` (or where a mask is true), in that order."""
@@ -137,14 +142,16 @@ class PredictionBatch:
             {version: scores[indices] for version, scores in self.by_version.items()},
             {name: offsets[indices] for name, offsets in self.streams.items()},
             self.tables[indices],
+            {version: offsets[indices] for version, offsets in self.groups.items()},
             self.skipped,
         )
 
     def to_arrow(self) -> pyarrow.Table:
         """Rows of the offline table `predictions/<model>`; its time column is `_t_us`.
 
-        Features are prefixed `f.`, request fields `r.`, positions `_position.` (a list of offsets per stream). Times
-        among them are Arrow timestamps; `_t_us` and `_scored_us` are int64 µs.
+        Features are prefixed `f.`, request fields `r.`, positions `_position.` (a list of offsets per stream), those of
+        scheduled groups `_position_group.` (by version; null where the group stood where its stream did). Times among
+        them are Arrow timestamps; `_t_us` and `_scored_us` are int64 µs.
         """
         import pyarrow as pa
 
@@ -161,8 +168,9 @@ class PredictionBatch:
         for version, scores in self.by_version.items():
             columns[f"{SCORE_PREFIX}{version}"] = pa.array(scores, pa.float64(), from_pandas=True)
         for name, offsets in self.streams.items():
-            starts = pa.array(np.arange(0, offsets.size + 1, offsets.shape[1]), pa.int32())
-            columns[f"{POSITION_PREFIX}{name}"] = pa.ListArray.from_arrays(starts, pa.array(offsets.reshape(-1)))
+            columns[f"{POSITION_PREFIX}{name}"] = _lists(offsets, None)
+        for group, offsets in self.groups.items():
+            columns[f"{GROUP_PREFIX}{group}"] = _lists(offsets, pa.array(offsets[:, 0] < 0))
         columns[TABLES] = pa.array(self.tables, pa.int64())
         for name in self.features.names:
             columns[f"{FEATURE_PREFIX}{name}"] = to_arrow(self.features.column(name))
@@ -254,6 +262,7 @@ class _Gathered:
         self._champions: list[int] = []
         self._tables: list[int] = []
         self._streams: dict[str, _Offsets] = {}
+        self._groups: dict[str, _Offsets] = {}
         self._scores: dict[int, list[tuple[int, bytes]]] = {}
         self._request: dict[str, list[Any]] = {spec.name: [] for spec in self._fields}
         self._objects: dict[str, list[Any]] = {
@@ -283,6 +292,8 @@ class _Gathered:
             if name not in self._streams:
                 self._streams[name] = _Offsets()
             self._streams[name].add(number, offsets)
+        for group, offsets in block.position.groups.items():
+            self._groups.setdefault(group, _Offsets()).add(number, offsets)
 
     def batch(self) -> PredictionBatch:
         sizes = np.array(self._sizes, np.int64)
@@ -305,6 +316,7 @@ class _Gathered:
             {version: self._scores_of(version) for version in sorted(self._scores)},
             {name: np.repeat(offsets.rows(blocks), sizes, axis=0) for name, offsets in self._streams.items()},
             np.repeat(np.array(self._tables, np.int64), sizes),
+            {name: np.repeat(offsets.rows(blocks, -1), sizes, axis=0) for name, offsets in self._groups.items()},
         )
 
     def _scores_of(self, version: int) -> FloatArray:
@@ -314,8 +326,16 @@ class _Gathered:
         return out
 
 
+def _lists(offsets: IntArray, null: pyarrow.Array | None) -> pyarrow.Array:
+    """One list per row; null where `null` is true."""
+    import pyarrow as pa
+
+    starts = pa.array(np.arange(0, offsets.size + 1, offsets.shape[1]), pa.int32())
+    return pa.ListArray.from_arrays(starts, pa.array(offsets.reshape(-1)), mask=null)
+
+
 class _Offsets:
-    """Positions of one stream, block by block, in one flat list; partitions may be added on the way."""
+    """Positions of one stream or group, block by block, in one flat list; partitions may be added on the way."""
 
     def __init__(self) -> None:
         self._blocks: list[int] = []
@@ -327,10 +347,12 @@ class _Offsets:
         self._widths.append(len(offsets))
         self._flat += offsets
 
-    def rows(self, blocks: int) -> IntArray:
-        """int64 [blocks, partitions]; 0 where a block does not name the stream or the partition."""
+    def rows(self, blocks: int, unnamed: int = 0) -> IntArray:
+        """int64 [blocks, partitions]; `unnamed` throughout a block that does not name it, 0 where a block that does
+        lacks a partition."""
         widths = np.array(self._widths, np.int64)
-        out = np.zeros((blocks, int(widths.max())), np.int64)
+        out = np.full((blocks, int(widths.max())), unnamed, np.int64)
+        out[self._blocks] = 0
         starts = np.cumsum(widths) - widths
         columns = np.arange(len(self._flat)) - np.repeat(starts, widths)
         out[np.repeat(np.array(self._blocks, np.int64), widths), columns] = self._flat

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs
 
-from headrace.core.errors import NotFound, SchemaError
-from headrace.core.positions import Position, decode_position
+from headrace.core.errors import NotFound, SchemaError, StoreError
+from headrace.core.positions import EMPTY_POSITION, Position, decode_position
 from headrace.core.schema import DType, Field, Schema
 from headrace.core.time import US_PER_SECOND, to_iso
 from headrace.features.plan import ModelPlan, ViewPlan
@@ -246,8 +246,11 @@ class Handlers:
     def get_ready(self, call: Call) -> Reply:
         """`GET /health/ready`: 503 while a layer that an answer needs is missing, and which one."""
         down: dict[str, str] = {}
-        position = decode_position(self._service.online.position())
-        if not position.streams and not position.tables:
+        try:
+            position = decode_position(self._service.online.position())
+        except StoreError as error:
+            position, down["online store"] = EMPTY_POSITION, str(error)
+        if not down and not position.streams and not position.tables:
             down["online store"] = "empty: nothing has been ingested yet; publish events and run compute and ingest"
         for name, scorer in self._service.scorers.items():
             if scorer.champion is None:

@@ -13,6 +13,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 from headrace.core.columns import BoolArray, IntArray
+from headrace.core.errors import StoreError
 from headrace.core.positions import decode_position
 from headrace.core.time import US_PER_SECOND
 from headrace.features.plan import ViewPlan
@@ -164,7 +165,15 @@ class _ServiceCollector(Collector):
 
     def _position(self) -> Iterator[Metric]:
         service = self._service
-        position = decode_position(service.online.position())
+        up = GaugeMetricFamily("headrace_online_store_up", "1 if the online store answers, else 0.")
+        try:
+            position = decode_position(service.online.position())
+        except StoreError:
+            up.add_metric([], 0)
+            yield up
+            return
+        up.add_metric([], 1)
+        yield up
         age = _gauge("headrace_online_age_seconds", "Now less the newest event that the store reflects.", ["stream"])
         lag = _gauge("headrace_online_lag_events", "Events that the store does not reflect.", ["stream"])
         now = service.clock.now_us()

@@ -86,7 +86,7 @@ class OnlineStoreTests(ABC):
         store.write([(b"a", b"1"), (b"b", b"2")], b"p1")
         seen: list[list[bytes | None]] = []
 
-        def change(records: list[bytes | None]) -> tuple[list[tuple[bytes, bytes | None]], bytes]:
+        def change(records: list[bytes | None], position: bytes) -> tuple[list[tuple[bytes, bytes | None]], bytes]:
             seen.append(records)
             return [(b"c", b"3"), (b"a", None), (b"b", b"two")], b"p2"
 
@@ -98,13 +98,13 @@ class OnlineStoreTests(ABC):
     def test_an_update_whose_change_fails_writes_nothing(self, store: OnlineStore, place: Path) -> None:
         store.write([(b"a", b"1")], b"p1")
 
-        def change(records: list[bytes | None]) -> tuple[list[tuple[bytes, bytes | None]], bytes]:
+        def change(records: list[bytes | None], position: bytes) -> tuple[list[tuple[bytes, bytes | None]], bytes]:
             raise ZeroDivisionError
 
         with pytest.raises(ZeroDivisionError):
             store.update([b"a"], change)
         with pytest.raises(StoreError, match="1 to 500 bytes"):
-            store.update([b"a"], lambda records: ([(b"a", b"2"), (b"k" * 501, b"x")], b"p2"))
+            store.update([b"a"], lambda records, position: ([(b"a", b"2"), (b"k" * 501, b"x")], b"p2"))
         assert self.raw_records(store, place) == {b"a": b"1"}
         assert store.position() == b"p1"
         store.write([(b"a", b"2")], b"p2")
@@ -167,7 +167,7 @@ class OnlineStoreTests(ABC):
         for refused in (
             lambda: store.read([b"a"]),
             lambda: store.write([], b"p"),
-            lambda: store.update([], lambda records: ([], b"p")),
+            lambda: store.update([], lambda records, position: ([], b"p")),
             store.position,
             store.count,
             lambda: list(store.scan()),

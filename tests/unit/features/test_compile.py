@@ -408,17 +408,6 @@ NOT_YET = {
             ),
         ],
     ),
-    "lists": (
-        """\
-        class Seen(hr.Event):
-            user: hr.Field[str] = hr.key(User)
-            taste: hr.Field[list[float]] = hr.field(size=3)
-            at: hr.Field[datetime] = hr.event_time()
-        class G(hr.FeatureGroup, key=Seen.user):
-            taste = hr.last(Seen.taste)
-        """,
-        ["features.py:27 G.taste: hr.last of list columns is not computed by this version yet"],
-    ),
     "maps at events": (
         """\
         class G(hr.FeatureGroup, key=Transfer.sender):

@@ -18,6 +18,7 @@ from headrace.eventlog.memory import MemoryEventLog
 from headrace.features.nodes import ColumnRef
 from headrace.features.plan import AggregateSpec, GroupPlan, InputSpec, KeyPart, ProjectPlan, StreamPlan
 from headrace.ingestion.materialize import OnlineIngest
+from headrace.stores.online.base import Change
 from headrace.stores.online.memory import MemoryOnlineStore
 
 FIELDS = (Field("id", DType.STRING), Field("user", DType.STRING), Field("x", DType.FLOAT), Field("at", DType.TIMESTAMP))
@@ -56,10 +57,10 @@ class FailingStore(MemoryOnlineStore):
 
     full = False
 
-    def write(self, records: Sequence[tuple[bytes, bytes | None]], position: bytes) -> None:
+    def update(self, keys: Sequence[bytes], change: Change) -> None:
         if self.full:
             raise FullDisk
-        super().write(records, position)
+        super().update(keys, change)
 
 
 def publish(raw: MemoryEventLog, number: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from headrace.aggregations.table_records import decode_rows
 from headrace.core.columns import Column
 from headrace.core.events import encode_block
 from headrace.core.keys import entity_encoder, record_key
+from headrace.core.positions import decode_position
 from headrace.core.rows import encode_rows
 from headrace.core.schema import DType, Field, Schema
 from headrace.core.tablerows import TableRows, encode_table_rows
@@ -21,6 +23,7 @@ from headrace.eventlog.base import Append
 from headrace.eventlog.memory import MemoryEventLog
 from headrace.features.plan import KeyPart, ProjectPlan, StreamPlan, TablePlan
 from headrace.ingestion.materialize import OnlineIngest
+from headrace.stores.online.base import Change
 from headrace.stores.online.memory import MemoryOnlineStore
 
 FIELDS = (Field("id", DType.STRING), Field("at", DType.TIMESTAMP))
@@ -114,11 +117,34 @@ def test_rows_appended_after_the_last_look_are_found_when_the_commits_are_used_u
 
 
 def test_more_rows_than_a_step_applies_come_with_the_next(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("headrace.ingestion.materialize._MOST_ROWS", 3)
+    monkeypatch.setattr(MemoryOnlineStore, "at_once", 3)
     for at in (10, 20, 30, 40):
         world.rows(at, 2)
     assert [world.ingest.step() for _ in range(3)] == [2, 2, 0]
     assert world.applied()[1] == [10, 11, 20, 21, 30, 31, 40, 41]
+
+
+def test_a_large_batch_is_written_in_pieces_and_what_a_failure_leaves_of_it_is_brought_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MemoryOnlineStore, "at_once", 3)
+    world.event(10)
+    world.rows(20, 8)
+    update, tables = world.store.update, []
+
+    def failing(keys: Sequence[bytes], change: Change) -> None:
+        update(keys, change)
+        tables.append(decode_position(world.store.position()).tables)
+        if len(tables) == 2:
+            raise ZeroDivisionError
+
+    monkeypatch.setattr(world.store, "update", failing)
+    with pytest.raises(ZeroDivisionError):
+        world.ingest.step()
+    world.ingest = OnlineIngest(PROJECT, world.features, world.store)
+    assert (world.ingest.step(), world.ingest.step()) == (1, 0)
+    assert (tables[:2], tables[-1]) == ([3, 6], 8)
+    assert world.applied() == (1, list(range(20, 28)))
 
 
 def test_compute_leaves_events_that_were_appended_later_for_a_later_step(tmp_path: Path) -> None:

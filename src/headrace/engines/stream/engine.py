@@ -17,7 +17,7 @@ import numpy as np
 from headrace.aggregations.layout import GroupLayout, layout_of, physical_column
 from headrace.aggregations.texts import compacted, numbered
 from headrace.core.columns import BoolArray, Column, FloatArray, IntArray, elements_of
-from headrace.core.events import EventBlock, concat_columns
+from headrace.core.events import NO_RECORD, EventBlock, concat_columns
 from headrace.core.keys import encode_numbers, entity_encoder
 from headrace.core.schema import DType
 from headrace.core.values import payload_of
@@ -210,13 +210,16 @@ class _Shared:
 
 
 class StreamEngine:
-    """Computes the windowed groups of a project; holds the verdict state of every partition that it was fed."""
+    """Computes the windowed groups of a project that are not scheduled.
+
+    It holds the verdict state of every partition that it was fed.
+    """
 
     def __init__(self, plan: ProjectPlan) -> None:
         self.plan = plan
         self.states: dict[str, list[PartitionState]] = {}
         self._pipelines: dict[str, _StreamPipeline] = {
-            name: _StreamPipeline(stream, [group for group in plan.computed_groups if group.stream == name])
+            name: _StreamPipeline(stream, [group for group in plan.streamed_groups if group.stream == name])
             for name, stream in plan.topics().items()
         }
 
@@ -295,6 +298,8 @@ class StreamEngine:
                 exceptions.append((partition, chunk.base + row, int(judged.codes[row])))
             payloads = {bad.row: bad.payload for bad in block.malformed}
             for row, field, reason in judged.dead:
+                if reason == NO_RECORD:
+                    continue
                 payload = payloads.get(row)
                 if payload is None:
                     payload = payload_of({k: c.take(np.array([row])).to_pylist()[0] for k, c in whole.items()})

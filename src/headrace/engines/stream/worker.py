@@ -68,7 +68,10 @@ class ComputeWorker:
                 raw.create(name, raw.topics().get(plan.root(name), partitions))
         features.create(WINDOWS)
         features.create(DEAD_LETTERS)
-        self.positions: dict[str, list[int]] = {name: [0] * raw.topics()[name] for name in self._streams}
+        # A topic may have lost its beginning before anybody computed it.
+        self.positions: dict[str, list[int]] = {
+            name: [raw.begin(name, partition) for partition in range(raw.topics()[name])] for name in self._streams
+        }
         # Of streams that are no longer declared: should one come back, it goes on from there.
         self._others: dict[str, list[int]] = {}
         self.counted = 0
@@ -170,7 +173,7 @@ class ComputeWorker:
                 self._others[name] = target
                 continue
             for partition, end in enumerate(target):
-                at = begin.get(name, [0] * len(target))[partition]
+                at = begin[name][partition] if name in begin else self._raw.begin(name, partition)
                 if at > end:
                     raise LogError(
                         f"the checkpoint of stream {name} is at offset {at}, past the feature log's {end}; "

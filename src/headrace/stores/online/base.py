@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import ClassVar
+
+Record = tuple[bytes, bytes | None]
+"""A key and what is stored under it; None: nothing."""
+Change = Callable[[list[bytes | None], bytes], tuple[Sequence[Record] | Mapping[bytes, bytes | None], bytes]]
+"""From records and position to new records and the position that they bring the store to."""
+Revision = Callable[[list[bytes | None]], Sequence[Record]]
+"""From records to new ones."""
 
 
 class OnlineStore(ABC):
@@ -11,8 +19,14 @@ class OnlineStore(ABC):
 
     Keys are at most 500 bytes. `write` commits records and position in one step: a reader sees all of a write or
     none of it, also after kill -9 at any point (with `sync`, after power loss too). One writer at a time, any number
-    of reader processes and threads; readers never wait for the writer.
+    of reader processes and threads; readers never wait for the writer. A store on another machine raises
+    Unreachable while it cannot be reached; whether a write that failed so was done, the position tells.
+
+    Attributes:
+        at_once: records that a write holds at most where there is a choice, so that readers do not wait for it.
     """
+
+    at_once: ClassVar[int] = 100_000
 
     @abstractmethod
     def read(self, keys: Sequence[bytes]) -> tuple[list[bytes | None], bytes]:
@@ -25,28 +39,22 @@ class OnlineStore(ABC):
     def write(self, records: Sequence[tuple[bytes, bytes | None]], position: bytes) -> None:
         """Store records (None deletes) together with the position that they bring the store to."""
 
-    def update(
-        self,
-        keys: Sequence[bytes],
-        change: Callable[[list[bytes | None]], tuple[Sequence[tuple[bytes, bytes | None]], bytes]],
-    ) -> None:
-        """Write what `change` makes of the records of `keys`: it gets what `read` gives and returns what `write` takes.
+    @abstractmethod
+    def update(self, keys: Sequence[bytes], change: Change) -> None:
+        """Write what `change` makes of the records of `keys` and of the position, all of one snapshot.
 
-        The same as reading and then writing, and cheaper where a store can do both at once. Nothing is written if
-        `change` raises. It must not use the store.
+        It gets what `read` gives and returns what `write` takes (or a mapping), of these keys alone. Nothing else is
+        written between its reading and its writing: where another writer did so, `change` is called again with what
+        it left. Nothing is written if `change` raises. It must not use the store.
         """
-        self.write(*change(self.read(keys)[0]))
 
-    def revise(
-        self, keys: Sequence[bytes], change: Callable[[list[bytes | None]], Sequence[tuple[bytes, bytes | None]]]
-    ) -> None:
+    @abstractmethod
+    def revise(self, keys: Sequence[bytes], change: Revision) -> None:
         """Like `update`, but the position stays as it is: for records that nobody reads yet, prepared beside a writer.
 
-        A store that several processes may write to does this in one step with them: what they write in the meantime,
-        the position above all, is never undone.
+        It may write other keys than those it was given. What others write in the meantime, the position above all, is
+        never undone. Of many thousand records a kill may leave a part: prepare them in steps that can be repeated.
         """
-        position = self.position()
-        self.update(keys, lambda records: (change(records), position))
 
     @abstractmethod
     def position(self) -> bytes:
@@ -59,6 +67,14 @@ class OnlineStore(ABC):
     @abstractmethod
     def count(self) -> int:
         """Number of records."""
+
+    def about(self) -> str:
+        """What the store is and where, without secrets; asks the server, if there is one."""
+        return "embedded"
+
+    def problems(self) -> list[tuple[str, str]]:
+        """What is wrong with the server behind the store, each with its cure; an embedded store has none."""
+        return []
 
     @abstractmethod
     def sync(self) -> None:

@@ -22,8 +22,8 @@ from headrace.core.lmdb_env import (
     explain,
     release_environment,
 )
-from headrace.stores.online.base import OnlineStore
-from headrace.stores.online.checks import MAX_KEY_BYTES, check_keys, checked
+from headrace.stores.online.base import Change, OnlineStore, Record, Revision
+from headrace.stores.online.checks import MAX_KEY_BYTES, check_keys, checked, updated
 
 _POSITION: Final = b"\xff" * (MAX_KEY_BYTES + 1)
 """Sorts after every record's key, so appending loads and scans never meet it in between."""
@@ -90,33 +90,30 @@ class LmdbOnlineStore(OnlineStore):
             with _explained(shared):
                 shared.recover(failed)
 
-    def write(self, records: Sequence[tuple[bytes, bytes | None]], position: bytes) -> None:
+    def write(self, records: Sequence[Record], position: bytes) -> None:
         latest = checked(records)
         self._commit(lambda txn: _put(txn, latest, position))
 
-    def update(
-        self,
-        keys: Sequence[bytes],
-        change: Callable[[list[bytes | None]], tuple[Sequence[tuple[bytes, bytes | None]], bytes]],
-    ) -> None:
+    def update(self, keys: Sequence[bytes], change: Change) -> None:
         check_keys(keys)
 
         def renew(txn: lmdb.Transaction[bytes]) -> None:
-            get = txn.get
-            records, position = change([get(key) for key in keys])
-            _put(txn, checked(records), position)
+            # In key order each page is touched once, by reads and by writes.
+            get, order = txn.get, sorted(keys)
+            found = {key: get(key) for key in order}
+            records, position = change([found[key] for key in keys], get(_POSITION) or b"")
+            latest = updated(records, keys)
+            _put(txn, latest, position, [key for key in order if key in latest])
 
         self._commit(renew)
 
-    def revise(
-        self, keys: Sequence[bytes], change: Callable[[list[bytes | None]], Sequence[tuple[bytes, bytes | None]]]
-    ) -> None:
+    def revise(self, keys: Sequence[bytes], change: Revision) -> None:
         check_keys(keys)
 
         def renew(txn: lmdb.Transaction[bytes]) -> None:
             get = txn.get
             records = change([get(key) for key in keys])
-            _put(txn, checked(records), get(_POSITION))
+            _put(txn, checked(records), None)
 
         self._commit(renew)
 
@@ -162,9 +159,14 @@ class LmdbOnlineStore(OnlineStore):
             release_environment(shared)
 
 
-def _put(txn: lmdb.Transaction[bytes], latest: dict[bytes, bytes | None], position: bytes | None) -> None:
-    # In key order each page is touched once.
-    for key in sorted(latest):
+def _put(
+    txn: lmdb.Transaction[bytes],
+    latest: dict[bytes, bytes | None],
+    position: bytes | None,
+    order: Sequence[bytes] | None = None,
+) -> None:
+    """Write records in the order of their keys, which is `order` where it is known."""
+    for key in sorted(latest) if order is None else order:
         record = latest[key]
         if record is None:
             txn.delete(key)

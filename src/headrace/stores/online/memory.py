@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from headrace.core.errors import StoreError
-from headrace.stores.online.base import OnlineStore
-from headrace.stores.online.checks import checked
+from headrace.stores.online.base import Change, OnlineStore, Record, Revision
+from headrace.stores.online.checks import check_keys, checked, updated
 
 
 class MemoryOnlineStore(OnlineStore):
@@ -28,15 +28,22 @@ class MemoryOnlineStore(OnlineStore):
             held = self._held()
             return [held.get(key) for key in keys], self._position
 
-    def write(self, records: Sequence[tuple[bytes, bytes | None]], position: bytes) -> None:
+    def write(self, records: Sequence[Record], position: bytes) -> None:
         latest = checked(records)
         with self._lock:
             self._put(latest)
             self._position = position
 
-    def revise(
-        self, keys: Sequence[bytes], change: Callable[[list[bytes | None]], Sequence[tuple[bytes, bytes | None]]]
-    ) -> None:
+    def update(self, keys: Sequence[bytes], change: Change) -> None:
+        check_keys(keys)
+        with self._lock:
+            held = self._held()
+            records, position = change([held.get(key) for key in keys], self._position)
+            self._put(updated(records, keys))
+            self._position = position
+
+    def revise(self, keys: Sequence[bytes], change: Revision) -> None:
+        check_keys(keys)
         with self._lock:
             held = self._held()
             self._put(checked(change([held.get(key) for key in keys])))

@@ -1,0 +1,75 @@
+"""The way into the online store as a layer takes it: it waits while the store's server is away, and goes on after."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from headrace.core.errors import StoreError, StoreMoved, Unreachable
+
+if TYPE_CHECKING:
+    from headrace.app.wiring import Parts
+    from headrace.ingestion.materialize import OnlineIngest
+
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.1, 2.0
+_logger = logging.getLogger(__name__)
+
+
+class Ingesting:
+    """Steps of `OnlineIngest`, with a new one where the store was away or stands elsewhere than the last one left it.
+
+    Attributes:
+        problem: what it waits for; empty if all is well.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._worker: OnlineIngest | None = None
+        self._written = 0
+        self._pause_s, self._again_at = 0.0, 0.0
+        self.problem = ""
+        self._open()
+
+    def step(self) -> int:
+        """Apply what is waiting, a bounded piece of it; 0 if there is nothing, or the store does not take it now."""
+        if time.monotonic() < self._again_at:
+            return 0
+        worker = self._worker or self._open()
+        if worker is None:
+            return 0
+        before = worker.records_written
+        try:
+            done = worker.step()
+        except (Unreachable, StoreMoved) as error:
+            # What the last write did is known to the server alone: the next worker begins where the store stands.
+            self._worker = None
+            self._wait(error)
+            return 0
+        self._written += worker.records_written - before
+        if self.problem:
+            _logger.warning("the online store takes writes again")
+            self._pause_s, self.problem = 0.0, ""
+        return done
+
+    def _open(self) -> OnlineIngest | None:
+        try:
+            self._worker = self._parts.ingest()
+        except Unreachable as error:
+            self._wait(error)
+        return self._worker
+
+    def _wait(self, error: StoreError) -> None:
+        if not self.problem:
+            _logger.warning("waiting: %s", error)
+        self.problem = str(error)
+        self._pause_s = min(max(2 * self._pause_s, _FIRST_WAIT_S), _LONGEST_WAIT_S)
+        self._again_at = time.monotonic() + self._pause_s
+
+    def lag(self) -> int:
+        """Commits that the store does not reflect; 0 while it cannot say."""
+        return 0 if self._worker is None else self._worker.lag()
+
+    def counters(self) -> dict[str, float]:
+        """Totals since the start."""
+        return {"records_written": self._written, "online_store_waits": float(self._worker is None)}

@@ -1,0 +1,442 @@
+"""OnlineStore in Redis or Valkey: one server, a primary that Sentinel watches, or a cluster.
+
+All keys begin with `{prefix:s/S}`, the hash tag of shard s of S, so that a cluster keeps a shard together. Behind it
+stand `r` and a record's own key, `p` (the head: 16 bytes of a token, then the position), `c` (how many records there
+are), `v` (changes with each revision) and `n` (what the next write will bring, while it is under way).
+
+A write is a transaction that the server refuses if the head has changed since it was read (WATCH), so a writer that
+was overtaken while it slept writes nothing. With one shard that is all. With several, what the write brings to each is
+laid down there first; the transaction of shard 0 decides, and the others follow. Whoever finds a shard behind takes
+what lies ready in it: a reader to answer, the next writer to finish the write.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, Final
+
+import msgspec
+
+from headrace.core.errors import Unreachable
+from headrace.core.time import US_PER_SECOND
+from headrace.stores.online.base import Change, OnlineStore, Record, Revision
+from headrace.stores.online.checks import NOTE, check_keys, checked, updated
+from headrace.stores.online.redis_checks import problems, software
+from headrace.stores.online.redis_servers import Command, RedisServers, exchange, parse_address
+
+_TOKEN: Final = 16
+_AT_ONCE: Final = 1_000
+"""Keys that one command names: the server turns to others in between."""
+_REVISED_AT_ONCE: Final = 2_000
+_TRIES: Final = 50
+_PAUSE_S: Final = 0.005
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(tuple[bytes, int, list[bytes], list[bytes | None]]).decode
+# KEYS: revision, count, records. ARGV: the new revision, seconds to live, then per record what it was and what it
+# becomes, each behind a letter: "-" there is none, "+" it expires if others do, "=" it stays.
+_REVISE: Final = """
+local ttl, made = ARGV[2], 0
+for i = 3, #KEYS do
+  local was = redis.call('GET', KEYS[i])
+  local told = ARGV[2 * i - 3]
+  if was and was ~= string.sub(told, 2) or not was and told ~= '-' then return 0 end
+end
+for i = 3, #KEYS do
+  local new = ARGV[2 * i - 2]
+  local letter = string.sub(new, 1, 1)
+  if ARGV[2 * i - 3] ~= '-' then made = made - 1 end
+  if letter == '-' then redis.call('DEL', KEYS[i])
+  else
+    made = made + 1
+    if letter == '=' or ttl == '0' then redis.call('SET', KEYS[i], string.sub(new, 2))
+    else redis.call('SET', KEYS[i], string.sub(new, 2), 'EX', ttl) end
+  end
+end
+redis.call('SET', KEYS[1], ARGV[1])
+if made ~= 0 then redis.call('INCRBY', KEYS[2], made) end
+return 1
+"""
+
+
+class RedisOnlineStore(OnlineStore):
+    """The store at a URL (see `redis_servers.parse_address`); what `namespace` adds to its prefix keeps stores apart.
+
+    Opening it takes no connection. Every method raises Unreachable while the server does not answer, and
+    StoreError for what does not pass by itself. `count` is kept exactly, unless records expire: then it is counted.
+    """
+
+    at_once = 20_000
+
+    def __init__(self, url: str, *, namespace: str = "") -> None:
+        address = parse_address(url)
+        self.address = address
+        self._servers = RedisServers(address)
+        self._ttl_s = str(address.ttl_us // US_PER_SECOND).encode()
+        prefix = f"{address.prefix}:{namespace}" if namespace else address.prefix
+        self._shards = [_Shard(number, f"{{{prefix}:{number}/{address.shards}}}") for number in range(address.shards)]
+        self._pattern = f"{{{prefix}:*/{address.shards}}}r*"
+        self._newest = b""
+
+    def read(self, keys: Sequence[bytes]) -> tuple[list[bytes | None], bytes]:
+        if len(self._shards) > 1:
+            return self._read_spread(keys)
+        shard = self._shards[0]
+        records = shard.records
+        head, *found = self._servers.ask([(shard.tag, [(b"MGET", shard.head, *[records + key for key in keys])])])[0][0]
+        return found, b"" if head is None else head[_TOKEN:]
+
+    def _read_spread(self, keys: Sequence[bytes]) -> tuple[list[bytes | None], bytes]:
+        """`read` from several shards, whose heads agree unless a write is under way or a server has lost some."""
+        places = self._by_shard(keys) or {0: []}
+        shards = [self._shards[number] for number in places]
+        questions: list[tuple[bytes, list[Command]]] = [
+            (shard.tag, [(b"MGET", shard.head, *[shard.records + keys[i] for i in at])])
+            for shard, at in zip(shards, places.values(), strict=True)
+        ]
+        for turn in range(_TRIES):
+            answers = [reply[0] for reply in self._servers.ask(questions)]
+            heads = [answer[0] or b"" for answer in answers]
+            newest = max(heads, key=_age)
+            if len(self._newest) and _age(newest) < _age(self._newest) and turn < _TRIES - 1:
+                newest = self._newest
+            found: list[bytes | None] = [None] * len(keys)
+            for answer, at in zip(answers, places.values(), strict=True):
+                for i, record in zip(at, answer[1:], strict=True):
+                    found[i] = record
+            if self._catch_up(shards, list(places.values()), heads, newest, keys, found):
+                self._newest = max(self._newest, newest, key=_age)
+                return found, newest[_TOKEN:]
+            if turn > 2:
+                time.sleep(_PAUSE_S)
+            if turn == _TRIES // 2:
+                self._newest = b""  # the servers may have fallen back behind what was read before
+        raise Unreachable(
+            f"the servers at {self.address.shown} have lost different parts of what was written last: ingestion brings "
+            "them level again when it runs"
+        )
+
+    def _catch_up(
+        self,
+        shards: Sequence[_Shard],
+        places: Sequence[Sequence[int]],
+        heads: Sequence[bytes],
+        newest: bytes,
+        keys: Sequence[bytes],
+        found: list[bytes | None],
+    ) -> bool:
+        """Bring what was read of shards that lag behind `newest` up to it with what lies ready there; False if not."""
+        behind = [i for i, head in enumerate(heads) if head != newest]
+        if not behind:
+            return True
+        ready = self._servers.ask([(shards[i].tag, [(b"GET", shards[i].next)]) for i in behind])
+        for i, (data,) in zip(behind, ready, strict=True):
+            head, _, names, records = _decode(data) if data is not None else (b"", 0, [], [])
+            if head != newest:
+                return False
+            fresh = dict(zip(names, records, strict=True))
+            for place in places[i]:
+                if keys[place] in fresh:
+                    found[place] = fresh[keys[place]]
+        return True
+
+    def write(self, records: Sequence[Record], position: bytes) -> None:
+        latest = checked(records)
+        self.update(list(latest), lambda found, before: (list(latest.items()), position))
+
+    def update(self, keys: Sequence[bytes], change: Change) -> None:
+        check_keys(keys)
+        for _ in range(_TRIES):
+            with self._session() as session:
+                if session.commit(keys, change):
+                    return
+        raise Unreachable(f"others keep writing to the online store at {self.address.shown}: stop one writer")
+
+    def revise(self, keys: Sequence[bytes], change: Revision) -> None:
+        check_keys(keys)
+        for _ in range(_TRIES):
+            before = dict(zip(keys, self._records(keys), strict=True))
+            latest = checked(change([before[key] for key in keys]))
+            unread = [key for key in latest if key not in before]
+            before.update(zip(unread, self._records(unread), strict=True))
+            if self._revised(before, latest):
+                return
+        raise Unreachable(f"others keep writing the same records at {self.address.shown}: stop one of them")
+
+    def _revised(self, before: dict[bytes, bytes | None], latest: dict[bytes, bytes | None]) -> bool:
+        """Replace records, some thousands at a time; False if others have changed one that was to be replaced."""
+        order = sorted(latest)
+        for number, at in self._by_shard(order).items():
+            shard = self._shards[number]
+            for first in range(0, len(at), _REVISED_AT_ONCE):
+                some = [order[i] for i in at[first : first + _REVISED_AT_ONCE]]
+                pairs: list[bytes] = []
+                for key in some:
+                    pairs += [_marked(key, before[key]), _marked(key, latest[key])]
+                names = [shard.revision, shard.count, *[shard.records + key for key in some]]
+                command = (b"EVAL", _REVISE, len(names), *names, os.urandom(8), self._ttl_s, *pairs)
+                # Not to be asked twice: if it was done and the answer lost, the second would find it done by others.
+                with self._session() as session:
+                    if session.ask([(shard, [command])])[0] != [1]:
+                        return False
+                before.update({key: latest[key] for key in some})
+        return True
+
+    def _records(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        found: list[bytes | None] = [None] * len(keys)
+        for number, at in self._by_shard(keys).items():
+            shard = self._shards[number]
+            names = [shard.records + keys[i] for i in at]
+            for i, record in zip(at, _joined(self._servers.ask([(shard.tag, _gets(names))])[0]), strict=True):
+                found[i] = record
+        return found
+
+    def _by_shard(self, keys: Sequence[bytes]) -> dict[int, list[int]]:
+        """Which of the keys lie in each shard: those of one entity in one, for the last eight bytes are the version."""
+        count = len(self._shards)
+        if count == 1:
+            return {0: list(range(len(keys)))}
+        places: dict[int, list[int]] = {}
+        for i, key in enumerate(keys):
+            places.setdefault(zlib.crc32(key[:-8] or key) % count, []).append(i)
+        return places
+
+    def position(self) -> bytes:
+        for turn in range(_TRIES):
+            replies = self._servers.ask([(shard.tag, [(b"GET", shard.head)]) for shard in self._shards])
+            heads = [head or b"" for (head,) in replies]
+            newest = max(heads, key=_age)
+            if self._catch_up(self._shards, [()] * len(heads), heads, newest, (), []):
+                return newest[_TOKEN:]
+            time.sleep(_PAUSE_S if turn else 0)
+        return min(heads, key=_age)[_TOKEN:]
+
+    def scan(self) -> Iterator[tuple[bytes, bytes]]:
+        """See the port. The server is asked in small pieces; if it is written to meanwhile, from the start again."""
+        for _ in range(5):
+            before = self._marks()
+            names = sorted({(key.partition(b"}r")[2], key) for key in self._names()})
+            found: list[bytes | None] = []
+            for first in range(0, len(names), _AT_ONCE):
+                found += self._records([key for key, _ in names[first : first + _AT_ONCE]])
+            if self._marks() == before:
+                for (key, _), record in zip(names, found, strict=True):
+                    if record is not None:
+                        yield key, record
+                return
+        raise Unreachable(f"the online store at {self.address.shown} is being written to: scan it when it rests")
+
+    def _marks(self) -> list[list[Any]]:
+        return self._servers.ask([(s.tag, [(b"MGET", s.head, s.revision)]) for s in self._shards])
+
+    def _names(self) -> Iterator[bytes]:
+        """Names of all records; some may come twice."""
+
+        def page(pool: Any, cursor: bytes) -> tuple[bytes, list[bytes]]:
+            connection = pool.get_connection()
+            try:
+                found = exchange([(connection, [(b"SCAN", cursor, b"MATCH", self._pattern, b"COUNT", _AT_ONCE)])])
+            except BaseException:
+                connection.disconnect()
+                raise
+            finally:
+                pool.release(connection)
+            after, names = found[0][0]
+            return after, names
+
+        for pool in self._servers.explained(self._servers.pools):
+            cursor = b"0"
+            while True:
+                cursor, names = self._servers.explained(lambda pool=pool, cursor=cursor: page(pool, cursor))  # type: ignore[misc]
+                yield from names
+                if cursor == b"0":
+                    break
+
+    def count(self) -> int:
+        if self.address.ttl_us:
+            return len(set(self._names()))
+        replies = self._servers.ask([(shard.tag, [(b"GET", shard.count)]) for shard in self._shards])
+        return sum(int(count or 0) for (count,) in replies)
+
+    def problems(self) -> list[tuple[str, str]]:
+        return self._servers.explained(lambda: problems(self._servers))
+
+    def about(self) -> str:
+        return f"{self._servers.explained(lambda: software(self._servers))} at {self.address.shown}"
+
+    def sync(self) -> None:
+        """Nothing to do here: what survives power loss is the server's setting (`appendonly`), and the feature log
+        brings back the rest."""
+
+    def close(self) -> None:
+        self._servers.close()
+
+    @contextmanager
+    def _session(self) -> Iterator[_Session]:
+        with ExitStack() as stack:
+            yield _Session(self, stack)
+
+
+class _Shard:
+    """The names of a shard's keys."""
+
+    def __init__(self, number: int, tag: str) -> None:
+        self.number, self.tag = number, tag.encode()
+        self.records, self.head, self.count, self.revision, self.next = [
+            self.tag + letter for letter in (b"r", b"p", b"c", b"v", b"n")
+        ]
+
+
+class _Session:
+    """Connections of one write, one per shard: what they watch is theirs alone."""
+
+    def __init__(self, store: RedisOnlineStore, stack: ExitStack) -> None:
+        self._store = store
+        self._stack = stack
+        self._connections: dict[int, Any] = {}
+
+    def ask(self, questions: Sequence[tuple[_Shard, Sequence[Command]]]) -> list[list[Any]]:
+        """The replies to the commands for each shard; nothing is asked twice."""
+        return self._store._servers.explained(
+            lambda: exchange([(self._connection(shard), commands) for shard, commands in questions])
+        )
+
+    def _connection(self, shard: _Shard) -> Any:
+        found = self._connections.get(shard.number)
+        if found is None:
+            pool = self._store._servers.pool(shard.tag)
+            found = self._connections[shard.number] = pool.get_connection()
+            self._stack.push(lambda kind, *_: self._give_back(pool, found, broken=kind is not None))
+        return found
+
+    def _give_back(self, pool: Any, connection: Any, *, broken: bool) -> None:
+        if broken:
+            connection.disconnect()  # it may be watching, or owe a reply
+        pool.release(connection)
+
+    def commit(self, keys: Sequence[bytes], change: Change) -> bool:
+        """Write what `change` makes of the records; False if others wrote meanwhile and nothing was done."""
+        store = self._store
+        places = store._by_shard(keys)
+        for shard in store._shards:
+            places.setdefault(shard.number, [])
+        questions: list[tuple[_Shard, list[Command]]] = []
+        for shard in store._shards:
+            names = [shard.records + keys[i] for i in places[shard.number]]
+            watch: list[Command] = [(b"WATCH", shard.head, shard.revision), (b"GET", shard.head)]
+            questions.append((shard, watch + _gets(names)))
+        found: list[bytes | None] = [None] * len(keys)
+        heads: list[bytes] = []
+        for (shard, _), (_, head, *pages) in zip(questions, self.ask(questions), strict=True):
+            heads.append(head or b"")
+            for i, record in zip(places[shard.number], _joined(pages), strict=True):
+                found[i] = record
+        if len(heads) > 1 and self._finish(heads):
+            return False
+        newest, oldest = max(heads, key=_age), min(heads, key=_age)
+        changed, position = change(found, oldest[_TOKEN:])
+        latest = updated(changed, keys)
+        count = int.from_bytes(newest[:8], "big") + 1
+        return self._write(keys, found, latest, count.to_bytes(8, "big") + os.urandom(8) + position)
+
+    def _write(
+        self, keys: Sequence[bytes], found: list[bytes | None], latest: dict[bytes, bytes | None], head: bytes
+    ) -> bool:
+        shards, written = self._store._shards, list(latest)
+        if written != keys:
+            before = dict(zip(keys, found, strict=True))
+            found = [before[key] for key in written]
+        records = list(latest.values())
+        made = found.count(None) - records.count(None)
+        parts: list[tuple[int, list[bytes], list[bytes | None]]] = [(made, written, records)]
+        if len(shards) > 1:
+            places = self._store._by_shard(written)
+            parts = []
+            for shard in shards:
+                at = places.get(shard.number, ())
+                mine = [records[i] for i in at]
+                parts.append(([found[i] for i in at].count(None) - mine.count(None), [written[i] for i in at], mine))
+            ready = [
+                (shard, [(b"SET", shard.next, _encode((head, *part)))])
+                for shard, part in zip(shards, parts, strict=True)
+            ]
+            self.ask(ready[1:])
+        todo = [(shard, self._transaction(shard, head, *part)) for shard, part in zip(shards, parts, strict=True)]
+        ((*_, decided),) = self.ask(todo[:1])
+        if decided is None:
+            return False
+        if len(todo) > 1 and any(replies[-1] is None for replies in self.ask(todo[1:])):
+            self._level()
+        return True
+
+    def _transaction(
+        self, shard: _Shard, head: bytes, made: int, keys: Sequence[bytes], records: Sequence[bytes | None]
+    ) -> list[Command]:
+        """What brings a shard to `head`, if it is as it was when it began to be watched; `made` is by how many records
+        it grows."""
+        ttl, names = self._store._ttl_s, [shard.records + key for key in keys]
+        commands: list[Command] = [(b"MULTI",)]
+        if None in records or ttl != b"0":
+            gone = [name for name, record in zip(names, records, strict=True) if record is None]
+            commands += [(b"DEL", *gone[first : first + _AT_ONCE]) for first in range(0, len(gone), _AT_ONCE)]
+            for key, name, record in zip(keys, names, records, strict=True):
+                if record is not None:
+                    lasting = ttl == b"0" or key.startswith(NOTE)
+                    commands.append((b"SET", name, record) if lasting else (b"SET", name, record, b"EX", ttl))
+        else:
+            pairs: list[Any] = [None] * (2 * len(names))
+            pairs[::2], pairs[1::2] = names, records
+            commands += [
+                (b"MSET", *pairs[first : first + 2 * _AT_ONCE]) for first in range(0, len(pairs), 2 * _AT_ONCE)
+            ]
+        if made:
+            commands.append((b"INCRBY", shard.count, made))
+        commands.append((b"SET", shard.head, head))
+        if shard.number:
+            commands.append((b"DEL", shard.next))
+        return [*commands, (b"EXEC",)]
+
+    def _finish(self, heads: Sequence[bytes]) -> bool:
+        """Complete a write that shard 0 has and others lack; False if there is none. The shards are being watched."""
+        shards, newest = self._store._shards, heads[0]
+        behind = [shard for shard, head in zip(shards, heads, strict=True) if head != newest]
+        if not behind or newest != max(heads, key=_age):
+            return False
+        todo: list[tuple[_Shard, list[Command]]] = []
+        for shard, (data,) in zip(behind, self.ask([(shard, [(b"GET", shard.next)]) for shard in behind]), strict=True):
+            if data is not None:
+                head, made, keys, records = _decode(data)
+                if head == newest:
+                    todo.append((shard, self._transaction(shard, head, made, keys, records)))
+        self.ask(todo)
+        return bool(todo)
+
+    def _level(self) -> None:
+        """Complete a write of which a shard was touched by a revision just then."""
+        for _ in range(_TRIES):
+            shards = self._store._shards
+            watch = [(shard, [(b"WATCH", shard.head, shard.revision), (b"GET", shard.head)]) for shard in shards]
+            heads = [head or b"" for _, head in self.ask(watch)]
+            if not self._finish(heads):
+                self.ask([(shard, [(b"UNWATCH",)]) for shard in shards])
+                return
+
+
+def _gets(names: Sequence[bytes]) -> list[Command]:
+    return [(b"MGET", *names[first : first + _AT_ONCE]) for first in range(0, len(names), _AT_ONCE)]
+
+
+def _joined(pages: Sequence[list[bytes | None]]) -> list[bytes | None]:
+    return [record for page in pages for record in page]
+
+
+def _marked(key: bytes, record: bytes | None) -> bytes:
+    return b"-" if record is None else (b"=" if key.startswith(NOTE) else b"+") + record
+
+
+def _age(head: bytes) -> bytes:
+    """Orders heads: the number of the write."""
+    return head[:8]
