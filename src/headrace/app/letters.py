@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from headrace.app.locks import FolderLock
+from headrace.app.users import os_user
 from headrace.ingestion.letter_records import Chosen, Letter, LetterCount, Listing, Replayed
 from headrace.ingestion.letters import DeadLetters
 
 if TYPE_CHECKING:
     from headrace.app.wiring import Parts
 
-__all__ = ["Chosen", "ChosenLetters", "Letter", "LetterCount", "Replayed", "letters_of", "os_user"]
+__all__ = ["Chosen", "ChosenLetters", "Letter", "LetterCount", "Replayed", "letters_of"]
 
 
 def letters_of(parts: Parts) -> DeadLetters:
@@ -26,26 +26,22 @@ def letters_of(parts: Parts) -> DeadLetters:
     )  # fmt: skip
 
 
-def os_user() -> str:
-    """Who runs this process."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "unknown"
-
-
 class ChosenLetters:
     """The dead letters that a condition holds for; `Project.dead_letters` makes it.
 
-    Iterating gives the newest of them, `limit` at most, as they were when this was made; `len` is how many there are.
+    Iterating gives the newest of them, `limit` at most, as they were when first looked at; `len` is how many there are.
     Actions choose anew: they act on what the condition holds for when they are called.
     """
 
     def __init__(self, letters: DeadLetters, chosen: Chosen, limit: int, settle: Callable[[], object]) -> None:
         self._letters = letters
         self._chosen = chosen
+        self._limit = limit
         self._settle = settle
-        self._found: Listing = letters.find(chosen, limit=limit)
+
+    @cached_property
+    def _found(self) -> Listing:
+        return self._letters.find(self._chosen, limit=self._limit)
 
     @property
     def counts(self) -> list[LetterCount]:

@@ -14,6 +14,7 @@ from headrace.app.clock import SystemClock
 from headrace.app.kept import rolled_back_to
 from headrace.app.rows import request_columns
 from headrace.app.times import Time, given_us
+from headrace.app.users import os_user
 from headrace.core.errors import NotFound, PlanError, TrainingError
 from headrace.core.positions import Position
 from headrace.core.time import Clock, to_iso
@@ -302,4 +303,3 @@ def _answers(scored: Scored) -> list[Answer]:
         )
         for row in range(len(scored))
     ]  # fmt: skip
-

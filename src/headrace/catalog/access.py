@@ -192,7 +192,9 @@ def token_id(token: bytes) -> str | None:
     return parts[1].decode("latin-1")
 
 
-def _changed(connection: sa.Connection, now_us: int, who: str, action: str, name: str, detail: Mapping[str, Any]) -> None:
+def _changed(
+    connection: sa.Connection, now_us: int, who: str, action: str, name: str, detail: Mapping[str, Any]
+) -> None:
     _logged(connection, now_us, who, action, name, detail)
     number = _generation(connection) + 1
     table = tables.settings

@@ -136,7 +136,7 @@ class TransactionalWriter:
                 self._finish(lambda: producer.abort_transaction(_CALL_S))
             except KafkaException:
                 self._producer = None
-            if not _passing(final) and not cause.txn_requires_abort() or final.code() in _TOO_LARGE:
+            if (not _passing(final) and not cause.txn_requires_abort()) or final.code() in _TOO_LARGE:
                 raise LogError(
                     f"nothing was appended: Kafka at {self._cluster.address.servers} refused it: {final.str()}; "
                     f"append less at once, or raise max.message.bytes of the topic"

@@ -49,7 +49,6 @@ MENDS: Final = "@mends"
 """Column of a block beside the fields of its stream: the letter that a row mends. No field can have this name."""
 
 _FORMAT = 1
-_AT_ONCE = 1_000
 _READ = 10_000
 _SHOWN = 20
 _NO_FIELDS = Schema(UNKNOWN_TOPIC, (), None)
@@ -61,7 +60,7 @@ class DeadLetters:
 
     Letters are read from the feature log and, for events of no declared stream, from the log of raw events. `lock`
     gives a context in which no other process acts on letters; `acted` is told who, what, on what, and details, after
-    each action. Thread-safe as far as `lock` is.
+    each action. `at_once` letters go into one append. Thread-safe as far as `lock` is.
     """
 
     def __init__(
@@ -72,7 +71,9 @@ class DeadLetters:
         streams: Mapping[str, StreamPlan],
         clock: Clock,
         lock: Callable[[], AbstractContextManager[object]],
-        acted: Callable[[str, str, str, dict[str, Any]], None] | None = None,
+        acted: Callable[[str, str, str, dict[str, Any]], object] | None = None,
+        *,
+        at_once: int = 1_000,
     ) -> None:
         self._features = features
         self._raw = raw
@@ -81,6 +82,7 @@ class DeadLetters:
         self._clock = clock
         self._lock = lock
         self._acted = acted
+        self._at_once = at_once
         self._marks: dict[Place, tuple[Action, Span | None]] = {}
         self._seen = 0
 
@@ -100,11 +102,11 @@ class DeadLetters:
         groups = [LetterCount(*group, count) for group, count in counts.most_common(_SHOWN)]
         return Listing(counts.total(), [self._letter(one) for one in newest[:limit]], groups)
 
-    def count_open(self) -> int:
-        """How many letters nothing was done with yet; reads none of them."""
+    def count(self) -> tuple[int, int]:
+        """How many letters there are, and with how many nothing was done yet; reads none of them."""
         self._refresh()
         known = sum(log.end(topic, 0) - log.begin(topic, 0) for log, topic in self._topics())
-        return max(known - len(self._marks), 0)
+        return known, max(known - len(self._marks), 0)
 
     def get(self, letter: str) -> Letter:
         """One letter by its id, with where its new event stands; raises NotFound."""
@@ -139,7 +141,7 @@ class DeadLetters:
         with self._lock():
             self._refresh()
             waiting = (one for one in self._chosen(asked) if self._may_publish(one, named=bool(asked.letters)))
-            for batch in _in_batches(waiting, _AT_ONCE):
+            for batch in _in_batches(waiting, self._at_once):
                 events: list[tuple[Place, str, Any]] = []
                 misfits: list[Refit] = []
                 for letter in batch:
@@ -218,7 +220,7 @@ class DeadLetters:
         total = 0
         with self._lock():
             self._refresh()
-            for batch in _in_batches(self._chosen(msgspec.structs.replace(chosen, state="open")), _AT_ONCE):
+            for batch in _in_batches(self._chosen(msgspec.structs.replace(chosen, state="open")), self._at_once):
                 places = [_place_of(letter) for letter in batch]
                 self._act([], Action(_FORMAT, "drop", self._clock.now_us(), who, why, dropped=places))
                 total += len(places)
