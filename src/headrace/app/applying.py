@@ -14,6 +14,7 @@ from headrace.app.heartbeats import LAYERS
 from headrace.app.kept import keep, kept_streams, needs_of, plan_keeping, remember_views
 from headrace.app.locks import holder_of, layers_at_rest
 from headrace.app.scheduled import applied_schedule, apply_schedule, declared_schedule
+from headrace.app.users import os_user
 from headrace.app.widening import largest_number
 from headrace.core.errors import PlanError
 from headrace.features.plan import ProjectPlan
@@ -75,7 +76,7 @@ def _apply(
     def change() -> None:
         forget_empty_streams(current, catalog, parts.has_events)
         remember_views(declared, catalog)
-        catalog.apply(current.records, generation=current.generation)
+        catalog.apply(current.records, generation=current.generation, who=os_user())
 
     if not current:
         change()

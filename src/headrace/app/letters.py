@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from headrace.app.locks import FolderLock
 from headrace.app.users import os_user
-from headrace.ingestion.letter_records import Chosen, Letter, LetterCount, Listing, Replayed
+from headrace.engines.stream.letters import Chosen, Letter, LetterCount, Listing, Replayed
 from headrace.ingestion.letters import DeadLetters
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ from headrace.app.rows import Row, as_mapping, is_record, python_value, python_v
 from headrace.app.schedules import sources_of
 from headrace.app.settings import Settings, load_settings
 from headrace.app.times import Time, given_us
+from headrace.app.users import os_user
 from headrace.app.wiring import Parts
 from headrace.core.errors import ConfigError, PlanError, SchemaError
 from headrace.core.time import Clock
@@ -252,6 +253,7 @@ class Project(Names):
 
             given = as_table(given, name)
         report = self._batch.put_rows(self.definition_plan.tables[name], given)
+        self.parts.catalog.changes.add(os_user(), "put", name, {"rows": report.appended})
         self.settle(wait=False)
         return report
 

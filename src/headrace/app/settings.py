@@ -35,7 +35,8 @@ class Settings:
         state: folder of the embedded parts.
         log, online, offline, catalog, models: part addresses, a URL or "embedded".
         kafka: options of the Kafka client (`security.protocol`, `sasl.*`, `ssl.*`, …) beside those of the URL.
-        host, port: where the HTTP API listens.
+        host, port: where the HTTP API listens; other addresses than this machine's own need a key to be made first.
+        tls_cert, tls_key, tls_key_password: PEM files with which the HTTP API speaks TLS, relative to the folder.
         sync: event appends survive power loss before they return.
         partitions: partitions of a newly made raw topic.
         horizon_s: as-of horizon of the online store in seconds.
@@ -58,6 +59,9 @@ class Settings:
     models: str = "embedded"
     host: str = "127.0.0.1"
     port: int = 8321
+    tls_cert: str = ""
+    tls_key: str = ""
+    tls_key_password: str = field(default="", repr=False)
     sync: bool = True
     partitions: int = 1
     horizon_s: int = 600
@@ -81,7 +85,8 @@ SCHEMES: Mapping[str, tuple[str, ...]] = {
     "models": (),
 }
 """The parts, and the schemes of the addresses that each takes beside "embedded"."""
-_PLAIN = (*SCHEMES, "host", "port", "sync", "partitions", "horizon_s", "history_mb", "owner", "state")
+_TLS = ("tls_cert", "tls_key", "tls_key_password")
+_PLAIN = (*SCHEMES, "host", "port", *_TLS, "sync", "partitions", "horizon_s", "history_mb", "owner", "state")
 
 
 def find_folder(start: Path | None = None) -> Path:

@@ -4,72 +4,23 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import hmac
 import secrets
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 import sqlalchemy as sa
 
 from headrace.catalog import tables
 from headrace.catalog.database import Database
+from headrace.catalog.records import SCOPES, ApiKey, LoggedChange
 from headrace.core.errors import ConfigError, NotFound
 from headrace.core.time import Clock
-
-SCOPES: Final = ("publish", "read", "score", "label", "admin")
-"""What a key may be for."""
 
 _PREFIX = "hr"
 _ID_BYTES, _SECRET_BYTES = 5, 32
 _GENERATION = "keys.generation"
 _encode = msgspec.json.Encoder().encode
-
-
-class ApiKey(msgspec.Struct, frozen=True):
-    """A key as the catalog holds it: everything but its secret.
-
-    Attributes:
-        id: part of the token, not secret.
-        digest: SHA-256 of the whole token, hex. The secret has 256 random bits, so no one can guess a token of a given
-            digest, and a slow or salted hash, which is for passwords that people choose, would only cost time.
-        scopes: of `SCOPES`; a key without any may only see that the service is there, its figures and its description.
-        reads: groups, tables and views that it may read; None is all.
-        rate, burst: requests a second, and how many may come at once; None is no limit.
-    """
-
-    id: str
-    name: str
-    digest: str
-    scopes: tuple[str, ...]
-    reads: tuple[str, ...] | None
-    rate: float | None
-    burst: int | None
-    created_us: int
-    created_by: str
-    expires_us: int | None = None
-    revoked_us: int | None = None
-
-    def fits(self, token: bytes) -> bool:
-        """True if this is the key of a token; takes the same time whatever the token is."""
-        return hmac.compare_digest(hashlib.sha256(token).hexdigest(), self.digest)
-
-    def state(self, now_us: int) -> str:
-        """live, expired or revoked."""
-        if self.revoked_us is not None:
-            return "revoked"
-        return "expired" if self.expires_us is not None and now_us >= self.expires_us else "live"
-
-
-class LoggedChange(msgspec.Struct, frozen=True):
-    """One line of the log of changes: who (an OS user, "key NAME" or a layer) did what to what; `detail` is JSON."""
-
-    id: int
-    at_us: int
-    who: str
-    action: str
-    subject: str
-    detail: dict[str, Any]
 
 
 class ChangeTable:
@@ -82,7 +33,7 @@ class ChangeTable:
     def add(self, who: str, action: str, subject: str, detail: Mapping[str, Any] | None = None) -> int:
         """Write one line; returns its number."""
         with self._database.write() as connection:
-            return _logged(connection, self._clock.now_us(), who, action, subject, detail or {})
+            return log_change(connection, self._clock.now_us(), who, action, subject, detail or {})
 
     def list(
         self,
@@ -184,18 +135,10 @@ class KeyTable:
             return _generation(connection)
 
 
-def token_id(token: bytes) -> str | None:
-    """The id in a token; None if it has not the form of one."""
-    parts = token.split(b"_", 2)
-    if len(parts) != 3 or parts[0] != b"hr" or not 8 <= len(parts[1]) <= 16 or len(token) > 200:
-        return None
-    return parts[1].decode("latin-1")
-
-
 def _changed(
     connection: sa.Connection, now_us: int, who: str, action: str, name: str, detail: Mapping[str, Any]
 ) -> None:
-    _logged(connection, now_us, who, action, name, detail)
+    log_change(connection, now_us, who, action, name, detail)
     number = _generation(connection) + 1
     table = tables.settings
     done = connection.execute(table.update().where(table.c.name == _GENERATION).values(value=str(number)))
@@ -220,9 +163,10 @@ def _keys(connection: sa.Connection) -> list[ApiKey]:
     return found
 
 
-def _logged(
+def log_change(
     connection: sa.Connection, now_us: int, who: str, action: str, subject: str, detail: Mapping[str, Any]
 ) -> int:
+    """Write one line of the log of changes within a writing transaction; returns its number."""
     table = tables.change_log
     # There is one writer at a time, so the next number is nobody else's.
     number = int(connection.execute(sa.select(sa.func.max(table.c.id))).scalar() or 0) + 1

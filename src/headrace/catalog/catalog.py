@@ -11,7 +11,7 @@ import msgspec
 import sqlalchemy as sa
 
 from headrace.catalog import tables
-from headrace.catalog.access import ChangeTable, KeyTable
+from headrace.catalog.access import ChangeTable, KeyTable, log_change
 from headrace.catalog.database import Database
 from headrace.catalog.models import ModelTables
 from headrace.catalog.records import (
@@ -70,10 +70,13 @@ class Catalog:
         """How many times `apply` has changed the definitions."""
         return int(self.setting(_GENERATION, 0))
 
-    def apply(self, records: Sequence[DefinitionRecord], *, generation: int | None = None) -> list[DefinitionChange]:
+    def apply(
+        self, records: Sequence[DefinitionRecord], *, generation: int | None = None, who: str | None = None
+    ) -> list[DefinitionChange]:
         """Make these the active definitions, all of them: what is not among them is removed (kept, inactive).
 
-        With `generation`, the one that the caller decided upon, PlanError if another process has applied since then.
+        `who` is for the log of changes, which is written with it. With `generation`, the one that the caller decided
+        upon, PlanError if another process has applied since then.
         """
         now_us = self._clock.now_us()
         table = tables.definitions
@@ -96,6 +99,8 @@ class Catalog:
                 connection.execute(table.insert(), rows)
             if rows or gone:
                 _put(connection, tables.settings, "name", _GENERATION, {"value": _json(found + 1)})
+                told = [f"{c.change} {c.kind} {c.name}" for c in changes if c.change != "unchanged"]
+                log_change(connection, now_us, who or "unknown", "apply", "definitions", {"changes": told})
         return changes
 
     def definitions(self, kind: str | None = None, *, active: bool = True) -> list[Definition]:

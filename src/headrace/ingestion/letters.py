@@ -23,9 +23,7 @@ from headrace.core.events import EventBlock, decode_block
 from headrace.core.schema import DType, Field, Schema
 from headrace.core.time import Clock, format_duration, to_iso
 from headrace.engines.stream.commits import DEAD_LETTERS, DeadLetter, decode_dead_letters
-from headrace.eventlog.base import Append, EventLog
-from headrace.features.plan import StreamPlan
-from headrace.ingestion.letter_records import (
+from headrace.engines.stream.letters import (
     KINDS,
     Action,
     Chosen,
@@ -41,6 +39,8 @@ from headrace.ingestion.letter_records import (
     letter_id,
     place_of_id,
 )
+from headrace.eventlog.base import Append, EventLog
+from headrace.features.plan import StreamPlan
 from headrace.ingestion.publisher import UNKNOWN_TOPIC, Publisher
 
 ACTIONS: Final = "_dead_letters"
