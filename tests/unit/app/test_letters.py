@@ -212,5 +212,3 @@ def test_many_letters_of_several_partitions_go_in_many_appends(tmp_path: Path, c
         assert all(mark is not None and mark.published is not None for mark in where.values())
         counts = [project.get("spend", user=f"u{i}").n["7d"] for i in range(40)]
         assert sum(counts) == 2500
-
-
