@@ -33,15 +33,18 @@ class ChosenLetters:
     Actions choose anew: they act on what the condition holds for when they are called.
     """
 
-    def __init__(self, letters: DeadLetters, chosen: Chosen, limit: int, settle: Callable[[], object]) -> None:
+    def __init__(
+        self, letters: DeadLetters, chosen: Chosen, limit: int, settle: Callable[[], object], personal: bool
+    ) -> None:
         self._letters = letters
         self._chosen = chosen
         self._limit = limit
         self._settle = settle
+        self._personal = personal
 
     @cached_property
     def _found(self) -> Listing:
-        return self._letters.find(self._chosen, limit=self._limit)
+        return self._letters.find(self._chosen, limit=self._limit, personal=self._personal)
 
     @property
     def counts(self) -> list[LetterCount]:
@@ -59,13 +62,15 @@ class ChosenLetters:
 
     def get(self, letter: str) -> Letter:
         """One letter by its id, whatever was chosen, with where its new event stands. Raises NotFound."""
-        return self._letters.get(letter)
+        return self._letters.get(letter, personal=self._personal)
 
     def replay(
         self, *, why: str = "", dry_run: bool = False, progress: Callable[[int], object] | None = None
     ) -> Replayed:
         """Publish those again that fit the definitions of today, each once for good; the others stay open."""
-        done = self._letters.replay(self._chosen, who=os_user(), why=why, dry_run=dry_run, progress=progress)
+        done = self._letters.replay(
+            self._chosen, who=os_user(), why=why, dry_run=dry_run, progress=progress, personal=self._personal
+        )
         if done.published and not dry_run:
             self._settle()
         return done
@@ -85,14 +90,14 @@ class ChosenLetters:
         Raises SchemaError naming the field if it does not fit either, or if the letter was published before.
         """
         fixed = self._letters.fix(
-            letter, changes, who=os_user(), why=why, remove=remove, event=event, stream=stream
+            letter, changes, who=os_user(), why=why, remove=remove, event=event, stream=stream, personal=self._personal
         )  # fmt: skip
         self._settle()
         return fixed
 
     def drop(self, *, why: str) -> int:
         """Mark the open ones among them as dropped, with the reason; returns how many. They are not erased."""
-        return self._letters.drop(self._chosen, who=os_user(), why=why)
+        return self._letters.drop(self._chosen, who=os_user(), why=why, personal=self._personal)
 
 
 @contextmanager

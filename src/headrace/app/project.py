@@ -428,11 +428,13 @@ class Project(Names):
         state: str = "open",
         letters: Sequence[str] = (),
         limit: int = 100,
+        personal: bool = False,
     ) -> ChosenLetters:
         """Events that were set aside: of a stream, with a field at fault, a part of the reason, a time of arrival, or
         named one by one by their ids.
 
         `state`: open, replayed, fixed, dropped or all. The answer lists them, publishes them again, corrects, drops.
+        Values of personal fields are shown with `personal` only.
         """
         from headrace.app.letters import Chosen, ChosenLetters, letters_of
 
@@ -440,7 +442,7 @@ class Project(Names):
         name = None if stream is None else self._stream_name(stream)
         since_us, until_us = given_us(since, "since"), given_us(until, "until")
         chosen = Chosen(tuple(letters), name, field, reason, since_us, until_us, state)
-        return ChosenLetters(letters_of(self.parts), chosen, limit, lambda: self.settle(wait=False))
+        return ChosenLetters(letters_of(self.parts), chosen, limit, lambda: self.settle(wait=False), personal)
 
     # -- models -----------------------------------------------------------------------------------------------------
 
@@ -493,12 +495,13 @@ class Project(Names):
 
         Of a model also how much each column tells about the label, as far as it could be known at the request's time.
         """
-        from headrace.app.statistics import compute_statistics
+        from headrace.app.statistics import compute_statistics, personal_columns
 
         model, view = self._model_or_none(what), self._view(what)
         rows = self.history(view.name if model is None else model.name, since=since, until=until)
         name = view.name if model is None else model.name
-        return compute_statistics(name, view.version, rows, self.clock.now_us(), self.parts.catalog)
+        personal = personal_columns(view, self.definition_plan)
+        return compute_statistics(name, view.version, rows, self.clock.now_us(), self.parts.catalog, personal)
 
     def status(self) -> ProjectStatus:
         """What runs, how far it is, and what is wrong."""

@@ -195,6 +195,7 @@ def _streams(parts: Parts) -> list[StreamStatus]:
 def _dead_letters(parts: Parts) -> tuple[tuple[int, int], list[DeadLetterStatus]]:
     from headrace.app.letters import letters_of
     from headrace.engines.stream.commits import DEAD_LETTERS, decode_dead_letters
+    from headrace.ingestion.masking import Masker
 
     counts = letters_of(parts).count()
     end = _end(parts.features, DEAD_LETTERS)
@@ -202,7 +203,8 @@ def _dead_letters(parts: Parts) -> tuple[tuple[int, int], list[DeadLetterStatus]
         return counts, []
     start = max(end - _SHOWN, parts.features.begin(DEAD_LETTERS, 0))
     batches = parts.features.read(DEAD_LETTERS, 0, start, _SHOWN)
-    letters = [letter for batch in batches for letter in decode_dead_letters(batch.payload)][-_SHOWN:]
+    masker = Masker(parts.plan.streams)
+    letters = [masker.letter(d) for batch in batches for d in decode_dead_letters(batch.payload)[-_SHOWN:]][-_SHOWN:]
     return counts, [DeadLetterStatus(d.stream, d.partition, d.offset, d.field, d.reason) for d in letters]
 
 

@@ -11,7 +11,7 @@ import msgspec
 RunStatus = Literal["running", "done", "failed", "refused"]
 Severity = Literal["info", "warning", "critical"]
 Verdict = Literal["promoted", "refused"]
-SCOPES: Final = ("publish", "read", "score", "label", "admin")
+SCOPES: Final = ("publish", "read", "score", "label", "admin", "personal")
 """What a key may be for."""
 ChangeKind = Literal["added", "changed", "unchanged", "removed"]
 

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+_personal = click.option("--personal", is_flag=True, help="Show values of personal fields, too.")
+
+
 def _choice(function: F) -> F:
     """Options that say which letters are meant."""
     for option in (
@@ -26,6 +29,7 @@ def _choice(function: F) -> F:
         click.option("--reason", metavar="TEXT", help="Whose reason has this text in it."),
         click.option("--field", help="With this field at fault."),
         click.option("--stream", help="Of this stream; _unknown for events of no declared one."),
+        _personal,
     ):
         function = option(function)
     return function
@@ -54,9 +58,10 @@ def register(group: click.Group) -> None:
 
     @command(dead, "show", "headrace dead show transfer/0/17")
     @click.argument("letter")
-    def show(session: Session, letter: str) -> None:
+    @_personal
+    def show(session: Session, letter: str, personal: bool) -> None:
         """Show one LETTER (STREAM/PARTITION/OFFSET): what was sent, what is wrong with it, what became of it."""
-        found = session.open().dead_letters(limit=1).get(letter)
+        found = session.open().dead_letters(limit=1, personal=personal).get(letter)
         session.say(_whole(found), **msgspec.to_builtins(found))
 
     @command(

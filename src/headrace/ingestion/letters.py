@@ -41,6 +41,7 @@ from headrace.engines.stream.letters import (
 )
 from headrace.eventlog.base import Append, EventLog
 from headrace.features.plan import StreamPlan
+from headrace.ingestion.masking import Masker
 from headrace.ingestion.publisher import UNKNOWN_TOPIC, Publisher
 
 ACTIONS: Final = "_dead_letters"
@@ -83,24 +84,29 @@ class DeadLetters:
         self._lock = lock
         self._acted = acted
         self._at_once = at_once
+        self._masker = Masker(streams)
         self._marks: dict[Place, tuple[Action, Span | None]] = {}
         self._seen = 0
 
     # -- looking ----------------------------------------------------------------------------------------------------
 
-    def find(self, chosen: Chosen | None = None, *, limit: int = 100) -> Listing:
-        """The newest `limit` of the chosen letters (all open ones), and how many there are for which reason."""
+    def find(self, chosen: Chosen | None = None, *, limit: int = 100, personal: bool = False) -> Listing:
+        """The newest `limit` of the chosen letters (all open ones), and how many there are for which reason.
+
+        Values of personal fields are hidden unless `personal`, here and in all that follows.
+        """
         counts: Counter[tuple[str, str, str]] = Counter()
         self._refresh()
 
         def counted() -> Iterator[DeadLetter]:
-            for letter in self._chosen(chosen or Chosen()):
-                counts[letter.stream, letter.field, letter.reason] += 1
-                yield letter
+            for letter in self._chosen(chosen or Chosen(), personal):
+                seen = letter if personal else self._masker.letter(letter)
+                counts[seen.stream, seen.field, seen.reason] += 1
+                yield seen
 
         newest = nlargest(max(limit, 1), counted(), key=lambda letter: (letter.arrival_us, letter.offset))
         groups = [LetterCount(*group, count) for group, count in counts.most_common(_SHOWN)]
-        return Listing(counts.total(), [self._letter(one) for one in newest[:limit]], groups)
+        return Listing(counts.total(), [self._letter(one, personal=True) for one in newest[:limit]], groups)
 
     def count(self) -> tuple[int, int]:
         """How many letters there are, and with how many nothing was done yet; reads none of them."""
@@ -108,10 +114,10 @@ class DeadLetters:
         known = sum(log.end(topic, 0) - log.begin(topic, 0) for log, topic in self._topics())
         return known, max(known - len(self._marks), 0)
 
-    def get(self, letter: str) -> Letter:
+    def get(self, letter: str, *, personal: bool = False) -> Letter:
         """One letter by its id, with where its new event stands; raises NotFound."""
         self._refresh()
-        found = self._letter(self._one(letter))
+        found = self._letter(self._one(letter), personal=personal)
         if found.mark is None:
             return found
         _, span = self._marks[place_of_id(letter)]
@@ -127,6 +133,7 @@ class DeadLetters:
         who: str,
         why: str = "",
         dry_run: bool = False,
+        personal: bool = False,
         progress: Callable[[int], object] | None = None,
     ) -> Replayed:
         """Publish again what fits today: of the chosen letters those that are open, and of letters that are named one
@@ -140,7 +147,8 @@ class DeadLetters:
         done, left, refused = 0, 0, list[Refit]()
         with self._lock():
             self._refresh()
-            waiting = (one for one in self._chosen(asked) if self._may_publish(one, named=bool(asked.letters)))
+            named = bool(asked.letters)
+            waiting = (one for one in self._chosen(asked, personal) if self._may_publish(one, named=named))
             for batch in _in_batches(waiting, self._at_once):
                 events: list[tuple[Place, str, Any]] = []
                 misfits: list[Refit] = []
@@ -150,7 +158,7 @@ class DeadLetters:
                         events.append((_place_of(letter), stream, event))
                     else:
                         misfits.append(Refit(letter_id(_place_of(letter)), "stream", reason))
-                blocks = self._fitting(events, misfits)
+                blocks = self._fitting(events, misfits, personal)
                 published = sum(block.n for block in blocks.values())
                 if published and not dry_run:
                     self._publish("replay", blocks, who, why)
@@ -172,6 +180,7 @@ class DeadLetters:
         remove: Sequence[str] = (),
         event: Any = None,
         stream: str | None = None,
+        personal: bool = False,
     ) -> Letter:
         """Publish the corrected event of a letter: its own with `changes` and less `remove`, or a whole `event`.
 
@@ -198,15 +207,15 @@ class DeadLetters:
                 raise SchemaError(f"{self._no_stream(target)}; name the stream that it belongs to", field="stream")
             corrected = {name: value for name, value in given.items() if name not in remove} | dict(changes or {})
             misfits: list[Refit] = []
-            blocks = self._fitting([(place, target, corrected)], misfits)
+            blocks = self._fitting([(place, target, corrected)], misfits, personal)
             if misfits:
                 at_fault = f'field "{misfits[0].field}": ' if misfits[0].field else ""
                 raise SchemaError(f"{at_fault}{misfits[0].reason}; nothing was published", field=misfits[0].field)
             self._publish("fix", blocks, who, why)
         self._tell(who, "fix", letter, {"stream": target, "changed": sorted({*(changes or ()), *remove}), "why": why})
-        return self.get(letter)
+        return self.get(letter, personal=personal)
 
-    def drop(self, chosen: Chosen, *, who: str, why: str) -> int:
+    def drop(self, chosen: Chosen, *, who: str, why: str, personal: bool = False) -> int:
         """Mark the chosen letters as dropped: a replay leaves them out from now on; they stay where they are.
 
         Returns how many. Raises SchemaError without a reason, or if nothing narrows the choice down.
@@ -215,12 +224,10 @@ class DeadLetters:
             raise SchemaError("say why they are dropped", field="why")
         if not chosen.names_some:
             raise SchemaError("say which letters: by id, stream, field, reason or time of arrival")
-        if chosen.letters:
-            chosen = msgspec.structs.replace(chosen, state="open")
-        total = 0
+        chosen, total = msgspec.structs.replace(chosen, state="open"), 0
         with self._lock():
             self._refresh()
-            for batch in _in_batches(self._chosen(msgspec.structs.replace(chosen, state="open")), self._at_once):
+            for batch in _in_batches(self._chosen(chosen, personal), self._at_once):
                 places = [_place_of(letter) for letter in batch]
                 self._act([], Action(_FORMAT, "drop", self._clock.now_us(), who, why, dropped=places))
                 total += len(places)
@@ -247,7 +254,8 @@ class DeadLetters:
                         yield DeadLetter(topic, 0, offset, bad.field, bad.reason, batch.arrival_us, bad.payload)
                 at = batches[-1].end
 
-    def _chosen(self, chosen: Chosen) -> Iterator[DeadLetter]:
+    def _chosen(self, chosen: Chosen, personal: bool) -> Iterator[DeadLetter]:
+        """The letters themselves; what may not be seen does not help to choose either."""
         wanted = {place_of_id(letter) for letter in chosen.letters}
         for letter in self._all():
             place = _place_of(letter)
@@ -255,7 +263,8 @@ class DeadLetters:
                 if place not in wanted:
                     continue
                 wanted.discard(place)
-            if chosen.holds(letter) and chosen.state in ("all", self._state(place)):
+            seen = letter if personal or chosen.reason is None else self._masker.letter(letter)
+            if chosen.holds(seen) and chosen.state in ("all", self._state(place)):
                 yield letter
             if chosen.letters and not wanted:
                 return
@@ -263,7 +272,7 @@ class DeadLetters:
             raise _no_letter(letter_id(min(wanted)))
 
     def _one(self, letter: str) -> DeadLetter:
-        return next(self._chosen(Chosen((letter,), state="all")))
+        return next(self._chosen(Chosen((letter,), state="all"), personal=True))
 
     def _state(self, place: Place) -> str:
         found = self._marks.get(place)
@@ -273,7 +282,8 @@ class DeadLetters:
         state = self._state(_place_of(letter))
         return state == "open" or (named and state == "dropped")
 
-    def _letter(self, dead: DeadLetter) -> Letter:
+    def _letter(self, dead: DeadLetter, *, personal: bool) -> Letter:
+        dead = dead if personal else self._masker.letter(dead)
         place = _place_of(dead)
         found = self._marks.get(place)
         mark = None
@@ -306,7 +316,9 @@ class DeadLetters:
             return "the event names no stream"
         return f'there is no stream "{name}"; declared are {", ".join(sorted(self._streams)) or "none"}'
 
-    def _fitting(self, events: Sequence[tuple[Place, str, Any]], misfits: list[Refit]) -> dict[str, EventBlock]:
+    def _fitting(
+        self, events: Sequence[tuple[Place, str, Any]], misfits: list[Refit], personal: bool
+    ) -> dict[str, EventBlock]:
         """Blocks by stream of the events that would count now; what does not fit is added to `misfits`."""
         by_stream: dict[str, list[tuple[Place, Any]]] = {}
         for place, name, event in events:
@@ -319,14 +331,15 @@ class DeadLetters:
             fits = np.ones(block.n, np.bool_)
             for bad in block.malformed:
                 fits[bad.row] = False
-                misfits.append(Refit(letter_id(rows[bad.row][0]), bad.field, bad.reason))
+                reason = bad.reason if personal else self._masker.reason(name, bad.field, bad.reason)
+                misfits.append(Refit(letter_id(rows[bad.row][0]), bad.field, reason))
             times = block.columns[stream.schema.time_field or ""].values
             for row in np.flatnonzero(fits & (times > now + stream.future_us)).tolist():
                 fits[row] = False
-                reason = (
-                    f"event time {to_iso(int(times[row]))} lies more than {format_duration(stream.future_us)} ahead"
-                )
-                misfits.append(Refit(letter_id(rows[row][0]), stream.schema.time_field or "", reason))
+                at, early = to_iso(int(times[row])), format_duration(stream.future_us)
+                field, reason = stream.schema.time_field or "", f"event time {at} lies more than {early} ahead"
+                reason = reason if personal else self._masker.reason(name, field, reason)
+                misfits.append(Refit(letter_id(rows[row][0]), field, reason))
             kept = np.flatnonzero(fits)
             if len(kept):
                 columns: dict[str, Column] = {key: column.take(kept) for key, column in block.columns.items()}

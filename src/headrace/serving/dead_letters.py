@@ -20,14 +20,16 @@ T = TypeVar("T")
 class LetterDoor(Protocol):
     """Dead letters of a project; `ingestion.letters.DeadLetters`."""
 
-    def find(self, chosen: Chosen | None = None, *, limit: int = 100) -> Listing: ...
-    def get(self, letter: str) -> Letter: ...
-    def replay(self, chosen: Chosen | None = None, *, who: str, why: str = "", dry_run: bool = False) -> Replayed: ...
+    def find(self, chosen: Chosen | None = None, *, limit: int = 100, personal: bool = False) -> Listing: ...
+    def get(self, letter: str, *, personal: bool = False) -> Letter: ...
+    def replay(
+        self, chosen: Chosen | None = None, *, who: str, why: str = "", dry_run: bool = False, personal: bool = False
+    ) -> Replayed: ...
     def fix(
         self, letter: str, changes: Mapping[str, Any] | None = None, *, who: str, why: str = "",
-        remove: Sequence[str] = (), event: Any = None, stream: str | None = None,
+        remove: Sequence[str] = (), event: Any = None, stream: str | None = None, personal: bool = False,
     ) -> Letter: ...  # fmt: skip
-    def drop(self, chosen: Chosen, *, who: str, why: str) -> int: ...
+    def drop(self, chosen: Chosen, *, who: str, why: str, personal: bool = False) -> int: ...
 
 
 class _Which(msgspec.Struct, forbid_unknown_fields=True):
@@ -67,19 +69,19 @@ class LetterHandlers:
         if not limit.isascii() or not limit.isdecimal() or not 1 <= int(limit[:9]) <= _MOST:
             raise Refused(422, f'limit = "{limit[:20]}" is no number from 1 to {_MOST}', field="limit")
         chosen = _chosen(which, call.option("state") or "open")
-        found = await asyncio.to_thread(self._door.find, chosen, limit=int(limit))
+        found = await asyncio.to_thread(self._door.find, chosen, limit=int(limit), personal=_sees_all(call))
         return Reply(encode_json(found))
 
     async def get(self, call: Call) -> Reply:
         """`GET /v1/dead_letters/{stream}/{partition}/{offset}`: one letter."""
-        return Reply(encode_json(await asyncio.to_thread(self._door.get, _id(call))))
+        return Reply(encode_json(await asyncio.to_thread(self._door.get, _id(call), personal=_sees_all(call))))
 
     async def fix(self, call: Call) -> Reply:
         """`POST /v1/dead_letters/{stream}/{partition}/{offset}/fix`: publish the corrected event."""
         asked = _read(call.body, _Fix)
         fixed = await asyncio.to_thread(
             self._door.fix, _id(call), asked.set, who=call.caller.who, why=asked.why, remove=asked.remove,
-            event=asked.event, stream=asked.stream,
+            event=asked.event, stream=asked.stream, personal=_sees_all(call),
         )  # fmt: skip
         return Reply(encode_json(fixed))
 
@@ -87,7 +89,8 @@ class LetterHandlers:
         """`POST /v1/dead_letters/replay`: publish again what fits today."""
         asked = _read(call.body, _Which)
         done = await asyncio.to_thread(
-            self._door.replay, _chosen(asked), who=call.caller.who, why=asked.why, dry_run=asked.dry_run
+            self._door.replay, _chosen(asked), who=call.caller.who, why=asked.why, dry_run=asked.dry_run,
+            personal=_sees_all(call),
         )  # fmt: skip
         return Reply(encode_json(done))
 
@@ -96,7 +99,9 @@ class LetterHandlers:
         asked = _read(call.body, _Which)
         if asked.dry_run:
             raise Refused(422, "dry_run is of replay", field="dry_run", hint="list them instead")
-        dropped = await asyncio.to_thread(self._door.drop, _chosen(asked), who=call.caller.who, why=asked.why)
+        dropped = await asyncio.to_thread(
+            self._door.drop, _chosen(asked), who=call.caller.who, why=asked.why, personal=_sees_all(call)
+        )
         return Reply(encode_json({"dropped": dropped}))
 
     @property
@@ -104,6 +109,11 @@ class LetterHandlers:
         if self._given is None:
             raise Refused(503, "this service has no dead letters", hint="ask where the feature log is written")
         return self._given
+
+
+def _sees_all(call: Call) -> bool:
+    """True if values of personal fields may be shown."""
+    return "personal" in call.caller.scopes
 
 
 def _id(call: Call) -> str:

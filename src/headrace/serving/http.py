@@ -75,7 +75,8 @@ class Endpoint:
         except Exception as error:
             known = refusal(error)
             if known is None:
-                _logger.exception("%s %s failed", scope["method"], scope["path"])
+                # A path may hold a key of somebody.
+                _logger.exception("%s %s failed", scope["method"], self._route)
                 known = Refused(500, "internal error", hint="the service's log says more").reply()
             reply = known
         await _send(send, reply)
