@@ -236,57 +236,6 @@ def test_search_describe_status_and_doctor(loaded: Path, run: Run) -> None:
     assert {"event log", "online store", "definitions", "clock"} <= {f["what"] for f in examined["findings"]}
 
 
-def test_dead_letters_keys_and_changes(loaded: Path, run: Run) -> None:
-    """The letter is the outcome that `publish` brought: its fields but two are missing."""
-    listed = answer(run("dead", "list", "--stream", "outcome", "--json"))
-    assert (listed["total"], listed["counts"][0]["count"], listed["letters"][0]["stream"]) == (1, 1, "outcome")
-    name = listed["letters"][0]["id"]
-    assert name in run("dead", "list", "--stream", "outcome", "--field", listed["letters"][0]["field"]).output
-    assert run("dead", "list", "--since", "2100-01-01").output == "no dead letters\n"
-    assert answer(run("dead", "show", name, "--json"))["payload"] == '{"outcome_id":"bad","order":7}'
-    assert "sent     {" in run("dead", "show", name).output
-    tried = run("dead", "replay", "--stream", "outcome", "--dry-run")
-    assert (tried.exit_code, tried.output.splitlines()[0]) == (1, "0 would be published again, 1 do not fit")
-    assert run("dead", "fix", name, "order=o1").exit_code == 1
-    assert run("dead", "fix", name, "colour=red").exit_code == 2
-    assert run("dead", "fix", "nonsense", "order=o1").exit_code == 1
-    assert run("dead", "drop", name).exit_code == 2
-    assert run("dead", "drop", "--why", "all").exit_code == 1
-    assert run("dead", "drop", name, "--why", "nobody knows").output == "1 dropped\n"
-    assert "[dropped by" in run("dead", "list", "--state", "all").output
-    fixed = run(
-        "dead", "fix", name, "order=o1", "bad=true", "at=2026-01-01T00:00:00Z", "--why", "asked the shop", "--json"
-    )
-    assert answer(fixed)["mark"]["published"] == "outcome/0/401"
-    assert "asked the shop" in run("dead", "show", name).output
-    whole = run("dead", "fix", name, "--event", "-", input='{"outcome_id": "bad"}')
-    assert (whole.exit_code, "was fixed by" in whole.stderr) == (1, True)
-
-    made = answer(run("keys", "make", "desk", "--scope", "read", "--read", "spend", "--rate", "5", "--json"))
-    assert (made["scopes"], made["reads"], made["rate"], made["burst"]) == (["read"], ["spend"], 5.0, 5)
-    assert run("keys", "make", "desk", "--scope", "read").exit_code == 1
-    assert run("keys", "make", "x", "--scope", "read", "--read", "spent").exit_code == 2
-    assert run("keys", "make", "x", "--read", "spend").exit_code == 2
-    assert run("keys", "make", "x", "--expires", "soon").exit_code == 2
-    listed = run("keys", "list").output
-    assert ("desk" in listed, "read of spend, 5/s" in listed, made["key"] in listed) == (True, True, False)
-    assert run("keys", "revoke", "desk").exit_code == 0
-    assert run("keys", "revoke", "desk").exit_code == 1
-    logged = answer(run("changes", "--limit", "100", "--json"))["changes"]
-    told = [(one["action"], one["subject"]) for one in logged if one["action"] != "apply"]
-    assert told[::-1][:4] == [
-        ("put", "profile"),
-        ("promote", "risk"),
-        ("dead letter drop", name),
-        ("dead letter fix", name),
-    ]
-    assert told[:2] == [("keys revoke", "desk"), ("keys make", "desk")]
-    assert logged[-1]["detail"]["changes"][0].startswith("added ")
-    assert made["key"] not in json.dumps(logged)
-    assert "keys make" in run("changes", "--action", "keys").output
-    assert run("changes", "--who", "nobody at all").output == "no changes\n"
-
-
 def test_doctor_names_what_is_wrong_and_the_cure(tmp_path: Path) -> None:
     (tmp_path / "features.py").write_text("import headrace as hr\nraise ValueError('half done')\n")
     done = CliRunner().invoke(main, ["doctor", "--project", str(tmp_path)])
