@@ -3,8 +3,10 @@
 The last line is one JSON object. The view has 8 groups over different entities with 55 features in 32 windows; the
 store is filled by the real workers from random events, with fewer entities hot than cold. Requests ask for random
 entities at random times within the as-of horizon. Some of the answers are compared with the oracle, value by value;
-one that differs ends the run. With `--http` the same requests go to a server in a process of its own with one worker,
-over one connection that is kept alive (`one_*`) and over several (`requests_per_s`).
+one that differs ends the run. `one_*` and `hundred_*` are from columns to columns, `row_*` from a mapping to a dict of
+Python values, as `project.online` answers. Feast reads as many made-up values from Redis, where both are installed.
+With `--http` the same requests go to a server in a process of its own with one worker, over one connection that is
+kept alive (`one_*`) and over several (`requests_per_s`).
 """
 
 from __future__ import annotations
@@ -14,9 +16,10 @@ import json
 import multiprocessing
 import os
 import platform
+import selectors
 import socket
+import subprocess
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,10 +28,12 @@ from importlib.metadata import version
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 
 import headrace as hr
+from headrace.app.rows import python_value, request_columns
 from headrace.app.settings import Settings
 from headrace.app.wiring import Parts
 from headrace.core.columns import Column
@@ -43,6 +48,12 @@ from headrace.serving.service import Service
 from headrace.testing.oracle.events import RawEvent, judge
 from headrace.testing.oracle.view import view_row
 
+ROOT = Path(__file__).parents[1]
+FEAST = ROOT / "bench" / "peers" / ".venvs" / "feast" / "bin" / "python"
+REDIS_DATABASE = 13
+"""Of the Redis of `make services`; what is in it is deleted."""
+FEAST_ENTITIES, FEAST_REQUESTS = 20_000, 1_000
+"""Of each kind, and in all: Feast writes a few thousand rows a second."""
 KEYS = ("user", "card", "device", "merchant", "terminal", "city", "bank", "agent")
 END_US = parse_time("2025-03-01")
 SPAN_US = 8 * US_PER_DAY
@@ -147,6 +158,7 @@ class Options:
     seconds: float
     seed: int
     http: bool
+    peers: bool
 
 
 @dataclass(frozen=True)
@@ -258,12 +270,21 @@ def in_process(
         reader.read(request)
     one = timed([lambda request=request: reader.read(request) for request in singles])  # type: ignore[misc]
     hundred = timed([lambda request=request: reader.read(request) for request in hundreds])  # type: ignore[misc]
+    schema = parts.plan.views["asked"].request
+    rows = plain(rows_at(asked, 0, options.reads // 2))
+
+    def answer(request: dict[str, int]) -> dict[str, Any]:
+        return reader.read(request_columns(schema, [request], END_US)).to_rows(python_value)[0]
+
+    row = timed([lambda request=request: answer(request) for request in rows])  # type: ignore[misc]
     some = plain(rows_at(asked, 0, options.checked))
     found = [{name: v[0] for name, v in reader.read(request).to_pydict().items()} for request in singles[: len(some)]]
     figures = {
         "one_p50_us": percentile(one, 0.5),
         "one_p99_us": percentile(one, 0.99),
         "hundred_p50_us": percentile(hundred, 0.5),
+        "row_p50_us": percentile(row, 0.5),
+        "row_p99_us": percentile(row, 0.99),
     }
     return figures, {"requests": len(some), "values": check(parts.plan, made, some, found), "differing": 0}
 
@@ -288,26 +309,75 @@ class KeptAlive:
     """One HTTP/1.1 connection; a client that costs next to nothing."""
 
     def __init__(self, port: int) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port))
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket = socket.create_connection(("127.0.0.1", port))
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._data = b""
+
+    def send(self, message: bytes) -> None:
+        """Send a whole request."""
+        self.socket.sendall(message)
+
+    def receive(self) -> bytes | None:
+        """Take what has come; the body of the answer, or None while it is not whole. SystemExit if it is no success."""
+        self._data += self.socket.recv(65_536)
+        end = self._data.find(b"\r\n\r\n")
+        if end < 0:
+            return None
+        head = self._data[:end].lower()
+        whole = end + 4 + int(head.split(b"content-length:")[1].split(b"\r\n")[0])
+        if len(self._data) < whole:
+            return None
+        body, self._data = self._data[end + 4 :], b""
+        if not head.startswith(b"http/1.1 200"):
+            raise SystemExit(f"the service answered {head + body!r}")
+        return body
 
     def ask(self, message: bytes) -> bytes:
-        """The body of the answer to a whole request; raises SystemExit if it is no success."""
-        self._socket.sendall(message)
-        data = self._socket.recv(65_536)
-        while (end := data.find(b"\r\n\r\n")) < 0:
-            data += self._socket.recv(65_536)
-        head = data[:end].lower()
-        length = int(head.split(b"content-length:")[1].split(b"\r\n")[0])
-        while len(data) < end + 4 + length:
-            data += self._socket.recv(65_536)
-        if not head.startswith(b"http/1.1 200"):
-            raise SystemExit(f"the service answered {data!r}")
-        return data[end + 4 :]
+        """The body of the answer to a request."""
+        self.send(message)
+        while (body := self.receive()) is None:
+            pass
+        return body
 
     def close(self) -> None:
         """Hang up."""
-        self._socket.close()
+        self.socket.close()
+
+
+def run_feast(folder: Path, plan: ProjectPlan, asked: dict[str, Column]) -> dict[str, object]:
+    """The same groups read by Feast from Redis, with made-up values, in an environment of its own."""
+    url = ROOT / ".services" / "redis.url"
+    if not FEAST.exists():
+        return {"skipped": "not installed; bench/peers/setup.sh feast makes its environment"}
+    if not url.exists():
+        return {"skipped": "no Redis; make services ARGS=redis starts one"}
+    import redis
+
+    address = urlsplit(url.read_text().strip())
+    requests = [{name: row[name] % FEAST_ENTITIES for name in KEYS} for row in plain(rows_at(asked, 0, FEAST_REQUESTS))]
+    groups = {
+        group.name: {
+            "key": group.key[0].name,
+            "entities": FEAST_ENTITIES,
+            "features": [(name, dtype.value) for name, dtype in group.dtypes.items()],
+        }
+        for group in plan.groups.values()
+    }
+    told = {
+        "redis": f"{address.hostname}:{address.port},db={REDIS_DATABASE}", "groups": groups, "requests": requests,
+    }  # fmt: skip
+    (folder / "asked.json").write_text(json.dumps(told))
+    client = redis.Redis(address.hostname or "", address.port or 0, db=REDIS_DATABASE)
+    client.flushdb()
+    try:
+        script = ROOT / "bench" / "peers" / "feast_online.py"
+        done = subprocess.run([FEAST, script, folder], capture_output=True, text=True, timeout=1_800)
+    finally:
+        client.flushdb()
+        client.close()
+    if done.returncode:
+        raise SystemExit(f"feast failed: {done.stderr[-2000:]}")
+    return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 def message(request: dict[str, int]) -> bytes:
@@ -318,28 +388,26 @@ def message(request: dict[str, int]) -> bytes:
 
 
 def throughput(port: int, messages: list[bytes], options: Options) -> float:
-    """Answers per second over all connections, each asking again as soon as it is answered."""
-    stop = threading.Event()
-    counts = [0] * options.connections
+    """Answers per second over all connections, each asking again as soon as it is answered.
 
-    def client(index: int) -> None:
-        connection = KeptAlive(port)
-        at = index
-        while not stop.is_set():
-            connection.ask(messages[at % len(messages)])
-            at += options.connections
-            counts[index] += 1
-        connection.close()
-
-    threads = [threading.Thread(target=client, args=(index,)) for index in range(options.connections)]
+    One thread drives them all: a thread for each would take more of the machine than the server does.
+    """
+    connections = [KeptAlive(port) for _ in range(options.connections)]
+    waiting = selectors.DefaultSelector()
+    for index, connection in enumerate(connections):
+        waiting.register(connection.socket, selectors.EVENT_READ, connection)
+        connection.send(messages[index % len(messages)])
+    sent, done = len(connections), 0
     began = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    time.sleep(options.seconds)
-    done, seconds = sum(counts), time.perf_counter() - began
-    stop.set()
-    for thread in threads:
-        thread.join()
+    while (seconds := time.perf_counter() - began) < options.seconds:
+        for key, _ in waiting.select(1.0):
+            if key.data.receive() is not None:
+                done += 1
+                key.data.send(messages[sent % len(messages)])
+                sent += 1
+    waiting.close()
+    for connection in connections:
+        connection.close()
     return done / seconds
 
 
@@ -392,6 +460,7 @@ def measure(options: Options, folder: Path) -> dict[str, object]:
     else:
         figures, checked = in_process(parts, made, asked, options)
         parts.close()
+    peers = {"feast": run_feast(folder, plan, asked)} if options.peers and not options.http else {}
     return {
         "bench": "online",
         "params": {
@@ -408,7 +477,7 @@ def measure(options: Options, folder: Path) -> dict[str, object]:
         },
         "figures": figures,
         "checked": checked,
-        "peers": {},
+        "peers": peers,
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("numpy", "numba", "lmdb", "uvicorn")},
@@ -421,10 +490,11 @@ def measure(options: Options, folder: Path) -> dict[str, object]:
 def main() -> None:
     """Parse arguments, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--entities", type=int, default=100_000, help="of all eight kinds together")
-    parser.add_argument("--events", type=int, default=200_000)
+    parser.add_argument("--entities", type=int, default=1_000_000, help="of all eight kinds together")
+    parser.add_argument("--events", type=int, default=1_000_000)
     parser.add_argument("--reads", type=int, default=20_000, help="requests that are timed")
     parser.add_argument("--checked", type=int, default=1_000, help="answers that are compared with the oracle")
+    parser.add_argument("--no-peers", action="store_false", dest="peers", help="do not run Feast with Redis")
     parser.add_argument("--http", action="store_true", help="ask a server process instead of reading in process")
     parser.add_argument("--connections", type=int, default=16, help="of the throughput over HTTP")
     parser.add_argument("--seconds", type=float, default=5.0, help="of the throughput over HTTP")

@@ -26,8 +26,10 @@ VERDICTS = ("tests/unit/engines", "tests/unit/ingestion", "tests/properties")
 KERNELS = ("tests/unit/aggregations",)
 TILES = ("tests/properties/test_tiles.py",)
 ROWS_OF_WINDOWS, NESTED = ("tests/properties/test_window_rows.py",), ("tests/properties/test_nested.py",)
+GROWING, LIFETIMES = ("tests/properties/test_growing.py",), ("tests/properties/test_engine_vs_oracle.py",)
 DERIVED = ("tests/unit/testing/test_given_derived.py", "tests/recovery/test_derive_kill.py")
 DERIVER = "derivation/deriver.py"
+LISTS = ("tests/unit/testing/test_given_lists.py", "tests/unit/app/test_lists.py")
 BACKFILLS = ("tests/unit/app/test_backfill.py", "tests/recovery/test_backfill.py")
 KERNEL, EXACT = "aggregations/kernel.py", "aggregations/exact.py"
 
@@ -76,6 +78,59 @@ MUTANTS = (
     ),
     Mutant(
         "cap: one value more is counted", "aggregations/frequent.py", "if found == cap:", "if found == cap + 1:", NESTED
+    ),
+    Mutant(
+        "buckets: one more than the cap over the lifetime", "aggregations/nested.py",
+        "if found > cap:", "if found > cap + 1:", NESTED,
+    ),
+    Mutant(
+        "growing states: an old value loses its count", "aggregations/growing.py",
+        "often[found - 1] += more", "often[found - 1] = more", GROWING,
+    ),
+    Mutant(
+        "growing states: a cap of the state holds for all features of it", "aggregations/growing.py",
+        "if state[1] < 0 or state[1] > cap:", "if state[1] < 0:", GROWING,
+    ),
+    Mutant(
+        "growing states: one value more than the cap is kept", "aggregations/growing.py",
+        "found == cap:", "found == cap + 1:", GROWING,
+    ),
+    Mutant(
+        "growing states: the last rank of a register wins", "aggregations/sketch.py",
+        "registers[place] = max(registers[place], rank)", "registers[place] = rank", GROWING,
+    ),
+    Mutant(
+        "growing states: sums are not settled", "aggregations/growing.py",
+        "        settle(lane, 0, kind, SUMS)\n", "", GROWING,
+    ),
+    Mutant(
+        "growing states: free digits of a moment are cut off twice", "aggregations/moments.py",
+        "s3[3 * free :]", "s3[2 * free :]", GROWING,
+    ),
+    Mutant(
+        "growing states: a kept row is counted again", "aggregations/growing.py",
+        "folded = flags >= 0 and i8[flags + i] != 0", "folded = False", LIFETIMES,
+    ),
+    Mutant(
+        "growing states: an event at t is inside", "aggregations/growing.py",
+        "stop = first_at_or_after(i8, times, 0, n, hi)", "stop = first_at_or_after(i8, times, 0, n, hi + 1)", LIFETIMES,
+    ),
+    Mutant(
+        "growing states: texts keep the numbers of another dictionary", "aggregations/growing.py",
+        "if texts[s] and words[at + 1] > 0:", "if texts[s] and words[at + 1] < 0:", LIFETIMES,
+    ),
+    Mutant(
+        "kept rows: the greatest is the least", "aggregations/kept.py",
+        "return a > b if greatest else a < b", "return a < b", LIFETIMES,
+    ),
+    Mutant(
+        "kept rows: a bucket without a value has no row", "aggregations/kept.py",
+        "            keep[i] = True\n            found += 1\n        held", "            found += 1\n        held",
+        LIFETIMES,
+    ),
+    Mutant(
+        "records: another format is read", "aggregations/records.py",
+        "    if found != FORMAT:", "    if found > FORMAT:", GROWING,
     ),
     Mutant(
         "texts: a merge does not order its dictionary", "aggregations/texts.py",
@@ -200,6 +255,31 @@ MUTANTS = (
     Mutant(
         "tables over history: hidden rows end the search too soon", "aggregations/latest.py",
         "if soonest[i - first] >= t or", "if soonest[i - first] >= t - 50 or", KERNELS,
+    ),
+    Mutant(
+        "lists: a null element makes the whole list null", "core/columns.py",
+        "np.isnan(elements).all(axis=1)", "np.isnan(elements).any(axis=1)", LISTS,
+    ),
+    Mutant(
+        "lists: all elements of one are read from the first", "aggregations/layout.py",
+        "else first_column[a.input] + element", "else first_column[a.input]", LISTS,
+    ),
+    Mutant(
+        "rates: what a tile counts already is counted again", "aggregations/window_rows.py",
+        "if flags >= 0 and i8[flags + i] != 0:", "if False:", TILES,
+    ),
+    Mutant(
+        "rates: tiles before the window are added", "aggregations/window_rows.py",
+        "first_tile = first_at_or_after(i8, tiles, 0, stop_tile, lo)", "first_tile = np.int64(0)", TILES,
+    ),
+    Mutant(
+        "data sets: a changed label trains on former truth", "app/datasets.py",
+        "if then.label != now.label else", "if False else", ("tests/unit/app/test_training_data.py",),
+    ),
+    Mutant(
+        "data sets: rows of a sample weigh one each", "orchestration/retraining.py",
+        "    weights = None if data.weights is None else data.weights[early]", "    weights = None",
+        ("tests/unit/app/test_training_data.py",),
     ),
     Mutant(
         "labels: a row trains before its wait has passed", "training/dataset.py",

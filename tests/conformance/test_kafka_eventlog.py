@@ -12,8 +12,8 @@ from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from headrace.core.time import SimulatedClock
 from headrace.eventlog.base import EventLog, LogBatch
-from headrace.eventlog.kafka import KafkaEventLog
-from headrace.eventlog.kafka_cluster import KafkaAddress, parse_address
+from headrace.eventlog.kafka.cluster import KafkaAddress, parse_address
+from headrace.eventlog.kafka.log import KafkaEventLog
 from headrace.testing.eventlog import DurableEventLogTests, UnrulyClock
 from tests.services import address
 

@@ -1,4 +1,4 @@
-"""The offline store on S3 and the catalog on PostgreSQL, the rest embedded: the same bits as with everything embedded."""
+"""Offline store on S3, catalog on PostgreSQL, the rest embedded: the same bits as with everything embedded."""
 
 from __future__ import annotations
 
@@ -232,6 +232,20 @@ def test_the_doctor_says_what_is_wrong_with_the_servers(lake: Path, monkeypatch:
     assert "password authentication failed" in found["catalog"].found
     assert "catalog =" in found["catalog"].cure
     assert "not-the-secret" not in str(found)
+
+
+def test_the_doctor_looks_at_the_sources(lake: Path, objects: Bucket) -> None:
+    catalog = lake.joinpath("headrace.toml").read_text().split('catalog = "')[1].split('"')[0]
+    (lake / "planes.csv").write_text("tail\nN1\n")
+    with (lake / "headrace.toml").open("a") as file:
+        file.write(f'\n[sources]\nhouse = "{catalog}"\ngone = "{catalog}_gone"\nfile = "{lake}/planes.csv"\n')
+        file.write(f'none = "{objects.uri}/{secrets.token_hex(4)}"\n')
+    found = _examined(lake, "source house", "source gone", "source file", "source none")
+    assert [finding.ok for finding in found.values()] == [True, False, True, False]
+    assert "does not exist" in found["source gone"].found
+    assert "no Parquet files" in found["source none"].found
+    assert "1 files" in found["source file"].found
+    assert "headrace-secret" not in str(found)
 
 
 def _examined(folder: Path, *what: str) -> Mapping[str, Finding]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -97,3 +98,29 @@ def test_what_cannot_be_replayed_is_said(tmp_path: Path) -> None:
         project.replay("risk")
     with hr.connect(loop_shop(tmp_path / "empty")) as project, pytest.raises(ConfigError, match="nothing to replay"):
         project.replay("risk")
+
+
+@pytest.mark.slow
+def test_a_scheduled_group_is_run_by_simulated_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from headrace.app import scheduled
+
+    folder = loop_shop(tmp_path / "shop")
+    (folder / "headrace.toml").write_text('sync = false\n[groups.spend]\nrun = "6h"\n', encoding="utf-8")
+    runs: list[int] = []
+    run_group = scheduled.run_group
+
+    def counted(*arguments: Any) -> int:
+        runs.append(run_group(*arguments))
+        return runs[-1]
+
+    monkeypatch.setattr(scheduled, "run_group", counted)
+    with hr.connect(folder) as project:
+        past = orders(600, now() - timedelta(days=10), step_s=1000)
+        project.publish("order", past)
+        project.publish("outcome", outcomes(past))
+        found = project.replay("risk")
+        assert (found.events, found.values_differing) == (1_200, 0)
+        assert found.values_checked == 8 * found.scored > 0
+        # 600 orders in seven days, some 21 or 22 in six hours.
+        assert sum(runs) > 550
+        assert max(runs) <= 22

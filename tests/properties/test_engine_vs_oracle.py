@@ -16,7 +16,7 @@ from hypothesis import given, note
 from hypothesis import strategies as st
 
 from headrace.aggregations import layout
-from headrace.core.schema import DType, Field, Schema
+from headrace.core.schema import DType, Field, Schema, list_of, map_of
 from headrace.core.time import US_PER_DAY, US_PER_MINUTE, US_PER_SECOND
 from headrace.features.plan import AggregateSpec, GroupPlan, KeyPart, StreamPlan
 from headrace.retrieval.history import ServedAt
@@ -134,7 +134,7 @@ def dense_cases(draw: st.DrawFn) -> tuple[StreamPlan, list[RawEvent], GroupPlan]
     return stream, records, plan
 
 
-# What the lifetime needs single old rows for: the first and last ones, and one of each value.
+# What the lifetime needs single old rows for, or how often values occur.
 _KEPT = (
     ("first_n", 3, DType.LIST_INT, ("n", 2)),
     ("last_n", 3, DType.LIST_INT, ("n", 2)),
@@ -144,6 +144,101 @@ _KEPT = (
 # Far enough apart for the first ones to be folded, or dropped, before the last ones come.
 _DENSE_US = st.one_of(st.integers(0, 6), st.builds(int.__add__, st.sampled_from((14, 28, 60)), st.integers(0, 6)))
 _EDGES = st.tuples(st.sampled_from((None, None, 2, 4, 8)), st.sampled_from((1, 2)), st.sampled_from((0, 0, 1, 3)))
+
+
+@st.composite
+def lifetime_cases(draw: st.DrawFn) -> tuple[StreamPlan, list[RawEvent], GroupPlan]:
+    """Features of the lifetime whose states grow, over events most of which are folded before the last ones come."""
+    stream = StreamPlan("order", strategies.SCHEMA)
+    row = st.fixed_dictionaries(
+        {
+            "amount": st.sampled_from((None, 0.0, 1.0, 0.1, -2.5, 1e300, -1e-300)) | strategies.floats(),
+            "quantity": st.sampled_from((None, 0, 1, -3, 2**62, -(2**63), 300)),
+            "flag": st.sampled_from((True, False, None)),
+            "due": st.sampled_from((None, 0, -5, 10**15)),
+            "channel": st.sampled_from(("app", "b", "é", "B", "test")),
+        }
+    )
+    times_us, lag_us = st.integers(0, 60), st.sampled_from((0, 0, 0, 1, 30))
+    drawn = draw(st.lists(st.tuples(times_us, lag_us, row), max_size=24))
+    drawn.sort(key=lambda item: item[0] + item[1])
+    fixed = {"user": "ann", "shop": 7, "price": 1.0, "total": 1}
+    records = [RawEvent(0, i, at + lag, {**fixed, **row, "at": at}) for i, (at, lag, row) in enumerate(drawn)]
+    group = draw(strategies.group_plans(stream, max_aggregates=1))
+    chosen = draw(st.lists(st.sampled_from(_GROWING), min_size=1, max_size=8))
+    conditions = st.sampled_from((None, None, len(group.inputs) - len(strategies._CONDITIONS)))
+    specs = tuple(
+        AggregateSpec(f"f{n}", kind, source, draw(conditions), None, 1, draw(_DELAYS), dtype, tuple(params), by=by)
+        for n, (kind, source, by, dtype, *params) in enumerate(chosen)
+    )
+    if draw(st.booleans()):
+        specs += (AggregateSpec("recent", "count", None, None, 8, 1, 0, DType.INT),)
+    if draw(st.booleans()):
+        specs += (AggregateSpec("newest", "last", 10, None, None, 1, 0, DType.STRING),)
+    key, names = (KeyPart("user", DType.STRING, "user"),), tuple(spec.name for spec in specs)
+    return stream, records, replace(group, where=None, key=key, aggregates=specs, derived=(), order=names)
+
+
+_DELAYS = st.sampled_from((0, 0, 3))
+_GROWING: tuple[tuple[Any, ...], ...] = (
+    *(("quantile", source, None, DType.FLOAT, ("q", q)) for source in (0, 2) for q in (0.0, 0.5, 0.9)),
+    *(("skewness", source, None, DType.FLOAT) for source in (0, 2)),
+    *(("approx_n_unique", source, None, DType.INT) for source in (0, 2, 4, 8)),
+    *(("n_unique", source, None, DType.INT, ("cap", cap)) for source in (0, 2, 10) for cap in (2, 4, 1_000)),
+    *(
+        ("most_frequent", source, None, dtype)
+        for source, dtype in ((0, DType.FLOAT), (4, DType.BOOL), (10, DType.STRING))
+    ),
+    *(
+        ("histogram", source, None, map_of(dtype, DType.INT))
+        for source, dtype in ((0, DType.FLOAT), (10, DType.STRING))
+    ),
+    ("histogram", 2, None, map_of(DType.INT, DType.INT), ("cap", 3)),
+    ("top_k", 2, None, list_of(DType.INT), ("k", 2)),
+    ("top_k", 10, None, list_of(DType.STRING), ("k", 2)),
+    *((kind, 10, None, DType.STRING) for kind in ("min", "max")),
+    *(
+        (kind, source, by, map_of(key, gives))
+        for by, key in ((2, DType.INT), (4, DType.BOOL), (5, DType.TIMESTAMP), (10, DType.STRING))
+        for kind, source, gives in (
+            ("count", None, DType.INT),
+            ("count", 0, DType.INT),
+            ("sum", 0, DType.FLOAT),
+            ("sum", 2, DType.INT),
+            ("mean", 0, DType.FLOAT),
+            ("min", 0, DType.FLOAT),
+            ("max", 10, DType.STRING),
+        )
+    ),
+)
+"""Kind, column, buckets, type and parameters of features of the lifetime; the numbers are those of the inputs."""
+
+
+@SOME
+@given(lifetime_cases(), st.integers(0, 4), SEEDS)
+def test_what_the_lifetime_keeps_gives_the_values_of_all_events(
+    case: tuple[StreamPlan, list[RawEvent], GroupPlan], horizon_us: int, seed: int
+) -> None:
+    stream, records, group = case
+    newest = clock(stream, records)
+    first = -2 if newest is None else newest - horizon_us
+    times = [*range(first, first + 8), first + 40]
+    keys = [("ann",)] * len(times)
+    events = judge(stream, records)
+    found = []
+    for rng in (random.Random(seed), random.Random(seed + 1)):
+        with tempfile.TemporaryDirectory() as folder:
+            world = run(folder, stream, group, records, horizon_us, rng, restarts=True)
+            online, corrected = (
+                world.read(group_view(group), keys, times),
+                world.history(group_view(group), keys, times),
+            )
+            found.append(list(world.online.scan()))
+        for row, t in enumerate(times):
+            wanted = group_row(group, ("ann",), t, events)
+            assert differing(shown(online, row), wanted) == {}
+            assert differing(shown(corrected, row), wanted) == {}
+    assert found[0] == found[1], "a record depends on how its events were batched"
 
 
 @SOME

@@ -155,6 +155,27 @@ def test_more_than_a_thousand_different_values_are_null_and_counted(kind: str) -
     assert read(layout_of(made), (DType.INT,), [*rows, (1_000,)], 5_000) == ({"f": None}, 1)
 
 
+@pytest.mark.parametrize("kind", ["count", "max"])
+def test_more_than_a_thousand_buckets_are_null_over_the_lifetime_alone(kind: str) -> None:
+    source = None if kind == "count" else 0
+    specs = tuple(
+        AggregateSpec(name, kind, source, None, window, 1, 0, map_of(DType.INT, DType.INT), by=0)
+        for name, window in (("ever", None), ("recent", 10_000))
+    )
+    inputs = (InputSpec(ColumnRef("x", DType.INT), DType.INT),)
+    made = GroupPlan("g", "0" * 16, "s", None, (), inputs, specs, (), ("ever", "recent"))
+    for different, tally in ((1_000, 0), (1_001, 1)):
+        rows = [(i % different,) for i in range(1_500)]
+        found, counted = read(layout_of(made), (DType.INT,), rows, 5_000)
+        expected = {
+            s.name: aggregate(s, [Row(at, row) for at, row in enumerate(rows)], 5_000, lo, 5_000)
+            for s, lo in zip(specs, (None, -5_000), strict=True)
+        }
+        assert found == expected
+        assert [found["ever"] is None, found["recent"] is None] == [different > 1_000, False]
+        assert counted == tally
+
+
 def test_a_sum_that_does_not_fit_is_a_null_bucket_and_counted() -> None:
     types = (DType.INT, DType.BOOL)
     name = next(spec.name for spec in PLANS[types].aggregates if spec.kind == "sum")

@@ -68,11 +68,21 @@ TILED_FOREVER = replace(
     ),
     fewest=1,
 )
+GROWING = group(
+    AggregateSpec("quantile", "quantile", 0, None, None, 1, 0, DType.FLOAT, (("q", 0.5),)),
+    feature("skewness", 1, None),
+    feature("n_unique", 1, None),
+    feature("sum", 0, 30),
+    AggregateSpec("by", "sum", 0, None, None, 1, 0, DType.FLOAT, by=1),
+)
+GROWING_AND_KEPT = group(feature("histogram", 1, None), feature("approx_n_unique", 0, None), feature("last", 0, None))
 LAYOUTS = {
     "windowed": WINDOWED,
     "ordered": ORDERED,
     "lifetime": LIFETIME,
     "last of all": LAST_OF_ALL,
+    "growing": GROWING,
+    "growing and kept": GROWING_AND_KEPT,
     "tiled": TILED,
     "tiled forever": TILED_FOREVER,
 }

@@ -14,7 +14,7 @@ import numpy as np
 from headrace.core.columns import column_of
 from headrace.core.events import encode_block
 from headrace.core.rows import encode_rows
-from headrace.core.schema import DType, Field, Schema
+from headrace.core.schema import DType, Field, Schema, map_of
 from headrace.core.tablerows import TableRows, encode_table_rows
 from headrace.core.time import US_PER_HOUR, US_PER_MINUTE, US_PER_SECOND, SimulatedClock
 from headrace.engines.stream.commits import TABLES
@@ -52,6 +52,16 @@ def _group(name: str, version: str, stream: str, key: str | None) -> GroupPlan:
             ("max", 1, DType.INT),
         )
         for window in (US_PER_MINUTE, None)
+    )
+    aggregates += tuple(
+        AggregateSpec(f"{kind}_growing", kind, source, None, None, 1, 0, dtype, params, by=by)
+        for kind, source, dtype, params, by in (
+            ("quantile", 0, DType.FLOAT, (("q", 0.9),), None),
+            ("skewness", 1, DType.FLOAT, (), None),
+            ("approx_n_unique", 1, DType.INT, (), None),
+            ("most_frequent", 1, DType.INT, (), None),
+            ("mean", 0, map_of(DType.INT, DType.FLOAT), (), 1),
+        )
     )
     parts = () if key is None else (KeyPart(key, DType.STRING, key),)
     names = tuple(spec.name for spec in aggregates)

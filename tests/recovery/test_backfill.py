@@ -17,6 +17,7 @@ from headrace.ingestion.backfill import GroupBackfill, read_state
 from headrace.ingestion.materialize import OnlineIngest
 from headrace.stores.online.base import OnlineStore
 from headrace.stores.online.lmdb import LmdbOnlineStore
+from headrace.stores.online.memory import MemoryOnlineStore
 from headrace.testing.processes import killed_after
 from tests.recovery.shop import GROUPS, HORIZON_US, PROJECT, Shop, deeds
 
@@ -60,10 +61,12 @@ def _suffix(group: GroupPlan) -> bytes:
     return bytes.fromhex(group.version)
 
 
-def of_group(shop: Shop, online: OnlineStore, groups: Sequence[GroupPlan], piece: int) -> GroupBackfill:
+def of_group(
+    shop: Shop, online: OnlineStore, groups: Sequence[GroupPlan], piece: int, *, served: bool = False
+) -> GroupBackfill:
     return GroupBackfill(
         PROJECT, groups, shop.raw, shop.features, shop.offline(), online,
-        horizon_us=HORIZON_US, clock_us=None, piece=piece,
+        horizon_us=HORIZON_US, clock_us=None, piece=piece, served=served,
     )  # fmt: skip
 
 
@@ -79,6 +82,50 @@ def work(folder: Path, group: int, pipe: Connection) -> None:
     end = committed_positions(shop.features)[GROUPS[group].stream]
     of_group(shop, online, [GROUPS[group]], 13).advance([0] if state is None else state.at, end, told)
     time.sleep(60)
+
+
+def run_on_schedule(folder: Path, pipe: Connection) -> None:
+    """Bring a scheduled group up to date in small pieces, saying how far it is."""
+    shop, online = Shop(folder), LmdbOnlineStore(folder / "fresh")
+    end = committed_positions(shop.features)["order"]
+    state = read_state(online, _SPEND.version)
+
+    def told(done: int, total: int) -> None:
+        pipe.send_bytes(done.to_bytes(8, "big"))
+        time.sleep(random.random() * 0.002)
+
+    of_group(shop, online, [_SPEND], 7, served=True).advance([0] if state is None else state.at, end, told)
+    time.sleep(60)
+
+
+@pytest.mark.slow
+def test_whoever_reads_a_scheduled_group_finds_all_of_a_position_or_nothing(tmp_path: Path) -> None:
+    """Killed at random moments, records and position are at any time those of one and the same moment of the log."""
+    wanted = lived_through(tmp_path)
+    reached = []
+    for kill in range(6):
+        killed_after(run_on_schedule, tmp_path, reports=2 + 3 * kill)
+        shop, online, other = Shop(tmp_path), LmdbOnlineStore(tmp_path / "fresh"), MemoryOnlineStore()
+        state = read_state(online, _SPEND.version)
+        assert state is not None
+        assert state.target is None
+        reached.append(state.at[0])
+        job = of_group(shop, other, [_SPEND], 100_000)
+        job.advance([0], state.at)
+        assert group_records(online, _SPEND) == group_records(other, _SPEND)
+        there = read_state(other, _SPEND.version)
+        assert there is not None
+        assert there.clock_us == state.clock_us
+        online.close()
+        shop.close()
+    assert reached == sorted(reached)
+    shop, online = Shop(tmp_path), LmdbOnlineStore(tmp_path / "fresh")
+    end = committed_positions(shop.features)["order"]
+    assert 0 < reached[0] < end[0]
+    of_group(shop, online, [_SPEND], 7, served=True).advance([reached[-1]], end)
+    assert group_records(online, _SPEND) == {k: v for k, v in wanted.items() if k.endswith(_suffix(_SPEND))}
+    online.close()
+    shop.close()
 
 
 @pytest.mark.slow

@@ -15,8 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from headrace.core.errors import LogError
 from headrace.eventlog.base import Append, EventLog, LogBatch
-from headrace.eventlog.kafka import KafkaEventLog
-from headrace.eventlog.kafka_cluster import parse_address
+from headrace.eventlog.kafka.cluster import parse_address
+from headrace.eventlog.kafka.log import KafkaEventLog
 from headrace.eventlog.lmdb import LmdbEventLog
 from headrace.eventlog.memory import MemoryEventLog
 from headrace.testing.eventlog import UnrulyClock
@@ -169,7 +169,7 @@ class KafkaLogMachine(LogMachine):
 @pytest.mark.kafka
 def test_a_log_on_kafka_behaves_like_lists() -> None:
     address("kafka")  # where there is none this test says so, not the machine
-    steps = settings(stateful_step_count=20, max_examples=8, deadline=None)
+    steps = settings(stateful_step_count=15, max_examples=6, deadline=None)
     run_state_machine_as_test(KafkaLogMachine, settings=steps)
 
 

@@ -78,6 +78,8 @@ group.initial.rebalance.delay.ms=0
 log.index.size.max.bytes=1048576
 log.cleaner.dedupe.buffer.size=16777216
 num.io.threads=4
+broker.session.timeout.ms=1000
+broker.heartbeat.interval.ms=200
 num.network.threads=2
 END
 }

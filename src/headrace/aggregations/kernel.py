@@ -58,6 +58,8 @@ from headrace.core.time import NULL_US
 
 # Features; the codes go on in `window_rows.py`, which reads those after these have been read.
 (COUNT, COUNT_VALID, SUM, MEAN, MIN, MAX, FIRST, LAST, SHARE, ANY, ALL, VAR, STD, SINCE_LAST, SINCE_FIRST) = range(15)
+GROWN = 48
+"""Instead of the code of a feature that is read from a growing state (`growing.py`); other passes leave it out."""
 # Columns of the plan's tables.
 LANE_COLUMN, LANE_KIND, LANE_WHERE, LANE_OPS, LANE_BASE, LANE_VALIDITY, LANE_TILE = range(7)
 WINDOW_LENGTH, WINDOW_HOP, WINDOW_DELAY, WINDOW_RESOLUTION = range(4)

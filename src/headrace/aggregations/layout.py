@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property
@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from headrace.aggregations import decayed, nested
+from headrace.aggregations import growing as gr
 from headrace.aggregations import kernel as k
 from headrace.aggregations import lanes as ln
 from headrace.aggregations import window_rows as wr
@@ -126,6 +127,10 @@ class GroupLayout:
         lifetime: some feature has no window.
         rows: some feature is read from the rows of its window, one by one.
         kept: the table of `kept.keep_rows`: lifetime features that need old rows one by one.
+        growing: the states of the lifetime whose size follows their data, as `growing.py` describes them; if there are
+            any, the last of the base words says how many words they take.
+        grown: per such state whether its keys are texts.
+        grown_slots: what `growing.read_growing` reads of them into slots, with `grown_items` of lists and maps.
         texts: physical columns that hold numbers of texts (`texts.py`).
         nested: the table of `nested.read_nested`, with `nested_names` and `nested_dtypes` beside it.
         edges: per lane 1 if some feature needs its first and last rows, with `lifetime_edges` of the lifetime.
@@ -153,6 +158,10 @@ class GroupLayout:
     flagged: bool
     rows: bool
     kept: IntArray
+    growing: IntArray
+    grown: BoolArray
+    grown_slots: IntArray
+    grown_items: IntArray
     texts: tuple[int, ...]
     nested: IntArray
     nested_names: tuple[str, ...]
@@ -187,6 +196,22 @@ class GroupLayout:
         return (*self.nested_names, *texts, *self.lists)
 
     @cached_property
+    def online_features(self) -> IntArray:
+        """`features` without those that online reads take from growing states."""
+        features = self.features.copy()
+        if len(self.grown_slots):
+            features[self.grown_slots[:, gr.F_TARGET], k.FEATURE_CODE] = k.GROWN
+        return features
+
+    @cached_property
+    def online_nested(self) -> IntArray:
+        """`nested` without those that online reads take from growing states."""
+        table = self.nested.copy()
+        if len(self.grown_items):
+            table[self.grown_items[:, gr.F_TARGET], nested.N_CODE] = k.GROWN
+        return table
+
+    @cached_property
     def row_words(self) -> int:
         """Words of a row: its time, its columns, its flag, its offset and partition."""
         return 1 + self.width + self.flagged + 2 * self.ordered
@@ -218,7 +243,7 @@ def layout_of(group: _Group) -> GroupLayout:
     listed = [a for a in group.aggregates if _is_nested(a)]
     # Each element of a list is aggregated by itself, like a column of its own.
     plain = [(a, element) for a in group.aggregates if not _is_nested(a) for element in range(_elements(group, a))]
-    lane_ids: dict[tuple[int, int, int, bool], int] = {}
+    lane_ids: dict[tuple[int, int, int, int], int] = {}
     for a, element in plain:
         lane_ids.setdefault(_lane_of(group, a, element), len(lane_ids))
     lanes = np.full((len(lane_ids), 7), -1, np.int64)
@@ -240,7 +265,8 @@ def layout_of(group: _Group) -> GroupLayout:
         lanes[lane, k.LANE_VALIDITY] = -1 if kind != ln.NULLABLE_INT else lanes[lane, k.LANE_COLUMN] + 1
         if a.window_us is None:
             lifetime_edges[lane] |= ops & ln.EDGES != 0
-            base_of.setdefault(lane, 0)
+            if code < wr.RATE and not _is_text_extreme(group, a):
+                base_of.setdefault(lane, 0)
         window = windows.index(_window(a))
         boolean = int(a.dtype is DType.BOOL and code in _VALUES)
         name, dtype = a.name, a.dtype
@@ -254,6 +280,8 @@ def layout_of(group: _Group) -> GroupLayout:
         lanes[lane, k.LANE_BASE] = base_words
         ops = int(lanes[lane, k.LANE_OPS])
         base_words += ln.lane_size(ops) + (2 if ops & ln.EXTREMES else 0)
+    growing, reads = _growing(group, first_column, windows)
+    base_words += len(growing) > 0
     tile_words = 0
     for lane in range(len(lane_ids)):
         lanes[lane, k.LANE_TILE] = tile_words
@@ -272,8 +300,9 @@ def layout_of(group: _Group) -> GroupLayout:
     whole = {_window(a) for a in group.aggregates if _is_nested(a) or _CODES[a.kind][0] > wr.RATE}
     texts = tuple(c for c, (index, _) in enumerate(columns) if group.inputs[index].dtype is DType.STRING)
     kept = _kept(group, first_column)
-    # Numbers of texts change with the rows that a record holds, so no tile may have any.
-    single = bool(texts) or bool(len(kept))
+    # Numbers of texts change with the rows that a record holds, so no tile may have any; and what the lifetime needs
+    # one by one until it is folded may be in none.
+    single = bool(texts) or bool(len(kept)) or bool(len(growing))
     levels = _levels([] if single else [(*window, window in whole) for window in windows], group.resolution_us)
     lifetime = any(w < 0 for w, _, _ in windows)
     flagged = (bool(edges.any()) or bool(len(kept))) and (lifetime or len(levels) > 0)
@@ -299,8 +328,12 @@ def layout_of(group: _Group) -> GroupLayout:
         edges=edges,
         lifetime_edges=lifetime_edges,
         flagged=flagged,
-        rows=bool(listed) or any(f[2] >= wr.RATE for f in features),
+        rows=any(f[2] >= wr.RATE and f[5] not in reads for f in features),
         kept=kept,
+        growing=growing,
+        grown=_text_keys(growing, texts),
+        grown_slots=_sorted_reads([(*reads[f[5]], f[4], slot) for slot, f in enumerate(features) if f[5] in reads]),
+        grown_items=_sorted_reads([(*reads[a.name], 0, at) for at, a in enumerate(listed) if a.name in reads]),
         texts=texts,
         nested=_nested(group, listed, first_column, windows),
         nested_names=tuple(a.name for a in listed),
@@ -321,14 +354,21 @@ def _elements(group: _Group, spec: _Aggregate) -> int:
     return 1 if spec.input is None else group.inputs[spec.input].size or 1
 
 
-def _lane_of(group: _Group, spec: _Aggregate, element: int) -> tuple[int, int, int, bool]:
-    """What shares a lane: an input (of lists, an element) under a condition; of texts, the lifetime has its own.
+def _lane_of(group: _Group, spec: _Aggregate, element: int) -> tuple[int, int, int, int]:
+    """What shares a lane: an input (of lists, an element) under a condition; of texts, the lifetime has its own, and
+    one for its extremes.
 
     Numbers of texts change with the rows that a record holds, so no state of older rows may have any.
     """
     source = -1 if spec.input is None else spec.input
-    texts = source >= 0 and group.inputs[source].dtype is DType.STRING
-    return source, element, -1 if spec.where is None else spec.where, texts and spec.window_us is None
+    texts = source >= 0 and group.inputs[source].dtype is DType.STRING and spec.window_us is None
+    return source, element, -1 if spec.where is None else spec.where, texts + _is_text_extreme(group, spec)
+
+
+def _is_text_extreme(group: _Group, spec: _Aggregate) -> bool:
+    """True for the least or greatest text of the lifetime, of which the record keeps the row."""
+    text = spec.input is not None and group.inputs[spec.input].dtype is DType.STRING
+    return text and spec.kind in ("min", "max") and spec.window_us is None and spec.by is None
 
 
 def _is_nested(spec: _Aggregate) -> bool:
@@ -344,7 +384,9 @@ def _nested(
         params = dict(a.params)
         code = _NESTED[a.kind] if a.by is None else _BY[a.kind]
         size = int(params.get("n", params.get("k", 0)))
-        row = [code, windows.index(_window(a)), size, int(params.get("cap", DISTINCT_CAP))]
+        # Buckets are limited over the lifetime, where nothing else would limit what a record holds.
+        cap = gr.UNCAPPED if a.by is not None and a.window_us is not None else int(params.get("cap", DISTINCT_CAP))
+        row = [code, windows.index(_window(a)), size, cap]
         row += _read(group, a.input, first_column)
         row.append(-1 if a.where is None else first_column[a.where])
         row += _read(group, a.by, first_column)
@@ -356,13 +398,69 @@ def _kept(group: _Group, first_column: list[int]) -> IntArray:
     """The table of lifetime features that need old rows one by one; its columns are those that `kept.py` names."""
     table = []
     for a in group.aggregates:
-        if a.window_us is None and a.kind in _KEEPS:
-            params = dict(a.params)
-            # One value more than are counted tells that there are too many.
-            size = int(params.get("cap", DISTINCT_CAP)) + 1 if a.kind == "n_unique" else int(params["n"])
-            where = -1 if a.where is None else first_column[a.where]
-            table.append([_NESTED.get(a.kind, wr.N_UNIQUE), size, *_read(group, a.input, first_column), where])
+        least = a.kind == "min"
+        if a.window_us is not None:
+            continue
+        if a.kind in ("first_n", "last_n"):
+            code, size = _NESTED[a.kind], int(dict(a.params)["n"])
+        elif a.by is not None and a.kind in ("min", "max"):
+            # One bucket more than may be counted tells that there are too many.
+            code, size = _BY[a.kind], DISTINCT_CAP + 1
+        elif _is_text_extreme(group, a):
+            code, size = k.MIN if least else k.MAX, 1
+        else:
+            continue
+        where = -1 if a.where is None else first_column[a.where]
+        read, by = _read(group, a.input, first_column), _read(group, a.by, first_column)
+        table.append([code, size, *read, where, *by])
     return np.array(table, np.int64).reshape(-1, KEPT_WORDS)
+
+
+def _growing(
+    group: _Group, first_column: list[int], windows: list[tuple[int, int, int]]
+) -> tuple[IntArray, dict[str, tuple[int, int, int, int, int]]]:
+    """The table of growing states, and by name what is read from them: the first columns of `growing.read_growing`."""
+    states: dict[tuple[int, ...], int] = {}
+    caps: dict[int, int] = {}
+    reads: dict[str, tuple[int, int, int, int, int]] = {}
+    for a in group.aggregates:
+        form = _form(a)
+        if a.window_us is not None or form is None:
+            continue
+        params = dict(a.params)
+        where = -1 if a.where is None else first_column[a.where]
+        counted = form == gr.COUNTS and a.by is not None
+        read = _read(group, a.by if counted else a.input, first_column)
+        by = _read(group, None if counted else a.by, first_column)
+        state = states.setdefault((form, *read, where, *by), len(states))
+        cap = int(params.get("cap", DISTINCT_CAP)) if form in (gr.COUNTS, gr.SUMMED) else gr.UNCAPPED
+        caps[state] = max(cap, caps.get(state, 0))
+        code = _BY[a.kind] if a.by is not None else _NESTED.get(a.kind) or _CODES[a.kind][0]
+        param = int(params["k"]) if a.kind == "top_k" else _param(a)
+        reads[a.name] = (state, windows.index(_window(a)), code, param, cap)
+    table = [(form, caps[state], *read) for (form, *read), state in states.items()]
+    return np.array(table, np.int64).reshape(-1, gr.STATE_WORDS), reads
+
+
+def _form(spec: _Aggregate) -> int | None:
+    """The form of the growing state that a feature of the lifetime needs; None if it needs none."""
+    if spec.by is not None:
+        if spec.kind == "count" and spec.input is None:
+            return gr.COUNTS
+        return gr.SUMMED if spec.kind in ("count", "sum", "mean") else None
+    return _FORMS.get(spec.kind)
+
+
+def _text_keys(growing: IntArray, texts: tuple[int, ...]) -> BoolArray:
+    """Per growing state whether its keys are texts."""
+    by = growing[:, gr.G_FORM] == gr.SUMMED
+    keyed = by | (growing[:, gr.G_FORM] == gr.COUNTS)
+    found: BoolArray = keyed & np.isin(np.where(by, growing[:, gr.G_BY], growing[:, gr.G_COLUMN]), texts)
+    return found
+
+
+def _sorted_reads(reads: Sequence[tuple[int, ...]]) -> IntArray:
+    return np.array(sorted(reads), np.int64).reshape(-1, gr.READ_WORDS)
 
 
 def _read(group: _Group, source: int | None, first_column: list[int]) -> tuple[int, int, int]:
@@ -411,8 +509,13 @@ def _levels(windows: list[tuple[int, int, int, bool]], resolution_us: int) -> In
 
 
 _VALUES = (k.MIN, k.MAX, k.FIRST, k.LAST, wr.MOST_FREQUENT)
-_KEEPS = ("first_n", "last_n", "n_unique")
-"""Aggregations that are read from single rows over the lifetime too: they need a bounded number of old ones."""
+_FORMS = {
+    **dict.fromkeys(("n_unique", "most_frequent", "histogram", "top_k"), gr.COUNTS),
+    "quantile": gr.BUCKETS,
+    "skewness": gr.MOMENTS,
+    "approx_n_unique": gr.REGISTERED,
+}
+"""The growing states that aggregations without buckets need over the lifetime."""
 _BY_ORDER = ("first", "last", "first_n", "last_n")
 """Aggregations whose value is decided by ties of event time."""
 

@@ -18,7 +18,7 @@ from numba import njit
 from headrace.aggregations.counted import counts
 from headrace.aggregations.exact import turned
 from headrace.aggregations.frequent import distinct, sorted_values
-from headrace.aggregations.kernel import LIFETIME, WINDOW_LENGTH, first_at_or_after, window_edges
+from headrace.aggregations.kernel import GROWN, LIFETIME, WINDOW_LENGTH, first_at_or_after, window_edges
 from headrace.aggregations.lanes import (
     AT_INT_HIGH,
     AT_INT_LOW,
@@ -77,6 +77,26 @@ def _edge_rows(  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
+def write_frequencies(values, often, found, kind, best, heap, at):  # type: ignore[no-untyped-def]
+    """Write `found` different values (floats `turned`, in ascending order) with how often each occurs, or the `best`
+    most frequent ones (if not negative); returns where the buffer goes on."""
+    if best < 0:
+        heap[at] = found
+        for k in range(found):
+            heap[at + 1 + k] = turned(values[k]) if kind == FLOAT else values[k]
+            heap[at + 1 + found + k] = often[k]
+            heap[at + 1 + 2 * found + k] = 1
+        return at + 1 + 3 * found
+    # Stable: among equally frequent values the least goes first.
+    order = np.argsort(-often[:found], kind="mergesort")
+    kept = min(best, found)
+    heap[at] = kept
+    for k in range(kept):
+        heap[at + 1 + k] = turned(values[order[k]]) if kind == FLOAT else values[order[k]]
+    return at + 1 + kept
+
+
+@njit(cache=True)
 def _frequencies(  # type: ignore[no-untyped-def]
     i8, f8, kind, column, validity, where, offsets, partitions, limits, start, stop, best, cap, heap, at
 ):
@@ -87,23 +107,26 @@ def _frequencies(  # type: ignore[no-untyped-def]
     if found < 0:
         heap[at] = -1
         return at + 1
-    if kind == FLOAT:
-        for k in range(found):
-            values[k] = turned(values[k])
-    if best < 0:
-        heap[at] = found
-        for k in range(found):
-            heap[at + 1 + k] = values[k]
-            heap[at + 1 + found + k] = often[k]
-            heap[at + 1 + 2 * found + k] = 1
-        return at + 1 + 3 * found
-    # Stable: among equally frequent values the least goes first.
-    order = np.argsort(-often[:found], kind="mergesort")
-    kept = min(best, found)
-    heap[at] = kept
-    for k in range(kept):
-        heap[at + 1 + k] = values[order[k]]
-    return at + 1 + kept
+    return write_frequencies(values, often, found, kind, best, heap, at)
+
+
+@njit(cache=True)
+def bucket_value(code, kind, lane, work, cell):  # type: ignore[no-untyped-def]
+    """Word and state, as of `_bucket`, of the count, sum or mean of the values that a lane holds."""
+    held = lane[AT_VALID]
+    if code == BY_COUNT:
+        return held, 1
+    if held == 0:
+        return np.int64(0), 0
+    if code == BY_SUM and kind != FLOAT:
+        if not -(1 << 31) <= lane[AT_INT_HIGH] < (1 << 31):
+            return np.int64(0), -1
+        return (lane[AT_INT_HIGH] << 32) + lane[AT_INT_LOW], 1
+    value = quotient(lane, held if code == BY_MEAN else 1, work)
+    if math.isinf(value):
+        return np.int64(0), -1
+    cell[0] = value + 0.0
+    return cell.view(np.int64)[0], 1
 
 
 @njit(cache=True)
@@ -120,37 +143,25 @@ def _bucket(i8, f8, code, kind, column, validity, rows, lane, work, cell):  # ty
             add_row(i8, f8, kind, SUMS, column + i, lane, 0)
             continue
         lane[AT_VALID] += 1
+        if code == BY_COUNT:
+            continue
         if kind == FLOAT:
             least = i if least < 0 or f8[column + i] < f8[column + least] else least
             most = i if most < 0 or f8[column + i] > f8[column + most] else most
         else:
             least = i if least < 0 or i8[column + i] < i8[column + least] else least
             most = i if most < 0 or i8[column + i] > i8[column + most] else most
-    held = lane[AT_VALID]
-    if code == BY_COUNT:
-        return held, 1
-    if held == 0:
-        return np.int64(0), 0
-    if code == BY_MIN:
-        return i8[column + least], 1
-    if code == BY_MAX:
-        return i8[column + most], 1
+    if code in (BY_MIN, BY_MAX):
+        row = least if code == BY_MIN else most
+        return (i8[column + row], 1) if row >= 0 else (np.int64(0), 0)
     carry_whole(lane)
-    if code == BY_SUM and kind != FLOAT:
-        if not -(1 << 31) <= lane[AT_INT_HIGH] < (1 << 31):
-            return np.int64(0), -1
-        return (lane[AT_INT_HIGH] << 32) + lane[AT_INT_LOW], 1
-    value = quotient(lane, held if code == BY_MEAN else 1, work)
-    if math.isinf(value):
-        return np.int64(0), -1
-    cell[0] = value + 0.0
-    return cell.view(np.int64)[0], 1
+    return bucket_value(code, kind, lane, work, cell)
 
 
 @njit(cache=True)
 def _buckets(  # type: ignore[no-untyped-def]
     i8, f8, code, kind, column, validity, where, by_kind, by, by_validity, offsets, partitions, limits, start, stop,
-    lane, work, cell, heap, at, tally,
+    cap, lane, work, cell, heap, at, tally,
 ):  # fmt: skip
     """Write the value of each bucket that has a row, by ascending keys."""
     rows = np.empty(stop - start, np.int64)
@@ -164,6 +175,10 @@ def _buckets(  # type: ignore[no-untyped-def]
     found = 0
     for k in range(n):
         found += k == 0 or keys[order[k]] != keys[order[k - 1]]
+    if found > cap:
+        heap[at] = -1
+        tally[0] += 1
+        return at + 1
     heap[at] = found
     first = bucket = 0
     for k in range(1, n + 1):
@@ -195,6 +210,9 @@ def read_nested(  # type: ignore[no-untyped-def]
     for r in range(len(t)):
         for f in range(nested.shape[0]):
             code, kind = nested[f, N_CODE], nested[f, N_KIND]
+            begins[r, f] = at
+            if code == GROWN:
+                continue
             column = columns[r] + nested[f, N_COLUMN] * strides[r]
             validity = columns[r] + nested[f, N_VALIDITY] * strides[r] if kind == NULLABLE_INT else -1
             where = columns[r] + nested[f, N_WHERE] * strides[r] if nested[f, N_WHERE] >= 0 else -1
@@ -208,7 +226,6 @@ def read_nested(  # type: ignore[no-untyped-def]
                 wider = np.empty(2 * room, np.int64)
                 wider[:at] = heap[:at]
                 heap = wider
-            begins[r, f] = at
             if code in (FIRST_N, LAST_N):
                 at = _edge_rows(
                     i8, f8, kind, column, validity, where, offsets[r], partitions[r], limits[r], start, stop,
@@ -226,7 +243,7 @@ def read_nested(  # type: ignore[no-untyped-def]
                 by_validity = columns[r] + nested[f, N_BY_VALIDITY] * strides[r] if by_kind == NULLABLE_INT else -1
                 at = _buckets(
                     i8, f8, code, kind, column, validity, where, by_kind, by, by_validity, offsets[r], partitions[r],
-                    limits[r], start, stop, lane, work, cell, heap, at, tally,
+                    limits[r], start, stop, nested[f, N_CAP], lane, work, cell, heap, at, tally,
                 )  # fmt: skip
     return heap[:at], begins
 

@@ -13,6 +13,7 @@ from headrace.aggregations.kernel import (
     window_edges,
 )
 from headrace.aggregations.prefixes import WORDS, read_lane
+from headrace.aggregations.records import FORMAT
 from headrace.aggregations.window_rows import RATE, read_rows
 from headrace.core.time import NULL_US
 
@@ -62,12 +63,13 @@ def read_table(  # type: ignore[no-untyped-def]
     B_ROWS,
     B_TILE,
     B_FLAG,
-) = range(14)
+    B_GROWING,
+) = range(15)
 # Words at the head of a window record and of a table record (`records.py`).
 W_FORMAT, W_COUNT, W_CUT, W_CLOCK, W_TILES, W_TAIL, W_PARTITIONS, W_HEAD = range(8)
 T_FORMAT, T_COUNT, T_CLOCK, T_TAIL, T_FLOOR, T_HEAD = range(6)
-TOO_OLD = -2
-"""Instead of a row: the record no longer holds what a read at this time needs."""
+TOO_OLD, OTHER_FORMAT = -2, -3
+"""Instead of a row: the record no longer holds what a read at this time needs; it is of another format."""
 
 
 @njit(cache=True, nogil=True)
@@ -93,7 +95,8 @@ def read_view(  # type: ignore[no-untyped-def]
     """Read all bindings of a view for each request: `starts[r, b]` is the word where the record begins, or -1.
 
     `rows[r, b]` is set to the row that a table binding took (for values that are not 8-byte words), -1 for none,
-    TOO_OLD for a time that the record does not reach back to. Returns how many of them are TOO_OLD.
+    TOO_OLD for a time that the record does not reach back to, OTHER_FORMAT for such a record of a window. Returns how
+    many of them are either.
     """
     f8, out_f8 = i8.view(np.float64), out.view(np.float64)
     refused = 0
@@ -127,10 +130,16 @@ def read_view(  # type: ignore[no-untyped-def]
                 continue
             rows[r, b] = -1
             n, base, times, flags, tiles, tile_count = 0, -1, 0, -1, 0, 0
+            if at >= 0 and i8[at + W_FORMAT] != FORMAT:
+                rows[r, b] = OTHER_FORMAT
+                refused += 1
+                at = -1
             if at >= 0:
                 n, tile_count = i8[at + W_COUNT], i8[at + W_TILES]
                 base = at + W_HEAD + i8[at + W_PARTITIONS]
                 tiles = base + bindings[b, B_BASE_WORDS]
+                if bindings[b, B_GROWING]:
+                    tiles += i8[tiles - 1]
                 times = tiles + tile_count * bindings[b, B_TILE]
                 if bindings[b, B_BASE_WORDS] == 0:
                     base = -1

@@ -1,14 +1,16 @@
 """Window records: what the online store holds per group and entity.
 
 A record is int64 words: format · rows n · cut · clock · tiles m · tail bytes · partitions P · P positions · base words
-(the lifetime's state of events before the cut) · m starts of tiles · the words of tiles, m each · n event times · the
+(the lifetime's state of events before the cut; of groups with growing states, `growing.py`, the last says how many
+words these take) · the growing states · m starts of tiles · the words of tiles, m each · n event times · the
 group's columns, n words each · where rows may stay that are counted elsewhere, n flags that say so · for groups that
 depend on ties: n offsets, n partitions and a MessagePack list of ids as the tail.
 
 Rows lie in order of (event time, id, partition, offset). Events between which no edge of a window can fall any more
-are tiles (`tiles.py`), and events before the cut, which no finite window reaches, are in the base; the rows that first
-and last still need stay beside them. The cut and the levels of tiles follow the stream's clock at the entity's last
-event, so that what a record says is a function of the events below its position alone, however they were batched.
+are tiles (`tiles.py`), and events before the cut, which no finite window reaches, are in the base and in the growing
+states; the rows that first and last still need stay beside them. The cut and the levels of tiles follow the stream's
+clock at the entity's last event, so that what a record says is a function of the events below its position alone,
+however they were batched.
 """
 
 from __future__ import annotations
@@ -21,16 +23,19 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from headrace.aggregations.growing import grow
 from headrace.aggregations.kept import keep_rows
 from headrace.aggregations.lanes import LANE_WORDS
 from headrace.aggregations.layout import GroupLayout
 from headrace.aggregations.tiles import cut_of, fold_rows, fold_tiles, keep_edges, tile_rows
 from headrace.core.columns import BoolArray, IntArray
+from headrace.core.errors import StoreError
 from headrace.core.time import floor_to
 
-FORMAT = 2
+FORMAT = 3
+"""3: growing states. Records of another format are refused (`check_format`)."""
 _HEAD = struct.Struct("<7q")
-_TAIL_AT = 40
+_TAIL_AT, _PARTITIONS_AT = 40, 48
 _WORD = struct.Struct("<q")
 _encode_ids = msgspec.msgpack.Encoder().encode
 _decode_ids = msgspec.msgpack.Decoder(list[Any]).decode
@@ -60,12 +65,22 @@ def merge(layout: GroupLayout, record: bytes | None, delta: EntityDelta, horizon
     cut = floor_to(delta.clock_us - horizon_us - layout.reach_us, layout.cut_step_us)
     if record is None:
         return _rebuild(layout, None, delta, cut, delta.clock_us, delta.positions, horizon_us)
-    _, _, old_cut, clock, _, _, partitions = _HEAD.unpack_from(record)
+    form, _, old_cut, clock, _, _, partitions = _HEAD.unpack_from(record)
+    check_format(form)
     positions = struct.unpack_from(f"<{partitions}q", record, 56)
     if all(have >= new for have, new in zip(positions, delta.positions, strict=True)):
         return record
     positions = tuple(max(pair) for pair in zip(positions, delta.positions, strict=True))
     return _rebuild(layout, record, delta, max(cut, old_cut), max(clock, delta.clock_us), positions, horizon_us)
+
+
+def check_format(found: int) -> None:
+    """Raise StoreError for a window record of another format."""
+    if found != FORMAT:
+        raise StoreError(
+            f"the online store holds a window record of format {found}, this version reads and writes format {FORMAT}: "
+            "delete the online store, and ingestion makes it again from the feature log"
+        )
 
 
 def append_ids(record: bytes, old: bytes | None, ids: list[Any], dropped: int) -> bytes:
@@ -92,16 +107,17 @@ def _rebuild(
     fresh = [delta.times, *delta.columns, *flags, *((delta.offsets, delta.partitions) if layout.ordered else ())]
     rows = np.frombuffer(b"".join(fresh), np.int64).reshape(len(fresh), delta.n)
     base = np.zeros(layout.base_words, np.int64)
+    grown: IntArray = np.zeros(0, np.int64)
     tiles = np.zeros((1 + layout.tile_words, 0), np.int64)
     ids: list[Any] = []
     if record is not None:
         _, n, _, _, count, tail, partitions = _HEAD.unpack_from(record)
         at = 7 + partitions
-        sizes = (layout.base_words, len(tiles) * count, len(fresh) * n)
+        sizes = (layout.base_words, growing_words(layout, record), len(tiles) * count, len(fresh) * n)
         words = np.frombuffer(record, np.int64, count=at + sum(sizes))
-        base = words[at : at + sizes[0]].copy()
-        tiles = words[at + sizes[0] : at + sizes[0] + sizes[1]].reshape(len(tiles), count)
-        rows = np.concatenate([words[at + sizes[0] + sizes[1] :].reshape(len(fresh), n), rows], axis=1)
+        parts = np.split(words[at:], np.cumsum(sizes[:-1]))
+        base, grown, tiles = parts[0].copy(), parts[1].copy(), parts[2].reshape(len(tiles), count)
+        rows = np.concatenate([parts[3].reshape(len(fresh), n), rows], axis=1)
         if tail:
             ids = _decode_ids(record[8 * len(words) : 8 * len(words) + tail])
     with_ids = delta.ids is not None and layout.ordered
@@ -115,7 +131,7 @@ def _rebuild(
     behind = int(np.searchsorted(rows[0], cut, "left"))
     behind_tiles = int(np.searchsorted(tiles[0], cut, "left"))
     if layout.lifetime:
-        _fold(layout, rows[:, :behind], counted[:behind], tiles, behind_tiles, base, keep)
+        grown = _fold(layout, rows[:, :behind], counted[:behind], tiles, behind_tiles, base, grown, keep)
     tiles = _tile(layout, rows, behind, counted, keep, tiles[:, behind_tiles:], clock, horizon_us)
     if layout.flagged:
         rows = rows.copy()
@@ -127,6 +143,7 @@ def _rebuild(
         [
             struct.pack(f"<{len(head)}q", *head),
             base.tobytes(),
+            grown.tobytes(),
             np.ascontiguousarray(tiles).tobytes(),
             np.ascontiguousarray(rows).tobytes(),
             _padded(tail_bytes),
@@ -184,13 +201,18 @@ def _fold(
     tiles: IntArray,
     behind_tiles: int,
     base: IntArray,
+    grown: IntArray,
     keep: BoolArray,
-) -> None:
-    """Fold the rows that are not counted yet and the first tiles into `base`; mark the rows that are still needed."""
+) -> IntArray:
+    """Fold the rows that are not counted yet and the first tiles into `base`, and the rows into the growing states,
+    which are returned; mark the rows that are still needed."""
     if layout.base_words:
         fresh = np.ascontiguousarray(rows[:, ~counted])
         n = fresh.shape[1]
         words = fresh.reshape(-1)
+        if len(layout.growing) and n:
+            grown = grow(words, words.view(np.float64), n, n, n, grown, layout.growing)
+            base[-1] = len(grown)
         fold_rows(words, words.view(np.float64), n, n, 0, n, layout.lanes, base)
         words = np.concatenate([tiles.reshape(-1), np.zeros(1, np.int64)])
         fold_tiles(words, words.view(np.float64), 0, tiles.shape[1], behind_tiles, layout.lanes, base)
@@ -203,6 +225,17 @@ def _fold(
         n = rows.shape[1]
         words = np.concatenate([rows.reshape(-1), np.zeros(1, np.int64)])
         keep_rows(words, words.view(np.float64), n, n, n, layout.kept, keep)
+    return grown
+
+
+def growing_words(layout: GroupLayout, record: bytes) -> int:
+    """How many words of a record growing states take."""
+    if not len(layout.growing):
+        return 0
+    check_format(_WORD.unpack_from(record)[0])
+    base = 7 + _WORD.unpack_from(record, _PARTITIONS_AT)[0] + layout.base_words
+    words: int = _WORD.unpack_from(record, 8 * (base - 1))[0]
+    return words
 
 
 def _padded(tail: bytes) -> bytes:

@@ -135,8 +135,24 @@ def _tau(x):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _estimate_of(ranks):  # type: ignore[no-untyped-def]
+def take_in(registers, word):  # type: ignore[no-untyped-def]
+    """Let uint8 `registers` take in a value's word (`counted.word_of`)."""
+    h = hash_word(word)
+    rest = h << np.uint64(_BITS)
+    rank = 1
+    while rank <= _RANKS and not rest >> np.uint64(63):
+        rest <<= np.uint64(1)
+        rank += 1
+    place = h >> np.uint64(64 - _BITS)
+    registers[place] = max(registers[place], rank)
+
+
+@njit(cache=True)
+def estimate_of(registers):  # type: ignore[no-untyped-def]
     """The estimate, rounded half to even, from how many registers have each rank."""
+    ranks = np.zeros(_RANKS + 2, np.int64)
+    for k in range(REGISTERS):
+        ranks[registers[k]] += 1
     m = float(REGISTERS)
     z = m * _tau(1.0 - float(ranks[_RANKS + 1]) / m)
     for k in range(_RANKS, 0, -1):
@@ -152,17 +168,6 @@ def estimate(  # type: ignore[no-untyped-def]
     """Estimated number of different values."""
     registers = np.zeros(REGISTERS, np.uint8)
     for i in range(start, stop):
-        if not counts(i8, f8, kind, column, validity, where, offsets, partitions, limits, i):
-            continue
-        h = hash_word(word_of(i8, f8, kind, column + i))
-        rest = h << np.uint64(_BITS)
-        rank = 1
-        while rank <= _RANKS and not rest >> np.uint64(63):
-            rest <<= np.uint64(1)
-            rank += 1
-        place = h >> np.uint64(64 - _BITS)
-        registers[place] = max(registers[place], rank)
-    ranks = np.zeros(_RANKS + 2, np.int64)
-    for k in range(REGISTERS):
-        ranks[registers[k]] += 1
-    return _estimate_of(ranks)
+        if counts(i8, f8, kind, column, validity, where, offsets, partitions, limits, i):
+            take_in(registers, word_of(i8, f8, kind, column + i))
+    return estimate_of(registers)

@@ -19,13 +19,13 @@ from numba import njit
 
 from headrace.aggregations.lanes import LANE_WORDS
 from headrace.aggregations.layout import GroupLayout
-from headrace.aggregations.records import FORMAT, EntityDelta, append_ids, merge
+from headrace.aggregations.records import FORMAT, EntityDelta, append_ids, check_format, growing_words, merge
 from headrace.aggregations.texts import TextMerge
 from headrace.aggregations.tiles import cut_of, tile_rows, to_tile
 from headrace.core.columns import IntArray
 from headrace.core.time import NULL_US
 
-_GENERAL, _SAME = -1, -2
+_GENERAL, _SAME, _FORMER = -1, -2, -3
 # What the kernel is told of an entity, before its positions. _OLD: the word at which its record begins (-1: none yet),
 # _ROW: that of the time of its first new event, _STRIDE: how many new events its group has. _TILE: the words of a tile
 # with its start, _FLAG: which of the rows' columns is the flag (-1: none), _LEVELS_AT: the word where the levels begin.
@@ -109,6 +109,10 @@ def _merge_plain(
             layout.cut_step_us, 1 + layout.tile_words, 1 + layout.width if layout.flagged else -1, layout.fewest,
             levels_at, len(levels), positions.shape[1],
         )  # fmt: skip
+        if len(layout.growing):
+            # Here growing states are base words that only some records have.
+            grown = [0 if record is None else growing_words(layout, record) for record in old]
+            table[:, _BASE] += np.array(grown)
         ends = np.cumsum(np.maximum(sizes, 0))
         table[:, _OLD] = np.where(sizes < 0, -1, at + ends - sizes)
         table[:, _ROW] = row + np.cumsum(counts) - counts
@@ -124,6 +128,7 @@ def _merge_plain(
     out = np.empty(len(words) + room, np.int64)
     spans = np.empty((entities, 4), np.int64)
     splice(words, at, out, spans)
+    _check_formats(groups, records, spans)
     merged = out.data.cast("B")[: int(spans[spans[:, 0] >= 0, 1].max(initial=0))].tobytes()
     first = 0
     for layout, events, keys in groups:
@@ -147,6 +152,15 @@ def _merge_plain(
         if len(untiled):
             made = _tiled(layout, out, here[untiled], horizon_us)
             records.update(zip([keys[index] for index in untiled.tolist()], made, strict=True))
+
+
+def _check_formats(
+    groups: Sequence[tuple[GroupLayout, Events, Sequence[bytes]]], records: dict[bytes, bytes | None], spans: IntArray
+) -> None:
+    """Raise StoreError if `splice` met a record of another format."""
+    if (spans[:, 0] == _FORMER).any():
+        for record in [records[key] for _, _, keys in groups for key in keys]:
+            check_format(FORMAT if record is None else _WORD.unpack_from(record)[0])
 
 
 def _tiled(layout: GroupLayout, merged: IntArray, spans: IntArray, horizon_us: int) -> list[bytes]:
@@ -200,8 +214,8 @@ def splice(words, at, out, spans):  # type: ignore[no-untyped-def]
     """Write the new record of each entity that `words[at:]` describes to `out`.
 
     `spans` gets, per entity, where its record begins and ends in `out` (bytes), how many rows were dropped, and 1 if
-    some of the rows are to become tiles; the begin is _GENERAL if the record must be made in the general way and _SAME
-    if nothing is new.
+    some of the rows are to become tiles; the begin is _GENERAL if the record must be made in the general way, _SAME if
+    nothing is new and _FORMER if the old record has another format.
     """
     to = 0
     for entity in range(len(spans)):
@@ -228,6 +242,8 @@ def _splice_one(words, about, positions, partitions, out, span):  # type: ignore
     for p in range(partitions):
         out[7 + p] = positions[p]
     if old >= 0:
+        if words[old] != FORMAT:
+            return _FORMER
         fresh = False
         for p in range(partitions):
             have = words[old + 7 + p]

@@ -17,12 +17,14 @@ import msgspec
 import numpy as np
 from numba import njit
 
+from headrace.aggregations.growing import key_spans
 from headrace.aggregations.layout import GroupLayout
+from headrace.aggregations.records import check_format
 from headrace.core.columns import BoolArray, IntArray
 from headrace.core.time import NULL_US
 
-# Where the head of a record (`records.py`) says how many rows and bytes of tail there are.
-_ROWS, _TAIL_AT = 1, 40
+# Where the head of a record (`records.py`) says how many rows and bytes of tail there are, and of which partitions.
+_ROWS, _TAIL_AT, _PARTITIONS, _HEAD = 1, 40, 6, 7
 _WORD = struct.Struct("<q")
 _NULL = np.int64(NULL_US)
 _NO_IDS = b"\xc0"  # MessagePack's nil
@@ -74,6 +76,9 @@ class TextMerge:
         self, layout: GroupLayout, columns: Sequence[bytes], texts: Sequence[str], before: Sequence[bytes | None]
     ) -> None:
         self._layout, self._before = layout, before
+        for record in before:
+            if record is not None:
+                check_format(_WORD.unpack_from(record)[0])
         tails = [(_NO_IDS, []) if record is None else _split(record) for record in before]
         self._texts = sorted(set(texts).union(*[known for _, known in tails]))
         ranks = dict(zip(self._texts, count()))
@@ -155,7 +160,7 @@ def _renumbered(bodies: Sequence[bytes], layout: GroupLayout, numbers: IntArray,
     """Records whose words of texts are replaced: word w of record r by `numbers[starts[r] + w]`."""
     words, ends, columns = _joined(bodies, layout)
     if len(words):
-        _renumber(words, ends, layout.row_words, columns, numbers, starts)
+        _renumber(words, ends, layout.row_words, columns, layout.base_words, layout.grown, numbers, starts)
     return _cut(words, ends) if len(words) else list(bodies)
 
 
@@ -165,12 +170,12 @@ def _compact(bodies: Sequence[bytes], layout: GroupLayout) -> tuple[list[bytes],
     if not bodies:
         return [], [], [0]
     words, ends, columns = _joined(bodies, layout)
-    used, edges = _own_numbers(words, ends, layout.row_words, columns)
+    used, edges = _own_numbers(words, ends, layout.row_words, columns, layout.base_words, layout.grown)
     return _cut(words, ends), used.tolist(), edges.tolist()
 
 
 @njit(cache=True, nogil=True)
-def _renumber(words, ends, row_words, columns, numbers, starts):  # type: ignore[no-untyped-def]
+def _renumber(words, ends, row_words, columns, base, grown, numbers, starts):  # type: ignore[no-untyped-def]
     begin = 0
     for r in range(len(ends)):
         if ends[r] > begin:
@@ -180,19 +185,31 @@ def _renumber(words, ends, row_words, columns, numbers, starts):  # type: ignore
                 for at in range(rows + column * n, rows + (column + 1) * n):
                     if words[at] != _NULL:
                         words[at] = numbers[starts[r] + words[at]]
+            if len(grown):
+                spans = key_spans(words, begin + _HEAD + words[begin + _PARTITIONS] + base, grown)
+                for s in range(len(spans)):
+                    for at in range(spans[s, 0], spans[s, 1]):
+                        words[at] = numbers[starts[r] + words[at]]
         begin = ends[r]
 
 
 @njit(cache=True, nogil=True)
-def _own_numbers(words, ends, row_words, columns):  # type: ignore[no-untyped-def]
+def _own_numbers(words, ends, row_words, columns, base, grown):  # type: ignore[no-untyped-def]
     used = np.empty(len(words), np.int64)
     edges = np.zeros(len(ends) + 1, np.int64)
     begin = total = 0
     for r in range(len(ends)):
         n = words[begin + _ROWS]
         rows = ends[r] - n * row_words
-        found = np.empty(n * len(columns), np.int64)
+        spans = np.zeros((0, 2), np.int64)
+        if len(grown):
+            spans = key_spans(words, begin + _HEAD + words[begin + _PARTITIONS] + base, grown)
+        found = np.empty(n * len(columns) + (spans[:, 1] - spans[:, 0]).sum(), np.int64)
         held = 0
+        for s in range(len(spans)):
+            for at in range(spans[s, 0], spans[s, 1]):
+                found[held] = words[at]
+                held += 1
         for column in columns:
             for at in range(rows + column * n, rows + (column + 1) * n):
                 if words[at] != _NULL:
@@ -208,6 +225,9 @@ def _own_numbers(words, ends, row_words, columns):  # type: ignore[no-untyped-de
             for at in range(rows + column * n, rows + (column + 1) * n):
                 if words[at] != _NULL:
                     words[at] = np.searchsorted(used[first:total], words[at])
+        for s in range(len(spans)):
+            for at in range(spans[s, 0], spans[s, 1]):
+                words[at] = np.searchsorted(used[first:total], words[at])
         edges[r + 1] = total
         begin = ends[r]
     return used[:total], edges

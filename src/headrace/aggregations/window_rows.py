@@ -1,8 +1,8 @@
 """Features that need the rows of their window one by one: rates, quantiles, skewness, numbers of different values.
 
 The kernel's walk leaves them out, and views without them pay nothing. Each reads the rows of its window for itself, so
-it costs its rows, whatever other windows there are. But for rates, which add up tiles too, they have no state that
-could be folded, so of them a lifetime has those alone for which a few old rows are enough (`kept.py`).
+it costs its rows, whatever other windows there are; rates add up tiles too. Over the lifetime a record holds states for
+them (`growing.py`), so there this pass reads them from history alone.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import math
 import numpy as np
 from numba import njit
 
-from headrace.aggregations.counted import counts, parts, place_in, slots_for, word_of
+from headrace.aggregations.counted import counts, place_in, slots_for, word_of
 from headrace.aggregations.decayed import DECAYED_SUM, decayed
 from headrace.aggregations.exact import DIGIT, GUARD, SUM_WORDS, normalise, round_digits, take_magnitude
 from headrace.aggregations.frequent import most_frequent
@@ -22,6 +22,7 @@ from headrace.aggregations.kernel import (
     FEATURE_LANE,
     FEATURE_PARAM,
     FEATURE_WINDOW,
+    GROWN,
     LANE_COLUMN,
     LANE_KIND,
     LANE_OPS,
@@ -51,8 +52,8 @@ from headrace.aggregations.lanes import (
     carry_whole,
     clear,
 )
+from headrace.aggregations.moments import skewness
 from headrace.aggregations.sketch import estimate
-from headrace.aggregations.wide import LOW30, combine, multiply, root_of_ratio, signed_digits, three_digits
 
 # Their codes go on after the kernel's own.
 RATE, QUANTILE, SKEWNESS, N_UNIQUE, APPROX_N_UNIQUE = range(15, 20)
@@ -165,7 +166,7 @@ def rate(  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _bucket(i8, kind, at):  # type: ignore[no-untyped-def]
+def bucket_of(i8, kind, at):  # type: ignore[no-untyped-def]
     """A number of 19 bits in the order of the values: sign, exponent and the first 7 bits of the mantissa."""
     bits = i8[at]
     if kind == FLOAT:
@@ -183,7 +184,7 @@ def _bucket(i8, kind, at):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _midpoint(bucket):  # type: ignore[no-untyped-def]
+def midpoint(bucket):  # type: ignore[no-untyped-def]
     """The middle of a bucket's values."""
     if bucket == 0:
         return 0.0
@@ -194,6 +195,12 @@ def _midpoint(bucket):  # type: ignore[no-untyped-def]
     else:
         value = math.ldexp(float(mantissa), -1074)
     return -value if bucket < 0 else value
+
+
+@njit(cache=True, inline="always")
+def rank_of(part, count):  # type: ignore[no-untyped-def]
+    """max(1, ceil(q · count)), q = `part` / QUANTILE_STEPS."""
+    return max(1, -((-part * count) // QUANTILE_STEPS))
 
 
 @njit(cache=True)
@@ -210,11 +217,11 @@ def quantile(  # type: ignore[no-untyped-def]
     upper = np.zeros(1_024, np.int64)
     for i in range(start, stop):
         if counts(i8, f8, kind, column, validity, where, offsets, partitions, limits, i):
-            upper[(_bucket(i8, kind, column + i) + offset) >> 9] += 1
+            upper[(bucket_of(i8, kind, column + i) + offset) >> 9] += 1
             count += 1
     if count == 0:
         return np.nan
-    rank = max(1, -((-part * count) // QUANTILE_STEPS))
+    rank = rank_of(part, count)
     half = 0
     while upper[half] < rank:
         rank -= upper[half]
@@ -222,14 +229,14 @@ def quantile(  # type: ignore[no-untyped-def]
     lower = np.zeros(512, np.int64)
     for i in range(start, stop):
         if counts(i8, f8, kind, column, validity, where, offsets, partitions, limits, i):
-            number = _bucket(i8, kind, column + i) + offset
+            number = bucket_of(i8, kind, column + i) + offset
             if number >> 9 == half:
                 lower[number & 511] += 1
     rest = 0
     while lower[rest] < rank:
         rank -= lower[rest]
         rest += 1
-    return _midpoint((half << 9) + rest - offset)
+    return midpoint((half << 9) + rest - offset)
 
 
 @njit(cache=True)
@@ -255,85 +262,6 @@ def n_unique(  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def skewness(  # type: ignore[no-untyped-def]
-    i8, f8, kind, column, validity, where, offsets, partitions, limits, start, stop
-):
-    """sign(M3)·sqrt(RN(n·M3²/M2³)), exact up to the one rounding RN; NaN without spread.
-
-    With the power sums S1, S2, S3 let A = n·S2 − S1² = n·M2 and B = n²·S3 − 3n·S1·S2 + 2·S1³ = n²·M3; then
-    n·M3²/M2³ = B²/A³. The quotient has no unit, so the values are taken as integers times their least power of 2.
-    """
-    least, greatest, count = 4_096, -1, np.int64(0)
-    for i in range(start, stop):
-        if counts(i8, f8, kind, column, validity, where, offsets, partitions, limits, i):
-            count += 1
-            mantissa, exponent = parts(i8, kind, column + i)
-            if mantissa != 0:
-                least = min(least, exponent)
-                greatest = max(greatest, exponent)
-    if greatest < 0:
-        return np.nan
-    # Digits have 30 bits. A value has three of them, its square six and its cube nine; sums need three more.
-    length = (greatest - least) // 30
-    first = np.zeros(length + 6, np.int64)
-    second = np.zeros(2 * length + 9, np.int64)
-    third = np.zeros(3 * length + 12, np.int64)
-    for i in range(start, stop):
-        if not counts(i8, f8, kind, column, validity, where, offsets, partitions, limits, i):
-            continue
-        mantissa, exponent = parts(i8, kind, column + i)
-        if mantissa == 0:
-            continue
-        at, shift = (exponent - least) // 30, (exponent - least) % 30
-        # Only the top digit may be negative.
-        x0, x1, x2 = three_digits(mantissa, shift)
-        y0 = x0 * x0
-        y1 = 2 * x0 * x1 + (y0 >> 30)
-        y2 = 2 * x0 * x2 + x1 * x1 + (y1 >> 30)
-        y3 = 2 * x1 * x2 + (y2 >> 30)
-        y4 = x2 * x2 + (y3 >> 30)
-        y0, y1, y2, y3, y4, y5 = y0 & LOW30, y1 & LOW30, y2 & LOW30, y3 & LOW30, y4 & LOW30, y4 >> 30
-        first[at] += x0
-        first[at + 1] += x1
-        first[at + 2] += x2
-        second[2 * at] += y0
-        second[2 * at + 1] += y1
-        second[2 * at + 2] += y2
-        second[2 * at + 3] += y3
-        second[2 * at + 4] += y4
-        second[2 * at + 5] += y5
-        z = x0 * y0
-        third[3 * at] += z & LOW30
-        z = x0 * y1 + x1 * y0 + (z >> 30)
-        third[3 * at + 1] += z & LOW30
-        z = x0 * y2 + x1 * y1 + x2 * y0 + (z >> 30)
-        third[3 * at + 2] += z & LOW30
-        z = x0 * y3 + x1 * y2 + x2 * y1 + (z >> 30)
-        third[3 * at + 3] += z & LOW30
-        z = x0 * y4 + x1 * y3 + x2 * y2 + (z >> 30)
-        third[3 * at + 4] += z & LOW30
-        z = x0 * y5 + x1 * y4 + x2 * y3 + (z >> 30)
-        third[3 * at + 5] += z & LOW30
-        z = x1 * y5 + x2 * y4 + (z >> 30)
-        third[3 * at + 6] += z & LOW30
-        z = x2 * y5 + (z >> 30)
-        third[3 * at + 7] += z & LOW30
-        third[3 * at + 8] += z >> 30
-    s1, sign1 = signed_digits(first)
-    s2, _ = signed_digits(second)
-    s3, sign3 = signed_digits(third)
-    n = np.array([count & LOW30, count >> 30], np.int64)
-    square = multiply(s1, s1)
-    spread, _ = combine(multiply(n, s2), 1, square, -1, square, 0)
-    if len(spread) == 0:
-        return np.nan
-    mixed = multiply(n, multiply(s1, s2))
-    lean, sign = combine(multiply(multiply(n, n), s3), sign3, mixed, -3 * sign1, multiply(square, s1), 2 * sign1)
-    root = root_of_ratio(multiply(lean, lean), multiply(multiply(spread, spread), spread))
-    return -root if sign < 0 and root != 0.0 else root
-
-
-@njit(cache=True)
 def read_rows(  # type: ignore[no-untyped-def]
     i8, f8, times, columns, stride, n, flags, tiles, tile_count, lanes, windows, features, t, offsets, partitions,
     limits, out, out_f8, valid, slot, lane, work, tally,
@@ -341,7 +269,7 @@ def read_rows(  # type: ignore[no-untyped-def]
     """Read the features of one group that `kernel.read_group` leaves out; its arguments mean the same there."""
     for f in range(features.shape[0]):
         code = features[f, FEATURE_CODE]
-        if code < RATE:
+        if code < RATE or code == GROWN:
             continue
         index, w, target = features[f, FEATURE_LANE], features[f, FEATURE_WINDOW], slot + f
         kind = lanes[index, LANE_KIND]

@@ -27,7 +27,8 @@ from headrace.core.columns import BoolArray, Column
 from headrace.core.errors import ConfigError, NotFound, SchemaError, StoreError, TrainingError
 from headrace.core.schema import DType
 from headrace.core.time import parse_duration, to_iso
-from headrace.features.plan import ModelPlan, ViewPlan
+from headrace.features.plan import ModelPlan, ProjectPlan, ViewPlan
+from headrace.features.version import digest, node_content
 from headrace.training.split import split_by_share, split_by_time
 
 if TYPE_CHECKING:
@@ -41,7 +42,8 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
 class DatasetQuery(msgspec.Struct, frozen=True):
     """What a data set holds: the rows of a model (labelled) or of a view, requests in [since, until).
 
-    `negatives` is how many rows with a false label are kept per row with a true one (None: all), drawn by `seed`.
+    `label` is a hash of what a model's truth is ("" of a view). `negatives` is how many rows with a false label are
+    kept per row with a true one (None: all), drawn by `seed`.
     """
 
     what: str
@@ -52,6 +54,7 @@ class DatasetQuery(msgspec.Struct, frozen=True):
     until_us: int
     negatives: float | None
     seed: int
+    label: str = ""
 
 
 class DatasetInfo(msgspec.Struct, frozen=True):
@@ -133,7 +136,8 @@ class Dataset:
         types = dict(zip(self.columns, map(DType, self.info.types), strict=True))
         columns = {name: from_arrow(table[name], dtype, name) for name, dtype in types.items()}
         return HistoryRows(
-            columns, as_of=self.info.as_of, waiting=self.info.waiting, unlabelled=self.info.unlabelled
+            columns, as_of=self.info.as_of, tables=self.info.tables, waiting=self.info.waiting,
+            unlabelled=self.info.unlabelled,
         )  # fmt: skip
 
     @property
@@ -175,9 +179,8 @@ class Dataset:
         return DatasetSplit(train, later, last, cut.validation_from_us, test_from_us, gap, left_out)
 
     def _part(self, mask: BoolArray) -> HistoryRows:
-        return HistoryRows(
-            {name: column.take(mask) for name, column in self.rows.columns.items()}, as_of=self.info.as_of
-        )
+        columns = {name: column.take(mask) for name, column in self.rows.columns.items()}
+        return HistoryRows(columns, as_of=self.info.as_of, tables=self.info.tables)
 
     def __repr__(self) -> str:
         return f"Dataset({self.info.name!r}, version={self.info.version}, rows={self.info.rows})"
@@ -214,8 +217,8 @@ class Datasets:
             found = [info for info in self.versions(name) if info.query == query]
             if found and not refresh:
                 return self._open(found[-1])
-            rows, as_of, tables, now_us = self._read(what, query, None)
-            return self._open(self._store(name, query, rows, as_of, tables, now_us))
+            rows, now_us = self._read(what, query, None)
+            return self._open(self._store(name, query, rows, now_us))
 
     def get(self, name: str, version: int | None = None) -> Dataset:
         """A version, the newest if none is named; NotFound names what there is."""
@@ -260,16 +263,18 @@ class Datasets:
         """
         info = dataset.info
         what = self._what(info.query)
-        now = self._query(
-            what, info.query.since_us, info.query.until_us, info.query.negatives, info.query.seed
-        )  # fmt: skip
-        if now != info.query:
+        changed = difference(info.query, self.query_now(what, info.query))
+        if changed:
             raise SchemaError(
-                f"data set {info.name} version {info.version} was read with view {info.query.view} "
-                f"{info.query.view_version}; the project has {now.view_version}: check it out as it was then"
+                f"data set {info.name} version {info.version} cannot be read again: {changed}; check the project out "
+                "as it was then"
             )
         rows = self._read(what, info.query, info)[0]
         return hashlib.sha256(_parquet(rows)).hexdigest() == info.sha256
+
+    def query_now(self, what: ModelPlan | ViewPlan, query: DatasetQuery) -> DatasetQuery:
+        """The same query with the definitions of today."""
+        return self._query(what, query.since_us, query.until_us, query.negatives, query.seed)
 
     def _query(
         self, what: ModelPlan | ViewPlan, since_us: int | None, until_us: int, negatives: float | None, seed: int
@@ -284,7 +289,7 @@ class Datasets:
         }
         return DatasetQuery(
             what.name, view.name, view.version, versions, since_us, until_us, negatives,
-            seed if negatives is not None else 0,
+            seed if negatives is not None else 0, label_version(plan, what) if isinstance(what, ModelPlan) else "",
         )  # fmt: skip
 
     def _what(self, query: DatasetQuery) -> ModelPlan | ViewPlan:
@@ -296,14 +301,12 @@ class Datasets:
 
     def _read(
         self, what: ModelPlan | ViewPlan, query: DatasetQuery, again: DatasetInfo | None
-    ) -> tuple[HistoryRows, Mapping[str, list[int]], int, int]:
-        """Rows, and the positions and the time that they were read at; `again` reads at former ones."""
+    ) -> tuple[HistoryRows, int]:
+        """Rows, and the time at which they were read; `again` reads at a former one and at former positions."""
         parts = self._parts
         if again is None:
-            known = "tables" in parts.features.topics()
             as_of: Mapping[str, list[int]] = parts.past.computed()
-            tables = parts.features.end("tables", 0) if known else 0
-            now_us = parts.clock.now_us()
+            tables, now_us = parts.past.known_table_rows(), parts.clock.now_us()
         else:
             as_of, tables, now_us = again.as_of, again.tables, again.now_us
         past = PastAt(parts, as_of, tables)
@@ -313,25 +316,16 @@ class Datasets:
             rows = view_rows(parts.plan, what, past, query.since_us, query.until_us)
         if query.negatives is not None:
             rows = _sampled(rows, query.negatives, query.seed, query.what)
-        return rows, as_of, tables, now_us
+        return rows, now_us
 
-    def _store(
-        self,
-        name: str,
-        query: DatasetQuery,
-        rows: HistoryRows,
-        as_of: Mapping[str, list[int]],
-        tables: int,
-        now_us: int,
-    ) -> DatasetInfo:
+    def _store(self, name: str, query: DatasetQuery, rows: HistoryRows, now_us: int) -> DatasetInfo:
         data = _parquet(rows)
         records = self._records()
         record = records.setdefault(name, {"last": 0, "versions": []})
         label = rows.columns.get(LABEL)
-        position = repr((sorted(as_of.items()), tables)).encode()
         info = DatasetInfo(
-            name, record["last"] + 1, query, hashlib.blake2b(position, digest_size=8).hexdigest(), dict(as_of), tables,
-            now_us, len(rows), 0 if label is None else int((label.values != 0).sum()), rows.waiting, rows.unlabelled,
+            name, record["last"] + 1, query, rows.snapshot, rows.as_of, rows.tables, now_us, len(rows),
+            0 if label is None else int((label.values != 0).sum()), rows.waiting, rows.unlabelled,
             list(rows.columns), [column.dtype.value for column in rows.columns.values()],
             hashlib.sha256(data).hexdigest(),
         )  # fmt: skip
@@ -370,7 +364,34 @@ def _sampled(rows: HistoryRows, negatives: float, seed: int, what: str) -> Histo
     mask[others[kept]] = True
     weight = np.where(truth, 1.0, len(others) / max(len(kept), 1))[mask]
     columns = {name: column.take(mask) for name, column in rows.columns.items()} | {WEIGHT: Column(DType.FLOAT, weight)}
-    return HistoryRows(columns, as_of=rows.as_of, waiting=rows.waiting, unlabelled=rows.unlabelled)
+    return HistoryRows(
+        columns, as_of=rows.as_of, tables=rows.tables, waiting=rows.waiting, unlabelled=rows.unlabelled
+    )  # fmt: skip
+
+
+def difference(then: DatasetQuery, now: DatasetQuery) -> str:
+    """What has changed in the definitions since a data set was read; "" if nothing has."""
+    if then.view_version != now.view_version or then.feature_versions != now.feature_versions:
+        before, after = then.feature_versions, now.feature_versions
+        changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+        what = f" ({', '.join(changed)} changed)" if changed else ""
+        return f"it was read with view {then.view} {then.view_version}, and the project has {now.view_version}{what}"
+    return f"the label of model {then.what} has changed" if then.label != now.label else ""
+
+
+def label_version(plan: ProjectPlan, model: ModelPlan) -> str:
+    """A hash of what a model's truth is: equal ones give every request the same label."""
+    label = model.label
+    names = plan.stream(label.stream).schema.first_names
+    return digest(
+        [
+            label.stream,
+            names.get(label.join_field, label.join_field),
+            node_content(label.node, names),
+            node_content(label.where, names),
+            [label.wait_us, label.has_default, label.default],
+        ]
+    )
 
 
 def _parquet(rows: HistoryRows) -> bytes:

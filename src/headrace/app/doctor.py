@@ -14,8 +14,9 @@ import msgspec
 from headrace.app.clock import SystemClock
 from headrace.app.heartbeats import LAYERS
 from headrace.app.locks import holder_of
-from headrace.app.settings import Settings, load_settings, shown
+from headrace.app.settings import Settings, load_settings
 from headrace.app.wiring import Parts
+from headrace.core.addresses import shown
 from headrace.core.errors import ConfigError, HeadraceError, Unreachable
 from headrace.core.time import to_iso
 from headrace.features.plan import ProjectPlan
@@ -126,13 +127,30 @@ def _parts(settings: Settings, plan: ProjectPlan, clock: Clock) -> Iterator[Find
             where = "" if address == "embedded" else f" at {shown(address)}"
             try:
                 yield Finding(what, True, look() + where)
+                if what == "online store":
+                    for found, cure in parts.online.problems():
+                        yield Finding(what, False, found, cure)
             except (HeadraceError, OSError) as error:
                 yield Finding(what, False, str(error), _cure_of(error, part, elsewhere=bool(where)))
-            else:
-                if what == "online store":
-                    yield from (Finding(what, False, found, cure) for found, cure in parts.online.problems())
+        yield from _sources(parts)
     finally:
         parts.close()
+
+
+def _sources(parts: Parts) -> Iterator[Finding]:
+    names = list(parts.settings.sources)
+    try:
+        engine = parts.batch_engine() if names else None
+    except ConfigError as error:
+        yield Finding("sources", False, str(error), "mend headrace.toml or the variable")
+        return
+    for name in names:
+        assert engine is not None
+        try:
+            yield Finding(f"source {name}", True, engine.look(name))
+        except (HeadraceError, OSError) as error:
+            cure = f"check {name} under [sources] in headrace.toml, and that it is there"
+            yield Finding(f"source {name}", False, str(error), cure)
 
 
 def _cure_of(error: Exception, part: str, *, elsewhere: bool) -> str:

@@ -14,6 +14,7 @@ from headrace.app.rows import as_mapping
 from headrace.core.arrow import from_arrow
 from headrace.core.columns import Column
 from headrace.core.errors import PlanError, SchemaError
+from headrace.core.positions import snapshot_name
 from headrace.core.schema import DType, Field, Schema
 from headrace.engines.stream.commits import TABLES
 from headrace.features.column import ColumnOf, Family, column_name
@@ -41,7 +42,7 @@ class HistoryRows(Rows):
     """Rows of the past, with what they were read from.
 
     Attributes:
-        as_of: the first offset not known, per partition of each raw stream.
+        as_of: the first offset not known, per partition of each raw stream; `tables` that of table rows.
         waiting: requests left out because their truth may still come.
         unlabelled: requests left out because no truth came.
     """
@@ -51,13 +52,20 @@ class HistoryRows(Rows):
         columns: dict[str, Column],
         *,
         as_of: Mapping[str, list[int]] | None = None,
+        tables: int = 0,
         waiting: int = 0,
         unlabelled: int = 0,
     ) -> None:
         super().__init__(columns)
         self.as_of = dict(as_of or {})
+        self.tables = tables
         self.waiting = waiting
         self.unlabelled = unlabelled
+
+    @property
+    def snapshot(self) -> str:
+        """A short name of the positions that they were read at; equal names are equal positions."""
+        return snapshot_name(self.as_of, self.tables)
 
 
 class PastAsOf(Past):
@@ -77,6 +85,10 @@ class PastAsOf(Past):
         self._limits = {topic: limits[root] for topic in plan.topics() if (root := plan.root(topic)) in limits}
         known = TABLES in parts.features.topics()
         self.tables = first_arrival(parts.features, TABLES, 0, at_us) if known else 0
+
+    def known_table_rows(self) -> int:
+        """The first table row that had not been written."""
+        return self.tables
 
     def computed(self) -> dict[str, list[int]]:
         """Positions below which everything had arrived; never past what is computed now."""
@@ -107,6 +119,10 @@ class PastAt(Past):
         super().__init__(parts.plan, parts.raw, parts.features, parts.offline)
         self._positions = {name: list(offsets) for name, offsets in positions.items()}
         self.tables = tables
+
+    def known_table_rows(self) -> int:
+        """The given position of table rows."""
+        return self.tables
 
     def computed(self) -> dict[str, list[int]]:
         """The given positions."""
@@ -143,10 +159,13 @@ def model_rows(
     plan: ProjectPlan, model: ModelPlan, past: Past, since_us: int | None, until_us: int, now_us: int
 ) -> HistoryRows:
     """The training set of a model, of what `past` knows, at `now_us`."""
+    tables = past.known_table_rows()
     data = training_set(plan, model, past, until_us=until_us, since_us=since_us, now_us=now_us)
     columns = _columns(data.request, data.block)
     columns[LABEL] = _label(model, data.labels, np.ones(len(data), np.bool_))
-    return HistoryRows(columns, as_of=data.as_of, waiting=data.waiting, unlabelled=data.unlabelled)
+    return HistoryRows(
+        columns, as_of=data.as_of, tables=tables, waiting=data.waiting, unlabelled=data.unlabelled
+    )  # fmt: skip
 
 
 def served_history(parts: Parts, model: ModelPlan, since_us: int | None, until_us: int | None) -> HistoryRows:
@@ -174,7 +193,7 @@ def view_history(
     """A view at the requests of its stream, or at a caller's rows; `as_of` limits it to what was known then."""
     plan = parts.plan
     past = parts.past if as_of_us is None else PastAsOf(plan, parts, as_of_us)
-    as_of = past.computed()
+    as_of, tables = past.computed(), past.known_table_rows()
     extra: dict[str, Column] = {}
     if spine is None:
         rows = requests(plan, view, past, since_us, until_us, None if as_of_us is None else as_of)
@@ -184,16 +203,16 @@ def view_history(
     n = len(next(iter(request.values())))
     served = None if as_of_us is None else _limited(past, as_of, n)
     block = HistoryReader(view, plan, past).read(request, served)
-    return HistoryRows(_columns(request | extra, block), as_of=as_of)
+    return HistoryRows(_columns(request | extra, block), as_of=as_of, tables=tables)
 
 
 def view_rows(plan: ProjectPlan, view: ViewPlan, past: Past, since_us: int | None, until_us: int | None) -> HistoryRows:
     """A view at the requests of its stream, of what `past` knows."""
-    as_of = past.computed()
+    as_of, tables = past.computed(), past.known_table_rows()
     request = request_columns(view, requests(plan, view, past, since_us, until_us, as_of))
     n = len(next(iter(request.values())))
     block = HistoryReader(view, plan, past).read(request, everything_below(as_of, n))
-    return HistoryRows(_columns(request, block), as_of=as_of)
+    return HistoryRows(_columns(request, block), as_of=as_of, tables=tables)
 
 
 def listed_history(
@@ -214,6 +233,7 @@ def listed_history(
     request, extra = spine_columns(view.request, table)
     n = table.num_rows
     known = {name: ends for name, ends in past.computed().items() if name in plan.topics()}
+    tables = past.known_table_rows()
     missing = [name for name in plan.streams if name not in known]
     if missing:
         raise PlanError(f"stream {missing[0]} is in no log of this project yet; apply it and publish events first")
@@ -223,7 +243,7 @@ def listed_history(
         known = {topic: known.get(topic, known[plan.root(topic)]) for topic in plan.topics()}
         served = replace(everything_below(known, n), tables=served.tables)
     block = HistoryReader(view, plan, past).read(request, served)
-    return HistoryRows(_columns(request | extra, block), as_of=known)
+    return HistoryRows(_columns(request | extra, block), as_of=known, tables=tables)
 
 
 def spine_columns(schema: Schema, spine: Any) -> tuple[dict[str, Column], dict[str, Column]]:

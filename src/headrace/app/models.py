@@ -15,17 +15,18 @@ from headrace.app.kept import rolled_back_to
 from headrace.app.rows import request_columns
 from headrace.app.times import Time, given_us
 from headrace.app.users import os_user
-from headrace.core.errors import NotFound, PlanError, TrainingError
+from headrace.core.errors import ConfigError, NotFound, PlanError, TrainingError
 from headrace.core.positions import Position
 from headrace.core.time import Clock, to_iso
 from headrace.features.plan import ModelPlan
 from headrace.registry.base import CHAMPION, DataSnapshot, ModelVersion
 
 if TYPE_CHECKING:
+    from headrace.app.datasets import Dataset
     from headrace.app.wiring import Parts
     from headrace.features.event import Event
     from headrace.monitoring.skew import Audit
-    from headrace.orchestration.retraining import RetrainingLoop
+    from headrace.orchestration.retraining import RetrainingLoop, Trained
     from headrace.retrieval.rows import FeatureBlock
     from headrace.serving.prediction_log import PredictionLog
     from headrace.serving.scorer import Scored, Scorer
@@ -121,22 +122,42 @@ class ModelHandle:
         """One version; NotFound if there is none of that number."""
         return Version.of(self._parts.registry.get(self.name, number))
 
-    def train(self, until: Time | None = None, *, trigger: str = "asked for") -> Version:
+    def train(
+        self, until: Time | None = None, *, data: str | Dataset | None = None, trigger: str = "asked for"
+    ) -> Version:
         """Train a version on what is known at `until` (now) and register it; the champion stays what it is.
 
-        Raises TrainingError if there is too little truth.
+        data: a named data set instead ("june": its newest version, "june@2" that one), whose rows, weights and time
+        range are taken as they were kept; the version records which it was.
+
+        Raises TrainingError if there is too little truth, or if the data set does not fit the model as it is declared.
         """
         at = given_us(until, "until")
+        if at is not None and data is not None:
+            raise ConfigError("a data set says itself until when; give until= or data=")
         catalog = self._parts.catalog
         run = catalog.start_run(f"train {self.name}", trigger)
         try:
-            trained = self._loop().train(self._parts.clock.now_us() if at is None else at, trigger, baseline=True)
+            trained = self._train(at, data, trigger)
         except Exception as error:
             catalog.finish_run(run, "refused" if isinstance(error, TrainingError) else "failed", {"reason": str(error)})
             raise
         version = Version.of(trained.version)
-        catalog.finish_run(run, "done", {"version": version.number, "rows": version.snapshot.rows})
+        named = {} if version.snapshot.dataset is None else {"dataset": str(version.snapshot.dataset)}
+        catalog.finish_run(run, "done", {"version": version.number, "rows": version.snapshot.rows} | named)
         return version
+
+    def _train(self, at_us: int | None, data: str | Dataset | None, trigger: str) -> Trained:
+        loop = self._loop()
+        if data is None:
+            return loop.train(self._parts.clock.now_us() if at_us is None else at_us, trigger, baseline=True)
+        from headrace.app.training_data import named_dataset, training_rows
+        from headrace.orchestration.retraining import fit
+
+        dataset = named_dataset(self._parts, data)
+        rows, named = training_rows(self._parts, self._model, dataset)
+        until_us = dataset.info.query.until_us
+        return loop.register(fit(loop.parted(rows, until_us, trigger, baseline=True, dataset=named)))
 
     def evaluate(self, v: Version | int | None = None, *, until: Time | None = None) -> Verdict:
         """Judge a version (the newest) beside the champion on truth that neither was trained on; nothing is changed.

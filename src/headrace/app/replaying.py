@@ -7,10 +7,10 @@ import hashlib
 import importlib.util
 import multiprocessing
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from headrace.app.scheduled import group_jobs
 from headrace.app.settings import Settings
 from headrace.app.wiring import Parts
 from headrace.core.time import US_PER_DAY, US_PER_HOUR, SimulatedClock, floor_to
@@ -54,6 +55,7 @@ class ReplaySpec:
         seed, disorder: of the injected disorder.
         fit_us: simulated time that a fit takes. In the second that it really takes a replay gets on by days, so with
             too little of it the replay waits.
+        scheduled: µs between two runs, by version, of the groups that do not run in the stream.
     """
 
     project: Path
@@ -64,6 +66,7 @@ class ReplaySpec:
     seed: int
     disorder: Disorder = field(default_factory=Disorder)
     fit_us: int = US_PER_DAY
+    scheduled: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +112,7 @@ def open_parts(spec: ReplaySpec, plan: ProjectPlan) -> Parts:
 
 def feed(spec: ReplaySpec) -> None:
     """The feeder process: the computing layer and the archive, a few simulated days ahead of its followers at most."""
-    plan = load_project(spec.project)
+    plan = replace(load_project(spec.project), scheduled=spec.scheduled)
     arriving, computing, scheduled = (open_parts(spec, plan) for _ in range(3))
     history = load_history(spec, plan)
     streams = {name: stream.until(spec.until_us) for name, stream in history.arriving.items()}
@@ -202,12 +205,16 @@ def wire_replay(
     progress: Callable[[ReplayProgress], None] | None = None,
     feeder: BaseProcess | None = None,
 ) -> ReplayRun:
-    """Open the parts, start the feeder unless it was started, and wire what follows it."""
+    """Open the parts, start the feeder unless it was started, and wire what follows it.
+
+    Groups run as the specification says, whatever `plan` does.
+    """
     from headrace.monitoring.truth import TruthTracker
     from headrace.retrieval.past import Past
     from headrace.serving.scorer import Scorer
 
     feeder = feeder or start_feeder(spec)
+    plan = replace(plan, scheduled=spec.scheduled)
     parts = open_parts(spec, plan)
     for name in plan.streams:
         parts.raw.create(name)
@@ -242,6 +249,7 @@ def wire_replay(
     skew = SkewWatch(plan, model, parts.internal, past, parts.catalog)
     background = Background()
     jobs = [
+        *group_jobs(parts, lambda: ingest.position.streams),
         every("audit", 4 * WEEK_US, lambda: background.submit(skew.look), US_PER_DAY),
         # Before the look of the same time, which reads them: jobs that are due together run in order of their names.
         every("flush predictions", US_PER_DAY, log.flush, LOOK_AT_US),

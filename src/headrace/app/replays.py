@@ -121,7 +121,9 @@ def replay_project(
         start = -(-(start - LOOK_AT_US) // US_PER_DAY) * US_PER_DAY + LOOK_AT_US
         if start >= end:
             raise ConfigError(f"there is nothing to replay between {to_iso(start)} and {to_iso(end)}")
-        spec = ReplaySpec(folder, Path(scratch) / "state", end, start, DEFAULT_TICK_US, 0, _AS_IT_WAS)
+        spec = ReplaySpec(
+            folder, Path(scratch) / "state", end, start, DEFAULT_TICK_US, 0, _AS_IT_WAS, scheduled=plan.scheduled
+        )
         run = wire_replay(spec, plan, model, progress)
         try:
             return _outcome(run)

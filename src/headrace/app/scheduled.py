@@ -8,7 +8,7 @@ group runs is what was applied last, noted in the catalog, so that all processes
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -88,10 +88,11 @@ def _period(run: str | int) -> str:
     return run if isinstance(run, str) else format_duration(run)
 
 
-def run_group(parts: Parts, group: GroupPlan) -> int:
-    """Bring a scheduled group up to where stream compute has judged events; returns how many offsets were read.
+def run_group(parts: Parts, group: GroupPlan, end: Sequence[int] | None = None) -> int:
+    """Bring a scheduled group up to `end` (per partition; else to where stream compute has judged events).
 
-    The group's position moves with its records, in pieces that readers see as a whole. Killed, it goes on where it was.
+    Returns how many offsets were read. The group's position moves with its records, in pieces that readers see as a
+    whole. Killed, it goes on where it was.
     Raises Busy if another process runs scheduled groups, or changes the definitions.
     """
     from headrace.engines.stream.worker import committed_positions
@@ -99,7 +100,8 @@ def run_group(parts: Parts, group: GroupPlan) -> int:
 
     with FolderLock(parts.settings.state, ROLE):
         now = parts.clock.now_us()
-        end = committed_positions(parts.features).get(group.stream, [])
+        if end is None:
+            end = committed_positions(parts.features).get(group.stream, [])
         state = read_state(parts.online, group.version)
         begin = [0] * len(end) if state is None else state.at
         if not any(a < b for a, b in zip(begin, end, strict=True)):
@@ -115,31 +117,35 @@ def run_group(parts: Parts, group: GroupPlan) -> int:
 
 
 def run_out_of_turn(parts: Parts, names: Sequence[str]) -> BackfillReport:
-    """Bring scheduled groups up to date now; each run is recorded."""
+    """Bring scheduled groups, and kept versions of them, up to date now; each run is recorded."""
     from headrace.app.backfill import BackfillReport, positions_of
 
     began, events = time.monotonic(), 0
-    for name in names:
-        group = parts.plan.groups[name]
+    for group in _scheduled(parts.plan):
+        if group.name.partition("@")[0] not in names:
+            continue
         read = run_group(parts, group)
         parts.catalog.record_run(job_name(group), "asked for", "done", {"events": read})
         events += read
     return BackfillReport(tuple(names), events, time.monotonic() - began, positions_of(parts, names))
 
 
-def group_jobs(parts: Parts) -> list[Job]:
-    """One job per scheduled group."""
+def group_jobs(parts: Parts, reached: Callable[[], Mapping[str, Sequence[int]]] | None = None) -> list[Job]:
+    """One job per scheduled group. A run goes up to what `reached` says by stream, where stream compute is ahead."""
     from headrace.orchestration.schedule import Job
 
     def work(group: GroupPlan, _: int) -> Mapping[str, Any] | None:
-        events = run_group(parts, group)
+        events = run_group(parts, group, None if reached is None else reached().get(group.stream, []))
         return {"events": events} if events else None
 
     return [
         Job(job_name(group), parts.plan.scheduled[group.version], partial(work, group))
-        for group in parts.plan.computed_groups
-        if group.version in parts.plan.scheduled
+        for group in _scheduled(parts.plan)
     ]
+
+
+def _scheduled(plan: ProjectPlan) -> list[GroupPlan]:
+    return [group for group in plan.computed_groups if group.version in plan.scheduled]
 
 
 class GroupStatus(msgspec.Struct, frozen=True):

@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from headrace.core.addresses import shown
 from headrace.core.errors import ConfigError
 
 FILE = "headrace.toml"
 STREAM = "stream"
 """How a group runs of which nothing else is said."""
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_SECRET = re.compile(r"(?<=://)[^/@]*:[^/@]*@")
 _KINDS: dict[str, type] = {"sync": bool, "port": int, "partitions": int, "horizon_s": int, "history_mb": int}
 
 
@@ -146,11 +146,6 @@ def load_settings(
     sources = {key: str(_expanded(value, environ)) for key, value in sources.items()}
     s3, kafka = ({key: str(_expanded(value, environ)) for key, value in _flat(options)} for options in (s3, kafka))
     return Settings(folder=home, env=name, sources=sources, s3=s3, kafka=kafka, groups=groups, **merged)
-
-
-def shown(address: str) -> str:
-    """An address without the user and password that it may hold, for messages."""
-    return _SECRET.sub("", address.split("?", 1)[0])
 
 
 def _check_address(part: str, address: str, schemes: tuple[str, ...]) -> None:

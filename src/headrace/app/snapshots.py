@@ -28,7 +28,7 @@ def view_snapshot(parts: Parts, view: ViewPlan, at_us: int, since_us: int | None
     Other request fields are those of the newest request of the combination; its time is `at_us`. In order of the keys.
     """
     past = parts.past
-    as_of = past.computed()
+    as_of, tables = past.computed(), past.known_table_rows()
     rows = requests(parts.plan, view, past, since_us, at_us, as_of)
     keys = list(dict.fromkeys(name for binding in view.bindings for name in binding.request_keys))
     # Requests come in order of time, so the last row of a combination is its newest.
@@ -39,7 +39,8 @@ def view_snapshot(parts: Parts, view: ViewPlan, at_us: int, since_us: int | None
     n = len(next(iter(request.values())))
     request[view.request.time_field or ""] = Column(DType.TIMESTAMP, np.full(n, at_us))
     block = HistoryReader(view, parts.plan, past).read(request, everything_below(as_of, n))
-    return HistoryRows(dict(request) | {name: block.column(name) for name in block.names}, as_of=as_of)
+    columns = dict(request) | {name: block.column(name) for name in block.names}
+    return HistoryRows(columns, as_of=as_of, tables=tables)
 
 
 def group_entities(parts: Parts, group: GroupPlan, at_us: int, since_us: int | None) -> pa.Table:

@@ -15,6 +15,7 @@ from headrace.features.plan import ModelPlan, ProjectPlan, ViewPlan
 if TYPE_CHECKING:
     from headrace.catalog.catalog import Catalog
     from headrace.derivation.worker import ComputingLayer
+    from headrace.engines.batch.duckdb import DuckDBBatchEngine
     from headrace.engines.batch.runner import BatchRunner
     from headrace.eventlog.base import EventLog
     from headrace.ingestion.archive import ArchiveWorker
@@ -186,13 +187,20 @@ class Parts:
 
     def batch(self, sources: dict[str, object] | None = None) -> BatchRunner:
         """The runner of scheduled tables; `sources` replaces the configured ones."""
-        from headrace.engines.batch.duckdb import DuckDBBatchEngine
         from headrace.engines.batch.runner import BatchRunner
 
+        return BatchRunner(self.batch_engine(sources), self.features, self.clock)
+
+    def batch_engine(self, sources: dict[str, object] | None = None) -> DuckDBBatchEngine:
+        """What runs their queries."""
+        from headrace.engines.batch.duckdb import DuckDBBatchEngine
+        from headrace.stores.objects import s3_options
+
         chosen = sources if sources is not None else dict(self.settings.sources)
-        engine = DuckDBBatchEngine(chosen, self.clock, folder=self.settings.folder / "data")
+        objects = s3_options(self.settings.s3)
+        engine = DuckDBBatchEngine(chosen, self.clock, folder=self.settings.folder / "data", objects=objects)
         self._opened.append(engine)
-        return BatchRunner(engine, self.features, self.clock)
+        return engine
 
     def reader(self, view: str) -> OnlineReader:
         """An online reader of a view, for one thread."""
@@ -234,9 +242,9 @@ class Parts:
         from headrace.ingestion.publisher import UNKNOWN_TOPIC
 
         try:
-            from headrace.eventlog.kafka import KafkaEventLog
-            from headrace.eventlog.kafka_cluster import parse_address
-            from headrace.eventlog.kafka_raw import KafkaRawLog
+            from headrace.eventlog.kafka.cluster import parse_address
+            from headrace.eventlog.kafka.log import KafkaEventLog
+            from headrace.eventlog.kafka.raw import KafkaRawLog
         except ImportError:
             raise ConfigError('a log on Kafka needs its client: pip install "headrace[kafka]"') from None
 

@@ -140,7 +140,7 @@ def register(group: click.Group) -> None:
                 lines.append(f"label: {facts['label_mean']:.4f} on average, known for {len(known):,}")
             facts |= {"waiting": rows.waiting, "unlabelled": rows.unlabelled}
             lines.append(f"{rows.waiting:,} rows wait for their truth, {rows.unlabelled:,} have none")
-        facts["snapshot"] = _snapshot(rows.as_of)
+        facts["snapshot"] = rows.snapshot
         lines.append(f"data snapshot {facts['snapshot']}")
         if output is not None:
             write_table(rows.to_arrow(), Path(output))
@@ -165,7 +165,7 @@ def register(group: click.Group) -> None:
         project = session.open()
         with working(f"reading a snapshot of {what}"):
             rows = project.snapshot(what, at, since=since)
-        facts: dict[str, Any] = {"rows": len(rows), "columns": len(rows.columns), "snapshot": _snapshot(rows.as_of)}
+        facts: dict[str, Any] = {"rows": len(rows), "columns": len(rows.columns), "snapshot": rows.snapshot}
         lines = [f"{len(rows):,} rows x {len(rows.columns)} columns", f"data snapshot {facts['snapshot']}"]
         if output is not None:
             write_table(rows.to_arrow(), Path(output))
@@ -258,13 +258,6 @@ def write_table(table: Any, path: Path) -> None:
         pq.write_table(table, path)
     else:
         raise click.UsageError(f"{path}: rows are written to .parquet and .csv files")
-
-
-def _snapshot(as_of: dict[str, list[int]]) -> str:
-    """A short name of what was read: equal names are equal positions."""
-    from headrace.features.version import digest
-
-    return digest(sorted(as_of.items()))
 
 
 def _flat(values: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:

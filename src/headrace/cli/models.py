@@ -19,18 +19,29 @@ _CONTRIBUTIONS = 10
 def register(group: click.Group) -> None:
     """Add the commands of this module."""
 
-    @command(group, "train", "headrace train fraud\nheadrace train fraud --until 2026-06-01")
+    @command(
+        group,
+        "train",
+        "headrace train fraud\nheadrace train fraud --until 2026-06-01\nheadrace train fraud --data fraud-june@2",
+    )
     @click.argument("model")
     @click.option("--until", metavar="TIME", help="Train on what was known at this time (now).")
-    def train(session: Session, model: str, until: str | None) -> None:
-        """Train a version on requests whose truth is known, and register it. The champion stays."""
+    @click.option("--data", metavar="NAME[@VERSION]", help="Train on this data set (headrace dataset) instead.")
+    def train(session: Session, model: str, until: str | None, data: str | None) -> None:
+        """Train a version on requests whose truth is known, or on a named data set, and register it.
+
+        The champion stays.
+        """
+        if until is not None and data is not None:
+            raise click.UsageError("a data set says itself until when; give --until or --data")
         project = session.open()
         with working(f"training {model}"):
-            version = project.model(model).train(until)
+            version = project.model(model).train(until, data=data)
         figures = "\n".join(f"  {name:<28} {value:.4f}" for name, value in sorted(version.metrics.items()))
         snapshot = version.snapshot
         session.say(
-            f"{figures}\nversion {version.number} on {snapshot.rows:,} rows, {snapshot.positives:,} positive\n"
+            f"{figures}\nversion {version.number} on {snapshot.rows:,} rows, {snapshot.positives:,} positive"
+            f"{'' if snapshot.dataset is None else f', of {snapshot.dataset}'}\n"
             f"next: headrace evaluate {model} {version.number}",
             version=version.number, metrics=version.metrics, rows=snapshot.rows, positives=snapshot.positives,
             snapshot=snapshot,

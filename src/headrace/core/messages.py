@@ -123,7 +123,8 @@ def _plain(packed: Any) -> list[Any]:
     if isinstance(packed, list):
         return packed
     if isinstance(packed, msgspec.msgpack.Ext):
-        return np.frombuffer(memoryview(packed.data), "<i8").tolist()
+        numbers: list[Any] = np.frombuffer(memoryview(packed.data), "<i8").tolist()
+        return numbers
     values = np.frombuffer(packed, "<f8")
     plain: list[Any] = values.tolist()
     for row in np.flatnonzero(np.isnan(values)).tolist():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -32,6 +33,15 @@ class Position(msgspec.Struct, frozen=True, omit_defaults=True):
             name in self.streams and all(a >= b for a, b in zip(self.streams[name], offsets, strict=True))
             for name, offsets in other.items()
         )
+
+
+def snapshot_name(streams: Mapping[str, Sequence[int]], tables: int) -> str:
+    """16 hex digits for what was read: per raw stream, and for table rows, the first offset that was not known.
+
+    Equal names are equal positions.
+    """
+    position = repr((sorted((name, list(ends)) for name, ends in streams.items()), tables))
+    return hashlib.blake2b(position.encode(), digest_size=8).hexdigest()
 
 
 EMPTY_POSITION = Position(streams={}, tables=0, windows=0, clock_us={})

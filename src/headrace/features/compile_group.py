@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from headrace.core.errors import PlanError
-from headrace.core.schema import SCALARS, DType
-from headrace.features.aggregate import BY_ELEMENT, WHOLE, Aggregate
+from headrace.core.schema import DType
+from headrace.features.aggregate import WHOLE, Aggregate
 from headrace.features.column import ColumnOf, column_name
 from headrace.features.definition import definition_of
 from headrace.features.expr import Expr
@@ -29,13 +29,6 @@ from headrace.features.plan import (
 from headrace.features.site import Problems
 from headrace.features.version import digest, node_content
 from headrace.features.view_columns import feature_versions
-
-_ONLY_WINDOWS = frozenset(
-    {
-        "quantile", "skewness", "approx_n_unique", "most_frequent", "histogram", "top_k",
-    }
-)  # fmt: skip
-"""What is computed from the rows of a window: it has no state that older events could be folded into."""
 
 
 class _Inputs:
@@ -135,18 +128,7 @@ def _aggregate(
     names: Mapping[str, str],
 ) -> AggregateSpec:
     hashed = expr.kind == "approx_n_unique"
-    for part in (expr.input, expr.by):
-        lists = part is expr.input and expr.kind in (*BY_ELEMENT, *WHOLE)
-        if part is not None and part.dtype not in SCALARS and not lists:
-            raise PlanError(f"hr.{expr.kind} of {dtype_of(part).value} columns is {NOT_YET}")
     window = definition.windows[name]
-    if window.window_us is None and (expr.kind in _ONLY_WINDOWS or expr.by is not None):
-        what = expr.kind if expr.by is None else f"{expr.kind} with by="
-        raise PlanError(f'hr.{what} over the whole lifetime is {NOT_YET}; give it a window, such as window="30d"')
-    if window.window_us is None and expr.kind in ("min", "max") and dtype_of(expr) is DType.STRING:
-        raise PlanError(
-            f'hr.{expr.kind} of texts over the whole lifetime is {NOT_YET}; give it a window, such as window="30d"'
-        )
     column = inputs.add(expr.input, hashed=hashed, whole=expr.kind in WHOLE)
     where, by = inputs.add(expr.where), inputs.add(expr.by)
     read = (column, where) if by is None else (column, where, by)

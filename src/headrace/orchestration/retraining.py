@@ -19,12 +19,12 @@ from headrace.core.time import US_PER_DAY, to_iso
 from headrace.features.plan import ModelPlan, ProjectPlan, PromotionPlan, Trigger
 from headrace.monitoring.truth import TruthTracker
 from headrace.orchestration.served import served_set
-from headrace.registry.base import DataSnapshot, ModelRegistry, ModelVersion, NewVersion
+from headrace.registry.base import DatasetRef, DataSnapshot, ModelRegistry, ModelVersion, NewVersion
 from headrace.registry.predictor import FittedModel, load_model
 from headrace.registry.profile import Profile, profile_block
 from headrace.retrieval.history import HistoryReader, everything_below
 from headrace.retrieval.past import Past
-from headrace.training.dataset import TrainingSet, joined, training_set
+from headrace.training.dataset import TrainingSet, joined, stood_for, training_set
 from headrace.training.evaluate import evaluate
 from headrace.training.fit import dataset_hash, describe, logistic_baseline, train
 from headrace.training.promotion import Verdict, judge
@@ -42,6 +42,7 @@ class Prepared:
     until_us: int
     trigger: str
     baseline: bool
+    dataset: DatasetRef | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +114,12 @@ class RetrainingLoop:
         """Gather what a challenger is trained and judged on; raises TrainingError if nothing is known."""
         since = None if self.model.train_on_us is None else until_us - self._rule.on_us - self.model.train_on_us
         data = self._data(since, until_us)
+        return self.parted(data, until_us, trigger, baseline=baseline)
+
+    def parted(
+        self, data: TrainingSet, until_us: int, trigger: str, *, baseline: bool, dataset: DatasetRef | None = None
+    ) -> Prepared:
+        """Keep the rows of the judging window before `until_us` back; raises TrainingError if there are none at all."""
         if not len(data):
             raise TrainingError(
                 f"model {self.model.name}: no request before {to_iso(until_us)} has a known truth "
@@ -122,7 +129,7 @@ class RetrainingLoop:
         if early.sum() < 100:
             # Too little before the judging window: judge on the last fifth of the time that there is.
             early = data.t_us < int(np.quantile(data.t_us, 0.8))
-        return Prepared(self.model, data, early, until_us, trigger, baseline)
+        return Prepared(self.model, data, early, until_us, trigger, baseline, dataset)
 
     def _data(self, since_us: int | None, now_us: int) -> TrainingSet:
         """Labelled requests up to now: as served where they were scored, recomputed as of now where they were not.
@@ -156,6 +163,7 @@ class RetrainingLoop:
             until_us=int(t.max()) + 1,
             as_of=data.as_of,
             dataset_hash=challenger.dataset_hash,
+            dataset=prepared.dataset,
         )
         sources = {b.source: self.project.tables if b.is_table else self.project.groups for b in view.bindings}
         new = NewVersion(
@@ -252,19 +260,26 @@ def predict_on(
 
 
 def fit(prepared: Prepared) -> Challenger:
-    """Fit a challenger and measure it; reads nothing but its argument, so it may run in another thread."""
+    """Fit a challenger and measure it; reads nothing but its argument, so it may run in another thread.
+
+    Where rows have weights, figures and profile are those of the rows that they stand for.
+    """
     data, early, late = prepared.data, prepared.early, ~prepared.early
     block, labels = data.block.take(early), data.labels[early]
-    fitted = train(prepared.model.estimator, block, labels)
+    weights = None if data.weights is None else data.weights[early]
+    fitted = train(prepared.model.estimator, block, labels, weights)
     metrics: dict[str, float] = {}
     if late.any():
-        unseen, truth = data.block.take(late), data.labels[late]
+        at = np.flatnonzero(late)
+        at = at if data.weights is None else at[stood_for(data.weights[late])]
+        unseen, truth = data.block.take(at), data.labels[at]
         metrics |= evaluate(truth, fitted.predict(unseen)).metrics()
         if prepared.baseline:
-            plain = train(logistic_baseline(block), block, labels)
+            plain = train(logistic_baseline(block), block, labels, weights)
             metrics |= {f"baseline_{k}": v for k, v in evaluate(truth, plain.predict(unseen)).metrics().items()}
-    profile = profile_block(block, fitted.predict(block))
-    return Challenger(prepared, fitted, metrics, profile, dataset_hash(block, labels))
+    whole = block if weights is None else block.take(stood_for(weights))
+    profile = profile_block(whole, fitted.predict(whole))
+    return Challenger(prepared, fitted, metrics, profile, dataset_hash(block, labels, weights))
 
 
 class TriggerState:

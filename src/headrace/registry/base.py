@@ -13,6 +13,17 @@ CHAMPION = "champion"
 CHALLENGER = "challenger"
 
 
+class DatasetRef(msgspec.Struct, frozen=True):
+    """A version of a named data set, and the SHA-256 (hex) of its file."""
+
+    name: str
+    version: int
+    sha256: str
+
+    def __str__(self) -> str:
+        return f"data set {self.name} version {self.version}"
+
+
 class DataSnapshot(msgspec.Struct, frozen=True):
     """Which data a version was trained on, enough to read it again.
 
@@ -21,7 +32,8 @@ class DataSnapshot(msgspec.Struct, frozen=True):
         since_us, until_us: request times, half-open.
         as_of: per raw stream, the first offset not known in each partition.
         tables: version of each offline table that was read.
-        dataset_hash: hash of the rows and labels themselves; equal hashes are equal data.
+        dataset_hash: hash of the rows, labels and weights themselves; equal hashes are equal data.
+        dataset: the named data set that it was trained on; None if it was read from history.
     """
 
     rows: int
@@ -31,6 +43,7 @@ class DataSnapshot(msgspec.Struct, frozen=True):
     as_of: dict[str, list[int]] = {}
     tables: dict[str, int] = {}
     dataset_hash: str = ""
+    dataset: DatasetRef | None = None
 
 
 class NewVersion(msgspec.Struct, frozen=True):

@@ -72,21 +72,21 @@ class BoundView:
                 table = source.table
                 assert table is not None
                 ttl = -1 if table.ttl_us is None else table.ttl_us
-                rows.append([1, 0, 0, 0, 0, 0, 0, 0, source.width, source.slot, ttl, 0, 0, -1])
+                rows.append([1, 0, 0, 0, 0, 0, 0, 0, source.width, source.slot, ttl, 0, 0, -1, 0])
                 continue
             sizes = (len(layout.lanes), len(layout.windows), len(layout.features))
             spans = [edge for start, size in zip(at, sizes, strict=True) for edge in (start, start + size)]
             rows.append([0, *spans, layout.base_words, layout.width, source.slot, -1, layout.rows])
-            rows[-1] += [1 + layout.tile_words, 1 + layout.width if layout.flagged else -1]
+            rows[-1] += [1 + layout.tile_words, 1 + layout.width if layout.flagged else -1, len(layout.growing) > 0]
             lanes.append(layout.lanes)
             windows.append(layout.windows)
-            features.append(layout.features)
+            features.append(layout.online_features)
             wide = np.zeros((sizes[0], self.max_windows + 1), np.int64)
             wide[:, : sizes[1] + 1] = layout.pointers
             wide[:, sizes[1] + 1 :] = layout.pointers[:, -1:]
             pointers.append(wide)
             at = [start + size for start, size in zip(at, sizes, strict=True)]
-        self.bindings: IntArray = np.array(rows, np.int64).reshape(-1, 14)
+        self.bindings: IntArray = np.array(rows, np.int64).reshape(-1, 15)
         self.lanes = _stacked(lanes, 7)
         self.windows = _stacked(windows, 4)
         self.features = _stacked(features, 5)

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from headrace.aggregations.growing import F_TARGET, read_growing
 from headrace.aggregations.layout import GroupLayout, Scratch
 from headrace.aggregations.nested import decoded, read_nested
 from headrace.core.columns import BoolArray, Column, IntArray, column_of, lists_of, unpacked_list
@@ -81,14 +82,53 @@ class GroupObjects:
         return self._texts(rows[index])
 
 
-def read_piece(layout: GroupLayout, rows: IntArray, events: WindowRows, t: IntArray, scratch: Scratch) -> Piece:
-    """Read the lists and maps of a group for some rows; `events` and `t` are those of these rows."""
+def read_piece(
+    layout: GroupLayout,
+    rows: IntArray,
+    events: WindowRows,
+    t: IntArray,
+    scratch: Scratch,
+    nested: IntArray | None = None,
+) -> Piece:
+    """Read the lists and maps of a group for some rows; `events` and `t` are those of these rows.
+
+    `nested` is the table to read by, if it is not the layout's own.
+    """
     heap, begins = read_nested(
         events.words, events.words.view(np.float64), events.times, events.columns, events.strides, events.counted,
-        layout.nested, layout.windows, t, events.offsets, events.partitions, events.limits, scratch.lane, scratch.work,
-        scratch.tally,
+        layout.nested if nested is None else nested, layout.windows, t, events.offsets, events.partitions,
+        events.limits, scratch.lane, scratch.work, scratch.tally,
     )  # fmt: skip
     return rows, heap, begins
+
+
+def read_grown(
+    layout: GroupLayout,
+    features: IntArray,
+    words: IntArray,
+    starts: IntArray,
+    t: IntArray,
+    slots: tuple[IntArray, BoolArray, int],
+    scratch: Scratch,
+) -> tuple[IntArray, IntArray]:
+    """Read `features` from growing states of the records that begin at `starts`; see `growing.read_growing`.
+
+    `slots` are the words and their validity that features with a slot are written to, and the group's first slot.
+    """
+    out, valid, slot = slots
+    sizes = np.array([layout.base_words, layout.width, layout.flagged], np.int64)
+    heap, begins = read_growing(
+        words, words.view(np.float64), starts, t, sizes, layout.growing, features, layout.windows, out,
+        out.view(np.float64), valid, slot, scratch.lane, scratch.work, scratch.tally,
+    )  # fmt: skip
+    return heap, begins
+
+
+def with_grown(layout: GroupLayout, piece: Piece, grown: tuple[IntArray, IntArray]) -> Piece:
+    """A piece that was read by `layout.online_nested` with the lists and maps that growing states gave."""
+    rows, heap, begins = piece
+    begins[:, layout.grown_items[:, F_TARGET]] = grown[1] + len(heap)
+    return rows, np.concatenate([heap, grown[0]]), begins
 
 
 def record_rows(layout: GroupLayout, words: IntArray, starts: IntArray, sizes: IntArray) -> WindowRows:

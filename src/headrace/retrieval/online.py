@@ -14,18 +14,19 @@ import msgspec
 import numpy as np
 
 from headrace.aggregations.layout import GroupLayout
-from headrace.aggregations.reads import TOO_OLD, read_view
+from headrace.aggregations.reads import OTHER_FORMAT, TOO_OLD, read_view
+from headrace.aggregations.records import FORMAT
 from headrace.aggregations.table_records import objects_of
 from headrace.aggregations.texts import texts_of
 from headrace.core.columns import BoolArray, Column, IntArray, column_of
-from headrace.core.errors import HorizonError
+from headrace.core.errors import HorizonError, StoreError
 from headrace.core.keys import encode_numbers, key_encoder
 from headrace.core.positions import EMPTY_POSITION, Position, decode_position, decode_state, state_key
 from headrace.core.schema import DType
 from headrace.core.time import format_duration, to_iso
 from headrace.features.plan import ProjectPlan, ViewPlan
 from headrace.retrieval.binding import BoundView
-from headrace.retrieval.group_objects import GroupObjects, Piece, read_piece, record_rows
+from headrace.retrieval.group_objects import GroupObjects, Piece, read_grown, read_piece, record_rows, with_grown
 from headrace.retrieval.rows import FeatureBlock
 from headrace.stores.online.base import OnlineStore
 
@@ -62,6 +63,8 @@ class OnlineReader:
         self._own_clock = set(self._streams) - {g.stream for v, g in groups.items() if v not in self._scheduled}
         self._state_keys = [state_key(version) for version in self._scheduled]
         self._raw_states: list[bytes | None] = []
+        layouts = [(b, source.layout, source.slot) for b, source in enumerate(self.bound.sources)]
+        self._growing = [(b, own, slot) for b, own, slot in layouts if own is not None and len(own.grown_slots)]
         # Compiled (or loaded from the cache) here, so that no request waits for it.
         self._evaluate(_NO_RECORD, np.zeros((0, len(self.bound.sources)), np.int64), np.zeros(0, np.int64))
 
@@ -137,7 +140,7 @@ class OnlineReader:
     def _evaluate(self, records: bytes, starts: IntArray, t: IntArray) -> tuple[IntArray, BoolArray, IntArray]:
         """Words and validity of all slots, and the table rows taken, for the records that begin at `starts`.
 
-        Raises HorizonError if a record of a table does not reach back to its t.
+        Raises HorizonError if a record of a table does not reach back to its t, StoreError for one of another format.
         """
         bound, s, n = self.bound, self._scratch, len(t)
         words = np.zeros((n, bound.slots), np.int64)
@@ -149,6 +152,10 @@ class OnlineReader:
         )  # fmt: skip
         if refused:
             self._refuse(rows, t)
+        for b, layout, slot in self._growing:
+            # Copies: of what cannot be written to, or has gaps, another variant would be compiled.
+            i8, to = np.frombuffer(records, np.int64).copy(), (words, valid, slot)
+            read_grown(layout, layout.grown_slots, i8, starts[:, b].copy(), t, to, s)
         return words, valid, rows
 
     def _nested(
@@ -163,8 +170,14 @@ class OnlineReader:
         """Lists and maps from the record that each row reads; -1 chooses none."""
         sizes = [0 if record is None else len(record) >> 3 for record in records]
         of_rows = np.array([sizes[place] if place >= 0 else 0 for place in chosen], np.int64)
-        events = record_rows(layout, np.frombuffer(found or _NO_RECORD, np.int64), starts, of_rows)
-        return [read_piece(layout, np.arange(len(t)), events, t, self._scratch)]
+        words = np.frombuffer(found or _NO_RECORD, np.int64)
+        events = record_rows(layout, words, starts, of_rows)
+        piece = read_piece(layout, np.arange(len(t)), events, t, self._scratch, layout.online_nested)
+        if not len(layout.grown_items):
+            return [piece]
+        none = (np.zeros((len(t), 0), np.int64), np.zeros((len(t), 0), np.bool_), 0)
+        grown = read_grown(layout, layout.grown_items, words.copy(), starts.copy(), t, none, self._scratch)
+        return [with_grown(layout, piece, grown)]
 
     def _keys(self, request: Mapping[str, Column], n: int) -> tuple[list[bytes], list[int]]:
         """Keys of the records to read, and which of them each binding of each row reads (-1: none).
@@ -227,7 +240,13 @@ class OnlineReader:
         )
 
     def _refuse(self, rows: IntArray, t: IntArray) -> None:
-        r, b = np.argwhere(rows == TOO_OLD)[0].tolist()
+        r, b = np.argwhere(rows <= TOO_OLD)[0].tolist()
+        if rows[r, b] == OTHER_FORMAT:
+            raise StoreError(
+                f"the online store holds records of group {self.bound.sources[b].binding.source} of another format, "
+                f"this version reads format {FORMAT}: delete the online store, and ingestion makes it again from the "
+                "feature log"
+            )
         raise HorizonError(
             f"the online store no longer holds what table {self.bound.sources[b].binding.source} said at "
             f"{to_iso(int(t[r]))}: that lies further behind its newest row than the as-of horizon of "

@@ -304,6 +304,10 @@ class Past:
         read = (lambda *of, **span: iter((self._offline.scan(*of, **span),))) if whole else self._offline.batches
         return archived, read(table, columns, since_us=since_us, until_us=until_us, version=version)
 
+    def known_table_rows(self) -> int:
+        """The first offset of the topic of table rows that is not known."""
+        return self._features.end(TABLES, 0) if TABLES in self._features.topics() else 0
+
     def computed(self) -> dict[str, list[int]]:
         """Positions of stream compute: the events below them are what `events` can return."""
         if WINDOWS not in self._features.topics():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -105,6 +105,21 @@ class FeatureBlock:
                 values[at] = None
             found.append(dict(zip(self.names, values, strict=True)))
         return found
+
+
+def block_of(columns: Mapping[str, Column]) -> FeatureBlock:
+    """The block of these columns, of equal lengths; at least one is needed."""
+    n = len(next(iter(columns.values())))
+    words, valid = np.zeros((n, len(columns)), np.int64), np.zeros((n, len(columns)), np.bool_)
+    objects: dict[str, Column] = {}
+    for index, (name, column) in enumerate(columns.items()):
+        valid[:, index] = column.mask()
+        if column.dtype.is_object:
+            objects[name] = column
+        else:
+            values = column.values.view(np.int64) if column.dtype is DType.FLOAT else column.values
+            words[:, index] = np.where(column.mask(), values, 0)
+    return FeatureBlock(tuple(columns), tuple(column.dtype for column in columns.values()), words, valid, objects)
 
 
 def concat_features(blocks: Sequence[FeatureBlock]) -> FeatureBlock:

@@ -95,6 +95,46 @@ class OnlineStoreTests(ABC):
         assert self.raw_records(store, place) == {b"b": b"two", b"c": b"3"}
         assert store.position() == b"p2"
 
+    def test_an_update_is_told_the_position_that_it_stands_on(self, store: OnlineStore) -> None:
+        seen: list[bytes] = []
+
+        def change(records: list[bytes | None], position: bytes) -> tuple[dict[bytes, bytes | None], bytes]:
+            seen.append(position)
+            return {b"a": b"1"}, position + b"+"
+
+        for _ in range(3):
+            store.update([b"a"], change)
+        assert seen == [b"", b"+", b"++"]
+
+    def test_an_update_writes_no_record_that_it_was_not_given(self, store: OnlineStore, place: Path) -> None:
+        store.write([(b"a", b"1")], b"p1")
+        with pytest.raises(StoreError, match="no others"):
+            store.update([b"a"], lambda records, position: ([(b"a", b"2"), (b"b", b"2")], b"p2"))
+        assert self.raw_records(store, place) == {b"a": b"1"}
+        assert store.position() == b"p1"
+
+    def test_revisions_beside_a_writer_undo_nothing_and_are_not_undone(self, store: OnlineStore, place: Path) -> None:
+        def more(record: bytes | None) -> bytes:
+            return b"%d" % (int(record or b"0") + 1)
+
+        def write() -> None:
+            for number in range(60):
+                store.update(
+                    [b"written", b"both"],
+                    lambda records, position, number=number: (  # type: ignore[misc]
+                        [(b"written", more(records[0])), (b"both", more(records[1]))],
+                        b"%d" % number,
+                    ),
+                )
+
+        thread = threading.Thread(target=write)
+        thread.start()
+        for _ in range(60):
+            store.revise([b"both", b"revised"], lambda found: [(b"both", more(found[0])), (b"revised", more(found[1]))])
+        thread.join()
+        assert self.raw_records(store, place) == {b"written": b"60", b"revised": b"60", b"both": b"120"}
+        assert (store.position(), store.count()) == (b"59", 3)
+
     def test_an_update_whose_change_fails_writes_nothing(self, store: OnlineStore, place: Path) -> None:
         store.write([(b"a", b"1")], b"p1")
 

@@ -340,7 +340,6 @@ _GIVES = {
     "approx_n_unique": DType.INT,
     **dict.fromkeys(("decayed_sum", "decayed_count", "decayed_mean"), DType.FLOAT),
 }
-_WITH_WINDOW = ("rate", "quantile", "skewness", "approx_n_unique", "most_frequent", "histogram", "top_k")
 _BY = ("count", "sum", "mean", "min", "max")
 _PARAMS: dict[str, st.SearchStrategy[tuple[tuple[str, Any], ...]]] = {
     **dict.fromkeys(("var", "std"), st.sampled_from(((("ddof", 0),), (("ddof", 1),)))),
@@ -399,8 +398,7 @@ def _aggregates(draw: st.DrawFn, name: str, kind: str, resolution_us: int) -> Ag
     buckets = [index for index, (_, dtype) in enumerate(_INPUTS[:_PACKED]) if dtype in _BUCKETS]
     lists = source is not None and _INPUTS[source][1] is DType.LIST
     by = draw(st.sampled_from(buckets)) if kind in _BY and not lists and draw(st.integers(0, 3)) == 0 else None
-    texts = kind in ("min", "max") and source is not None and _INPUTS[source][1] is DType.STRING
-    window, hop = draw(_windows(resolution_us, lifetime=kind not in _WITH_WINDOW and by is None and not texts))
+    window, hop = draw(_windows(resolution_us, lifetime=kind != "rate"))
     if kind.startswith("decayed"):
         # The hop is the half-life, and the window not more than 64 of them.
         hop = draw(st.sampled_from([unit for unit in (1, *_UNITS_US, 3_000_000) if unit % resolution_us == 0]))

@@ -30,6 +30,7 @@ class TrainingSet:
         waiting: requests whose wait is not over, left out.
         unlabelled: requests whose wait is over without truth and without a default, left out.
         as_of: positions of the raw streams below which everything was read.
+        weights: for how many rows each stands, float64 [n]; None: for itself.
     """
 
     block: FeatureBlock
@@ -39,6 +40,7 @@ class TrainingSet:
     waiting: int
     unlabelled: int
     as_of: dict[str, list[int]]
+    weights: FloatArray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -49,7 +51,24 @@ class TrainingSet:
             return self
         at = self.t_us >= since_us
         request = {name: column.take(at) for name, column in self.request.items()}
-        return replace(self, block=self.block.take(at), labels=self.labels[at], t_us=self.t_us[at], request=request)
+        weights = None if self.weights is None else self.weights[at]
+        return replace(
+            self,
+            block=self.block.take(at),
+            labels=self.labels[at],
+            t_us=self.t_us[at],
+            request=request,
+            weights=weights,
+        )
+
+
+def stood_for(weights: FloatArray) -> IntArray:
+    """Row numbers [about the sum of the weights], each about as often as its weight, in order.
+
+    Figures over these rows are those of the rows that the weighted ones stand for.
+    """
+    ends = np.floor(np.cumsum(weights) + 0.5).astype(np.int64)
+    return np.repeat(np.arange(len(weights)), np.diff(ends, prepend=0))
 
 
 def training_set(

@@ -39,8 +39,8 @@ def train(
         weights: float [n], or None for equal ones.
 
     Raises:
-        TrainingError: no rows, one class only, labels that are missing or are not two classes, no usable column, or
-            the estimator failed.
+        TrainingError: no rows, one class only, labels that are missing or are not two classes, no usable column,
+            weights for an estimator that takes none, or the estimator failed.
     """
     target = _target(estimator, block, labels)
     preprocessor = Preprocessor.fit(block)
@@ -87,8 +87,9 @@ def describe(estimator: Any) -> str:
     return " ".join(repr(estimator).split())
 
 
-def dataset_hash(block: FeatureBlock, labels: npt.NDArray[Any]) -> str:
-    """SHA-256 (hex) of rows, column names, types and labels, in their order; equal hashes are equal training data."""
+def dataset_hash(block: FeatureBlock, labels: npt.NDArray[Any], weights: FloatArray | None = None) -> str:
+    """SHA-256 (hex) of rows, column names, types, labels and weights, in their order; equal hashes are equal training
+    data."""
     digest = hashlib.sha256()
     for name, dtype in zip(block.names, block.dtypes, strict=True):
         digest.update(f"{name}:{dtype.value}\n".encode())
@@ -97,6 +98,8 @@ def dataset_hash(block: FeatureBlock, labels: npt.NDArray[Any]) -> str:
     for name in sorted(block.objects):
         digest.update(repr(block.objects[name].to_pylist()).encode())
     digest.update(np.ascontiguousarray(labels, "<f8").tobytes())
+    if weights is not None:
+        digest.update(np.ascontiguousarray(weights, "<f8").tobytes())
     return digest.hexdigest()
 
 
@@ -157,8 +160,15 @@ def _fit_arguments(estimator: Any, preprocessor: Preprocessor, weights: FloatArr
     if _is_lightgbm(estimator) and preprocessor.categorical:
         arguments["categorical_feature"] = preprocessor.categorical
     if weights is not None:
+        from sklearn.utils.validation import has_fit_parameter
+
         # In a pipeline the weights are an argument of its last step.
         steps = getattr(estimator, "steps", None)
+        if not has_fit_parameter(steps[-1][1] if steps else estimator, "sample_weight"):
+            raise TrainingError(
+                f"the rows have weights, and {describe(estimator)} takes none: give it a fit(..., sample_weight=), or "
+                "train on rows that were not sampled"
+            )
         arguments[f"{steps[-1][0]}__sample_weight" if steps else "sample_weight"] = weights
     return arguments
 

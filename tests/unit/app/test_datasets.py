@@ -29,7 +29,9 @@ def history(tmp_path: Path) -> Iterator[Project]:
 def test_the_same_call_gives_the_same_bytes_whatever_comes_later(history: Project) -> None:
     first = history.dataset("june", "risk", until=NOON)
     assert (len(first), first.info.version, first.info.unlabelled) == (399, 1, 1)
-    assert first.rows.to_arrow().equals(history.history("risk", until=NOON).to_arrow())
+    now = history.history("risk", until=NOON)
+    assert first.rows.to_arrow().equals(now.to_arrow())
+    assert first.info.snapshot == first.rows.snapshot == now.snapshot == history.snapshot("order", NOON).snapshot
     data = first.file.read_bytes()
     # An outcome that comes late changes history, and not what was kept of it.
     history.publish("outcome", outcomes(orders(400, NOON - timedelta(hours=2), step_s=1000))[-1:])

@@ -25,6 +25,9 @@ class Habits(hr.FeatureGroup, key=Order.user):
     at = hr.last_n(Order.at, 1, window="30d")
     spent = hr.sum(Order.amount, by=Order.order_id, window="7d")
     kinds = hr.n_unique(Order.order_id, window="30d")
+    ever, usual = hr.histogram(Order.amount), hr.top_k(Order.order_id, 1)
+    middle, least_order = hr.quantile(Order.amount, 0.5), hr.min(Order.order_id)
+    spent_ever = hr.sum(Order.amount, by=Order.amount > 30.0)
 
 
 view = """
@@ -38,6 +41,12 @@ EXPECTED = {
     "habits__orders": ["o141", "o151"],
     "habits__at": [NOON - timedelta(hours=2, seconds=8 * 10_000)],
     "habits__kinds": 26,
+    # Of the whole lifetime, 40 orders of 7 amounts; o1 is the least of them.
+    "habits__ever": {0.0: 6, 10.0: 6, 20.0: 6, 30.0: 6, 40.0: 6, 50.0: 5, 60.0: 5},
+    "habits__usual": ["o1"],
+    "habits__middle": 30.0625,
+    "habits__least_order": "o1",
+    "habits__spent_ever": {False: 360.0, True: 790.0},
 }
 
 
@@ -59,12 +68,16 @@ def test_online_and_history_give_the_same_python_values(shop: Project) -> None:
     assert {name: row[name] for name in EXPECTED} == EXPECTED
     assert row["habits__spent"] == {"o391": 40.0, "o381": 30.0, "o371": 20.0, "o361": 10.0, "o351": 0.0, "o341": 60.0}
     rows = shop.history("order", [USER | {"at": NOON}])
-    assert {name: rows[name][0] for name in ("habits__last_order", "habits__often")} == {
-        name: EXPECTED[name] for name in ("habits__last_order", "habits__often")
-    }
+    assert {name: rows[name][0] for name in EXPECTED} == EXPECTED | {"habits__at": [to_us(EXPECTED["habits__at"][0])]}
     assert shop.get("habits", user="u1").orders == EXPECTED["habits__orders"]
     nobody = shop.online("order", USER | {"user": "nobody"})
     assert [nobody[f"habits__{name}"] for name in ("amounts", "often", "last_order", "spent")] == [[], {}, None, {}]
+    assert [nobody[f"habits__{name}"] for name in ("ever", "middle", "least_order", "spent_ever")] == [
+        {},
+        None,
+        None,
+        {},
+    ]
 
 
 def test_frames_have_lists_and_maps(shop: Project) -> None:

@@ -177,6 +177,14 @@ def test_a_data_set_is_made_shown_verified_and_deleted(loaded: Path, run: Run) -
     assert len(out.read_text().splitlines()) == made["rows"] + 1
     assert [info["name"] for info in answer(run("datasets", "--json"))["datasets"]] == ["june"]
     assert "june" in run("datasets").output
+    run("dataset", "whole", "risk", "--until", until)
+    trained = answer(run("train", "risk", "--data", "whole@1", "--json"))
+    assert trained["snapshot"]["dataset"]["name"] == "whole"
+    assert ", of data set whole version 1\n" in run("train", "risk", "--data", "whole").output
+    refused = run("train", "risk", "--data", "june")
+    assert (refused.exit_code, "the rows have weights" in refused.stderr) == (1, True)
+    assert run("train", "risk", "--data", "whole", "--until", until).exit_code == 2
+    assert run("dataset", "whole", "--delete").output == "deleted whole version 1\n"
     assert run("dataset", "june", "--delete").output == "deleted june version 1\n"
     assert run("datasets").exit_code == 1
     assert run("dataset", "june").exit_code == 1

@@ -165,7 +165,7 @@ def test_files_are_found_by_the_tables_name_and_read_again_when_they_change(
 
 
 def test_a_large_file_is_read_in_place(tmp_path: Path, clock: SimulatedClock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("headrace.engines.batch.duckdb.KEEP_BYTES", 1)
+    monkeypatch.setattr("headrace.engines.batch.files.KEEP_BYTES", 1)
     pq.write_table(hourly().drop_columns(["known_at"]), tmp_path / "w.parquet")
     engine = DuckDBBatchEngine({"weather": str(tmp_path / "w.parquet")}, clock)
     assert engine.run(WEATHER, since_us=T0 + 3 * US_PER_HOUR).num_rows == 6

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from headrace.aggregations.layout import layout_of
 from headrace.core.errors import DefinitionError, PlanError
 from headrace.core.schema import DType
 from headrace.core.time import US_PER_DAY, US_PER_HOUR, US_PER_MINUTE, US_PER_SECOND
@@ -14,6 +15,7 @@ from headrace.features.definition import Definition
 from headrace.features.model import Model
 from headrace.features.nodes import Call, ColumnRef, Literal
 from headrace.features.plan import AggregateSpec, Binding, GroupPlan, KeyPart, ProjectPlan
+from headrace.features.plan_json import plan_from_json, plan_to_json
 from headrace.features.view import FeatureView
 from tests.unit.features.declaring import declare
 
@@ -382,32 +384,21 @@ def test_models() -> None:
     assert (model.train_on_us, model.view, model.owner) == (30 * US_PER_DAY, "transfer", "me")
 
 
+def test_every_aggregation_but_a_rate_may_be_over_the_lifetime() -> None:
+    body = """
+often = hr.most_frequent(Transfer.count)
+shops = hr.mean(Transfer.amount, by=Transfer.count)
+middle = hr.quantile(Transfer.amount, 0.5)
+lean = hr.skewness(Transfer.amount)
+sizes = hr.approx_n_unique(Transfer.count)
+who = hr.min(Transfer.receiver)
+"""
+    assert [spec.window_us for spec in group(body).aggregates] == [None] * 6
+    with pytest.raises(DefinitionError, match=r"hr\.rate is per unit of time over a window; name one"):
+        group("pace = hr.rate()")
+
+
 NOT_YET = {
-    "aggregations": (
-        """\
-        class G(hr.FeatureGroup, key=Transfer.sender):
-            often = hr.most_frequent(Transfer.count)
-            shops = hr.count(by=Transfer.count)
-            middle = hr.quantile(Transfer.amount, 0.5)
-            lean = hr.skewness(Transfer.amount)
-            sizes = hr.approx_n_unique(Transfer.count)
-            who = hr.min(Transfer.receiver)
-        """,
-        [
-            *(
-                f"features.py:{place} over the whole lifetime is not computed by this version yet; "
-                'give it a window, such as window="30d"'
-                for place in (
-                    "23 G.often: hr.most_frequent",
-                    "24 G.shops: hr.count with by=",
-                    "25 G.middle: hr.quantile",
-                    "26 G.lean: hr.skewness",
-                    "27 G.sizes: hr.approx_n_unique",
-                    "28 G.who: hr.min of texts",
-                )
-            ),
-        ],
-    ),
     "maps at events": (
         """\
         class G(hr.FeatureGroup, key=Transfer.sender):
@@ -466,6 +457,27 @@ NOT_YET = {
         ],
     ),
 }  # fmt: skip
+
+
+def test_a_list_is_one_input_of_its_length_or_a_text() -> None:
+    names = declare("""\
+        class Seen(hr.Event):
+            user: hr.Field[str] = hr.key(User)
+            taste: hr.Field[list[float]] = hr.field(size=64)
+            at: hr.Field[datetime] = hr.event_time()
+        class Copied(Seen):
+            again = Seen.taste
+        class G(hr.FeatureGroup, key=Copied.user):
+            total, mean = hr.sum(Copied.again, window=["1h", "1d"]), hr.mean(Copied.taste)
+            last = hr.last(Copied.again)
+        """)
+    plan = compile_project([names["G"]]).groups["g"]
+    assert [(spec.dtype, spec.size) for spec in plan.inputs] == [(DType.LIST, 64), (DType.STRING, None)]
+    assert [spec.dtype for spec in plan.aggregates] == [DType.LIST] * 4
+    assert plan_from_json(plan_to_json(plan), {}) == plan
+    layout = layout_of(plan)
+    assert (layout.width, len(layout.names)) == (65, 3 * 64 + 1)
+    assert layout.objects == ("last", "total_1h", "total_1d", "mean")
 
 
 @pytest.mark.parametrize("what", NOT_YET)

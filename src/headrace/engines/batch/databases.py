@@ -1,16 +1,31 @@
-"""Queries that run on a database of their own: DuckDB files, and whatever SQLAlchemy reaches."""
+"""Queries that run on a database of their own: PostgreSQL, DuckDB files, and whatever SQLAlchemy reaches.
+
+A query only reads: it is one SELECT, in a transaction that cannot write where the database knows such a thing.
+"""
 
 from __future__ import annotations
 
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 
 from headrace.core.errors import PlanError, StoreError
+from headrace.core.fitting import fit_column
 from headrace.features.plan import TablePlan
 
-_DUCKDB = "duckdb:///"
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+LOCKED: Final[dict[str, Any]] = {
+    "enable_external_access": False,
+    "python_enable_replacements": False,
+    "autoinstall_known_extensions": False,
+    "autoload_known_extensions": False,
+}
+"""Options of a DuckDB that opens no file but its own, fetches nothing and sees no variable of this program."""
+_DUCKDB: Final = "duckdb:///"
+_POSTGRES: Final = ("postgresql://", "postgres://", "postgresql+psycopg://")
 
 
 class Databases:
@@ -23,15 +38,28 @@ class Databases:
         self._engines: dict[str, Any] = {}
         self._lock = threading.Lock()
 
-    def run(self, table: TablePlan, url: str) -> pa.Table:
-        """The rows of the table's query on the database at `url`, as they come.
+    def run(self, table: TablePlan, url: str, *, now_us: int, since_us: int | None) -> pa.Table:
+        """The rows of the table's query on the database at `url`, as they come; with `since_us` those of that span.
 
-        Raises StoreError if the database cannot be reached, PlanError if it refuses the query.
+        Raises StoreError if the database cannot be reached (Unreachable if it may be later), PlanError if it refuses
+        the query.
         """
         query = (table.query or "").strip().rstrip(";")
+        rows = self._query(f"table {table.name}", url, query)
+        return rows if since_us is None else _within(rows, table, since_us, now_us)
+
+    def look(self, name: str, url: str) -> None:
+        """Raise what `run` would if the database of a source does not answer."""
+        self._query(f"source {name}", url, "SELECT 1 AS one")
+
+    def _query(self, what: str, url: str, query: str) -> pa.Table:
         if url.startswith(_DUCKDB):
-            return _on_duckdb(table, url.removeprefix(_DUCKDB), query)
-        return self._on_sqlalchemy(table, url, query)
+            return _on_duckdb(what, url.removeprefix(_DUCKDB), query)
+        if url.startswith(_POSTGRES):
+            from headrace.engines.batch.postgres import query_postgres
+
+            return query_postgres(what, url, query)
+        return self._on_sqlalchemy(what, url, query)
 
     def close(self) -> None:
         """Close all connections."""
@@ -40,25 +68,24 @@ class Databases:
                 engine.dispose()
             self._engines.clear()
 
-    def _on_sqlalchemy(self, table: TablePlan, url: str, query: str) -> pa.Table:
+    def _on_sqlalchemy(self, what: str, url: str, query: str) -> pa.Table:
         import sqlalchemy as sa
 
         try:
             with self._engine(url).connect() as connection:
                 try:
+                    _read_only(connection)
                     result = connection.exec_driver_sql(query)
                     names, rows = list(result.keys()), result.fetchall()
                 except sa.exc.SQLAlchemyError as error:
-                    raise PlanError(f"the query of table {table.name} failed: {_cause(error)}") from None
+                    raise PlanError(f"the query of {what} failed: {_cause(error)}") from None
         except (sa.exc.SQLAlchemyError, ModuleNotFoundError) as error:
-            raise StoreError(f"the database of table {table.name} cannot be reached: {_cause(error)}") from None
+            raise StoreError(f"the database of {what} cannot be reached: {_cause(error)}") from None
         columns = list(zip(*rows, strict=True)) if rows else [()] * len(names)
         try:
             return pa.table([pa.array(list(column)) for column in columns], names=names)
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            raise PlanError(
-                f"the query of table {table.name} gives a column of mixed types: {error}; cast it"
-            ) from None
+            raise PlanError(f"the query of {what} gives a column of mixed types: {error}; cast it") from None
 
     def _engine(self, url: str) -> Any:
         import sqlalchemy as sa
@@ -69,20 +96,46 @@ class Databases:
             return self._engines[url]
 
 
-def _on_duckdb(table: TablePlan, path: str, query: str) -> pa.Table:
+def check_select(what: str, query: str) -> None:
+    """Raise PlanError unless the query is one SELECT, as DuckDB reads it; duckdb.Error if it is no SQL."""
+    import duckdb
+
+    statements = duckdb.extract_statements(query)
+    if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+        raise PlanError(f"the query of {what} is not one SELECT: it may not change anything, and nothing may follow it")
+
+
+def _on_duckdb(what: str, path: str, query: str) -> pa.Table:
     import duckdb
 
     try:
-        with duckdb.connect(path, read_only=True) as connection:
+        with duckdb.connect(path, read_only=True, config=dict(LOCKED)) as connection:
             connection.execute("SET TimeZone = 'UTC'")
-            rows = connection.sql(query)
-            if rows is None:
-                raise PlanError(f"the query of table {table.name} returns no rows; it must be one SELECT")
-            return rows.to_arrow_table()
+            connection.execute("SET lock_configuration = true")
+            check_select(what, query)
+            return connection.sql(query).to_arrow_table()
     except duckdb.IOException as error:
-        raise StoreError(f"the database of table {table.name} cannot be opened: {error}") from None
+        raise StoreError(f"the database of {what} cannot be opened: {error}") from None
     except duckdb.Error as error:
-        raise PlanError(f"the query of table {table.name} failed: {error}") from None
+        raise PlanError(f"the query of {what} failed: {error}") from None
+
+
+def _read_only(connection: sa.Connection) -> None:
+    # Elsewhere nothing is committed either.
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("PRAGMA query_only = ON")
+
+
+def _within(rows: pa.Table, table: TablePlan, since_us: int, now_us: int) -> pa.Table:
+    """The rows with `since_us < event time <= now_us`, and those whose time is not one: the caller refuses these."""
+    time = table.schema.time_field
+    if time is None or time not in rows.column_names:
+        return rows
+    fitted = fit_column(rows.column(time), table.schema[time], f"the query of table {table.name}")
+    at = fitted.column.values
+    keep = (at > since_us) & (at <= now_us)
+    keep[list(fitted.misfits)] = True
+    return rows.filter(pa.array(keep))
 
 
 def _cause(error: Exception) -> str:

@@ -4,6 +4,8 @@ Sources are kept as in-memory tables, sorted by when their rows became known, so
 returns and not what the source holds. A file that has changed is read again; one too large to keep is read in place.
 Each query is prepared once: its source names become common table expressions that see only rows known by the time of
 the run, and where the caller says since when, the condition on the event time goes down into the scan.
+
+DuckDB itself may open nothing: files come to it as Arrow, and a query is one SELECT over the sources that it names.
 """
 
 from __future__ import annotations
@@ -17,16 +19,16 @@ from typing import Any
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.dataset as ds
 
+from headrace.core.addresses import shown
 from headrace.core.errors import NotFound, PlanError, StoreError
 from headrace.core.time import Clock
 from headrace.engines.batch.base import BatchEngine
-from headrace.engines.batch.databases import Databases
-from headrace.engines.batch.sources import KNOWN_AT, Source, Sources, files_of, reader_of
+from headrace.engines.batch.databases import LOCKED, Databases, check_select
+from headrace.engines.batch.files import SourceFiles
+from headrace.engines.batch.sources import KNOWN_AT, Source, Sources
 from headrace.features.plan import TablePlan
-
-KEEP_BYTES = 64 << 20
-"""Files up to this size are kept in memory; a source with known times is kept whatever its size."""
 
 _KNOWN = "_headrace_known_us"
 _PLAIN = {"BIGINT", "INTEGER", "SMALLINT", "DOUBLE", "FLOAT", "BOOLEAN", "VARCHAR", "TIMESTAMP WITH TIME ZONE"}
@@ -67,20 +69,26 @@ class DuckDBBatchEngine(BatchEngine):
         clock: the time of runs that name none.
         folder: where a name that is no source is looked for as a file (`weather` as `weather.csv`, say).
         threads: DuckDB's threads; None leaves it to DuckDB.
+        objects: how object storage is reached, see `headrace.stores.objects.s3_options`.
     """
 
     def __init__(
-        self, sources: Mapping[str, Any], clock: Clock, *, folder: Path | None = None, threads: int | None = 1
+        self,
+        sources: Mapping[str, Any],
+        clock: Clock,
+        *,
+        folder: Path | None = None,
+        threads: int | None = 1,
+        objects: Mapping[str, str] | None = None,
     ) -> None:
         self._sources = Sources(sources, folder)
         self._clock = clock
-        # Nothing may be fetched at run time: what DuckDB brings along must do.
-        options: dict[str, Any] = {"autoinstall_known_extensions": False}
-        if threads is not None:
-            options["threads"] = threads
+        options: dict[str, Any] = dict(LOCKED) if threads is None else LOCKED | {"threads": threads}
         self._connection = duckdb.connect(config=options)
         self._connection.execute("SET TimeZone = 'UTC'")
+        self._connection.execute("SET lock_configuration = true")
         self._databases = Databases()
+        self._files = SourceFiles(objects)
         self._loaded: dict[tuple[str, str], _Loaded] = {}
         self._prepared: dict[tuple[str, str, bool], tuple[_Prepared, tuple[Any, ...]]] = {}
         self._names: dict[str, list[str]] = {}
@@ -95,7 +103,7 @@ class DuckDBBatchEngine(BatchEngine):
         if table.on is not None:
             place = sources[table.on]
             if place.is_database:
-                return self._databases.run(table, str(place.data))
+                return self._databases.run(table, str(place.data), now_us=now, since_us=since_us)
             if place.path is not None and place.path.is_dir():
                 sources = sources.within(place.path)
         with self._lock:
@@ -104,14 +112,27 @@ class DuckDBBatchEngine(BatchEngine):
             except duckdb.Error as error:
                 raise PlanError(f"the query of table {table.name} failed: {error}") from None
 
+    def look(self, name: str) -> str:
+        """What a source is, in words, once it has answered; raises what `run` says."""
+        source = self._sources[name]
+        if source.is_database:
+            self._databases.look(name, str(source.data))
+            return f"a database at {shown(str(source.data))} that answers"
+        if source.path is None and not source.is_objects:
+            return f"{len(_as_arrow(source.data)):,} rows"
+        stamp = self._files.stamp(source)
+        size = sum(size for _, _, size in stamp)
+        return f"{len(stamp)} files of {size / 2**20:,.1f} MiB at {shown(str(source.data))}"
+
     def close(self) -> None:
         """Close the connections and drop what they hold."""
         self._databases.close()
         with self._lock:
             self._connection.close()
+            self._files.close()
 
     def _run(self, table: TablePlan, query: str, sources: Sources, now: int, since: int | None) -> pa.Table:
-        loaded = {name: self._load(name, table.on or "", sources) for name in self._names_in(query)}
+        loaded = {name: self._load(name, table.on or "", sources) for name in self._names_in(table, query)}
         with_since = since is not None and table.schema.time_field is not None
         key = (query, table.on or "", with_since)
         stamps = tuple((name, source.stamp) for name, source in loaded.items())
@@ -127,8 +148,9 @@ class DuckDBBatchEngine(BatchEngine):
             return _from_numpy(self._connection.execute(plan.statement, parameters or None).fetchnumpy())
         return self._connection.sql(plan.statement, params=parameters or None).to_arrow_table()
 
-    def _names_in(self, query: str) -> list[str]:
+    def _names_in(self, table: TablePlan, query: str) -> list[str]:
         if query not in self._names:
+            check_select(f"table {table.name}", query)
             self._names[query] = sorted(self._connection.get_table_names(query))
         return self._names[query]
 
@@ -163,24 +185,22 @@ class DuckDBBatchEngine(BatchEngine):
         source = sources[name]
         if source.is_database:
             raise PlanError(f'source "{name}" is a database: a query runs on it whole, as hr.SQL(..., on="{name}")')
-        stamp = _stamp(source)
+        stamp = ("arrow",) if source.path is None and not source.is_objects else self._files.stamp(source)
         if known is None or known.stamp != stamp:
             known = self._loaded[on, name] = self._read(source, f"_source_{len(self._loaded)}_{name}", stamp)
         return known
 
     def _read(self, source: Source, name: str, stamp: tuple[Any, ...]) -> _Loaded:
-        inner, connection = _quoted(name), self._connection
-        if source.path is None:
-            connection.register("_headrace_arrow", _as_arrow(source.data))
-            scan = "_headrace_arrow"
-        else:
-            files = files_of(source.path)
-            listed = ", ".join(_literal(str(path)) for path in files)
-            scan = f"{reader_of(files[0])}([{listed}], union_by_name = true)"
+        inner, raw, connection = _quoted(name), f"{name}_files", self._connection
+        in_files = source.path is not None or source.is_objects
+        rows = self._files.read(source) if in_files else _as_arrow(source.data)
+        connection.register(raw, rows)
+        scan, kept = _quoted(raw), False
         try:
             columns = self._types(f"SELECT * FROM {scan}", None)
             known_at = source.known_at or (_quoted(KNOWN_AT) if KNOWN_AT in columns else None)
-            if known_at is None and source.path is not None and sum(p.stat().st_size for p in files) > KEEP_BYTES:
+            if known_at is None and isinstance(rows, ds.Dataset):
+                kept = True
                 return _Loaded(f"SELECT * FROM {scan}", False, stamp)
             if known_at is None:
                 connection.execute(f"CREATE OR REPLACE TABLE {inner} AS SELECT * FROM {scan}")
@@ -191,11 +211,12 @@ class DuckDBBatchEngine(BatchEngine):
                 f"CREATE OR REPLACE TABLE {inner} AS SELECT *, {us} AS {_KNOWN} FROM {scan} ORDER BY {_KNOWN}"
             )
             return _Loaded(f"SELECT * EXCLUDE ({_KNOWN}) FROM {inner} WHERE {_KNOWN} <= $now", True, stamp)
-        except duckdb.Error as error:
-            raise StoreError(f"source {source.path or name} cannot be read: {error}") from None
+        except (duckdb.Error, OSError) as error:
+            place = shown(str(source.data)) if in_files else name
+            raise StoreError(f"source {place} cannot be read: {error}") from None
         finally:
-            if source.path is None:
-                connection.unregister("_headrace_arrow")
+            if not kept:
+                connection.unregister(raw)
 
 
 def _from_numpy(columns: Mapping[str, Any]) -> pa.Table:
@@ -214,17 +235,5 @@ def _as_arrow(data: Any) -> pa.Table:
     raise NotFound(f"a source is {type(data).__name__}; give a path, an Arrow table or a database URL")
 
 
-def _stamp(source: Source) -> tuple[Any, ...]:
-    """What changes when the source's files do."""
-    if source.path is None:
-        return ("arrow",)
-    stats = [(str(path), path.stat()) for path in files_of(source.path)]
-    return tuple((path, stat.st_mtime_ns, stat.st_size) for path, stat in stats)
-
-
 def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

@@ -13,6 +13,8 @@ from headrace.core.errors import NotFound
 KNOWN_AT = "known_at"
 """A source with a column of this name is taken to become known row by row at those times."""
 
+_OBJECTS = "s3://"
+
 READERS = {
     ".parquet": "read_parquet",
     ".csv": "read_csv",
@@ -28,7 +30,8 @@ class Source:
     """A named input of queries.
 
     Attributes:
-        data: a path to a file or a folder of files (Parquet, CSV, JSON), an Arrow table, or the URL of a database.
+        data: a path to a file or a folder of files (Parquet, CSV, JSON), an Arrow table, the URL of a database, or an
+            s3:// URI of Parquet files.
         known_at: SQL expression over the source's columns that says when a row became known: a timestamp or int µs.
             None: the column `known_at` if there is one, else every row is always known. A row whose value is null
             never becomes known.
@@ -40,14 +43,19 @@ class Source:
     @property
     def is_database(self) -> bool:
         """True if this is the URL of a database."""
-        return isinstance(self.data, str) and "://" in self.data
+        return isinstance(self.data, str) and "://" in self.data and not self.is_objects
+
+    @property
+    def is_objects(self) -> bool:
+        """True if this is a prefix or a file of an object store."""
+        return isinstance(self.data, str) and self.data.startswith(_OBJECTS)
 
     @property
     def path(self) -> Path | None:
-        """The file or folder; None for anything else."""
+        """The file or folder on this machine; None for anything else."""
         if isinstance(self.data, Path):
             return self.data
-        return Path(self.data) if isinstance(self.data, str) and not self.is_database else None
+        return Path(self.data) if isinstance(self.data, str) and "://" not in self.data else None
 
 
 class Sources:

@@ -13,6 +13,8 @@ from typing import Any
 
 import msgspec
 
+from headrace.core.errors import LogError
+
 WINDOWS = "windows"
 TABLES = "tables"
 DEAD_LETTERS = "dead_letters"
@@ -49,31 +51,6 @@ class GroupDelta(msgspec.Struct, array_like=True, gc=False):
     partitions: bytes
     ids: list[Any] | None = None
     texts: list[str] = []
-
-
-class _FormerDelta(msgspec.Struct, array_like=True, gc=False):
-    """As format 1 stored it: `clocks` and `positions` (one list per entity) were lists."""
-
-    keys: list[bytes]
-    counts: list[int]
-    clocks: list[int]
-    positions: list[list[int]]
-    times: bytes
-    columns: list[bytes]
-    offsets: bytes
-    partitions: bytes
-    ids: list[Any] | None = None
-    texts: list[str] = []
-
-    def today(self) -> GroupDelta:
-        """The same as it is stored now."""
-        clocks = struct.pack(f"<{len(self.clocks)}q", *self.clocks)
-        offsets = [offset for entity in self.positions for offset in entity]
-        positions = struct.pack(f"<{len(offsets)}q", *offsets)
-        return GroupDelta(
-            self.keys, self.counts, clocks, positions, self.times, self.columns, self.offsets, self.partitions,
-            self.ids, self.texts,
-        )  # fmt: skip
 
 
 class Commit(msgspec.Struct, gc=False):
@@ -123,7 +100,6 @@ FORMAT = 2
 _encoder = msgspec.msgpack.Encoder()
 _length = struct.Struct("<I")
 _bodies = msgspec.msgpack.Decoder(tuple[dict[str, GroupDelta], int])
-_former_bodies = msgspec.msgpack.Decoder(tuple[dict[str, _FormerDelta], int])
 _heads = msgspec.msgpack.Decoder(CommitHead)
 _letters = msgspec.msgpack.Decoder(list[DeadLetter])
 
@@ -135,20 +111,21 @@ def encode_commit(commit: Commit) -> bytes:
 
 
 def decode_commit(payload: bytes) -> Commit:
-    """Read what `encode_commit` wrote."""
+    """Read what `encode_commit` wrote. Raises LogError as `decode_head` does."""
     head, end = decode_head(payload), 4 + _length.unpack_from(payload)[0]
-    body = memoryview(payload)[end:]
-    if head.format == 1:
-        former, null_keys = _former_bodies.decode(body)
-        groups = {version: delta.today() for version, delta in former.items()}
-    else:
-        groups, null_keys = _bodies.decode(body)
+    groups, null_keys = _bodies.decode(memoryview(payload)[end:])
     return Commit(head.format, head.positions, head.streams, groups, null_keys)
 
 
 def decode_head(payload: bytes) -> CommitHead:
-    """Read positions, spans and verdicts of a commit only."""
-    return _heads.decode(memoryview(payload)[4 : 4 + _length.unpack_from(payload)[0]])
+    """Read positions, spans and verdicts of a commit only. Raises LogError if another version wrote it."""
+    head = _heads.decode(memoryview(payload)[4 : 4 + _length.unpack_from(payload)[0]])
+    if head.format != FORMAT:
+        raise LogError(
+            f"the feature log holds a commit of format {head.format}, this version reads {FORMAT}: compute it again "
+            "from the raw topics, or read it with the version that wrote it"
+        )
+    return head
 
 
 def encode_dead_letters(letters: list[DeadLetter]) -> bytes:

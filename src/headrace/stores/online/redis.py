@@ -36,19 +36,20 @@ _TRIES: Final = 50
 _PAUSE_S: Final = 0.005
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(tuple[bytes, int, list[bytes], list[bytes | None]]).decode
-# KEYS: revision, count, records. ARGV: the new revision, seconds to live, then per record what it was and what it
-# becomes, each behind a letter: "-" there is none, "+" it expires if others do, "=" it stays.
+# KEYS: revision, count, what a write has laid ready, records. ARGV: the new revision, seconds to live, then per record
+# what it was and what it becomes, each behind a letter: "-" there is none, "+" it expires if others do, "=" it stays.
 _REVISE: Final = """
 local ttl, made = ARGV[2], 0
-for i = 3, #KEYS do
+if redis.call('EXISTS', KEYS[3]) == 1 then return 2 end
+for i = 4, #KEYS do
   local was = redis.call('GET', KEYS[i])
-  local told = ARGV[2 * i - 3]
+  local told = ARGV[2 * i - 5]
   if was and was ~= string.sub(told, 2) or not was and told ~= '-' then return 0 end
 end
-for i = 3, #KEYS do
-  local new = ARGV[2 * i - 2]
+for i = 4, #KEYS do
+  local new = ARGV[2 * i - 4]
   local letter = string.sub(new, 1, 1)
-  if ARGV[2 * i - 3] ~= '-' then made = made - 1 end
+  if ARGV[2 * i - 5] ~= '-' then made = made - 1 end
   if letter == '-' then redis.call('DEL', KEYS[i])
   else
     made = made + 1
@@ -153,36 +154,51 @@ class RedisOnlineStore(OnlineStore):
             with self._session() as session:
                 if session.commit(keys, change):
                     return
+                session.unwatch()
         raise Unreachable(f"others keep writing to the online store at {self.address.shown}: stop one writer")
 
     def revise(self, keys: Sequence[bytes], change: Revision) -> None:
         check_keys(keys)
-        for _ in range(_TRIES):
-            before = dict(zip(keys, self._records(keys), strict=True))
-            latest = checked(change([before[key] for key in keys]))
-            unread = [key for key in latest if key not in before]
-            before.update(zip(unread, self._records(unread), strict=True))
-            if self._revised(before, latest):
+        done: dict[bytes, tuple[bytes | None, bytes | None]] = {}  # what was there before, what was put there
+        for turn in range(4 * _TRIES):
+            now = dict(zip(keys, self._records(keys), strict=True))
+            # What an earlier turn has put in place is not revised twice.
+            found = [done[key][0] if key in done and done[key][1] == now[key] else now[key] for key in keys]
+            latest = checked(change(found))
+            unread = [key for key in latest if key not in now]
+            now.update(zip(unread, self._records(unread), strict=True))
+            if self._revised(now, latest, dict(zip(keys, found, strict=True)), done):
                 return
+            if turn % _TRIES == _TRIES - 1:
+                with self._session() as session:
+                    session.settle()
+            time.sleep(_PAUSE_S if len(self._shards) > 1 else 0)
         raise Unreachable(f"others keep writing the same records at {self.address.shown}: stop one of them")
 
-    def _revised(self, before: dict[bytes, bytes | None], latest: dict[bytes, bytes | None]) -> bool:
-        """Replace records, some thousands at a time; False if others have changed one that was to be replaced."""
-        order = sorted(latest)
+    def _revised(
+        self,
+        now: dict[bytes, bytes | None],
+        latest: dict[bytes, bytes | None],
+        found: dict[bytes, bytes | None],
+        done: dict[bytes, tuple[bytes | None, bytes | None]],
+    ) -> bool:
+        """Replace records, some thousands at a time, and note them in `done`; False if others have changed one that
+        was to be replaced, or a write is under way."""
+        order = sorted(key for key, record in latest.items() if key not in done or record != now[key])
         for number, at in self._by_shard(order).items():
             shard = self._shards[number]
             for first in range(0, len(at), _REVISED_AT_ONCE):
                 some = [order[i] for i in at[first : first + _REVISED_AT_ONCE]]
                 pairs: list[bytes] = []
                 for key in some:
-                    pairs += [_marked(key, before[key]), _marked(key, latest[key])]
-                names = [shard.revision, shard.count, *[shard.records + key for key in some]]
+                    pairs += [_marked(key, now[key]), _marked(key, latest[key])]
+                names = [shard.revision, shard.count, shard.next, *[shard.records + key for key in some]]
                 command = (b"EVAL", _REVISE, len(names), *names, os.urandom(8), self._ttl_s, *pairs)
                 # Not to be asked twice: if it was done and the answer lost, the second would find it done by others.
                 with self._session() as session:
                     if session.ask([(shard, [command])])[0] != [1]:
                         return False
-                before.update({key: latest[key] for key in some})
+                done.update({key: (found.get(key, now[key]), latest[key]) for key in some})
         return True
 
     def _records(self, keys: Sequence[bytes]) -> list[bytes | None]:
@@ -280,6 +296,10 @@ class RedisOnlineStore(OnlineStore):
             yield _Session(self, stack)
 
 
+_Part = tuple[int, list[bytes], list[bytes | None]]
+"""What a write brings to a shard: by how many records it grows, their keys, the records."""
+
+
 class _Shard:
     """The names of a shard's keys."""
 
@@ -340,10 +360,16 @@ class _Session:
         changed, position = change(found, oldest[_TOKEN:])
         latest = updated(changed, keys)
         count = int.from_bytes(newest[:8], "big") + 1
-        return self._write(keys, found, latest, count.to_bytes(8, "big") + os.urandom(8) + position)
+        head = count.to_bytes(8, "big") + os.urandom(8) + position
+        return self._write(keys, found, latest, heads, head)
 
     def _write(
-        self, keys: Sequence[bytes], found: list[bytes | None], latest: dict[bytes, bytes | None], head: bytes
+        self,
+        keys: Sequence[bytes],
+        found: list[bytes | None],
+        latest: dict[bytes, bytes | None],
+        heads: Sequence[bytes],
+        head: bytes,
     ) -> bool:
         shards, written = self._store._shards, list(latest)
         if written != keys:
@@ -351,7 +377,7 @@ class _Session:
             found = [before[key] for key in written]
         records = list(latest.values())
         made = found.count(None) - records.count(None)
-        parts: list[tuple[int, list[bytes], list[bytes | None]]] = [(made, written, records)]
+        parts: list[_Part] = [(made, written, records)]
         if len(shards) > 1:
             places = self._store._by_shard(written)
             parts = []
@@ -359,18 +385,28 @@ class _Session:
                 at = places.get(shard.number, ())
                 mine = [records[i] for i in at]
                 parts.append(([found[i] for i in at].count(None) - mine.count(None), [written[i] for i in at], mine))
-            ready = [
-                (shard, [(b"SET", shard.next, _encode((head, *part)))])
-                for shard, part in zip(shards, parts, strict=True)
-            ]
-            self.ask(ready[1:])
+            if not self._lay_ready(shards[1:], heads[1:], head, parts[1:]):
+                return False
         todo = [(shard, self._transaction(shard, head, *part)) for shard, part in zip(shards, parts, strict=True)]
         ((*_, decided),) = self.ask(todo[:1])
-        if decided is None:
-            return False
-        if len(todo) > 1 and any(replies[-1] is None for replies in self.ask(todo[1:])):
-            self._level()
-        return True
+        if decided is not None and len(todo) > 1:
+            # Where one is refused, somebody has found the shard behind and finished the write there already.
+            self.ask(todo[1:])
+        return decided is not None
+
+    def _lay_ready(self, shards: Sequence[_Shard], heads: Sequence[bytes], head: bytes, parts: Sequence[_Part]) -> bool:
+        """Put what a write brings into each shard beside it; False if one has changed since it was read.
+
+        From then on revisions keep off the shard.
+        """
+        questions: list[tuple[_Shard, list[Command]]] = []
+        for shard, part in zip(shards, parts, strict=True):
+            laid: list[Command] = [(b"MULTI",), (b"SET", shard.next, _encode((head, *part))), (b"EXEC",)]
+            questions.append((shard, [*laid, (b"WATCH", shard.head), (b"GET", shard.head)]))
+        replies = self.ask(questions)
+        return all(
+            reply[2] is not None and (reply[4] or b"") == before for reply, before in zip(replies, heads, strict=True)
+        )
 
     def _transaction(
         self, shard: _Shard, head: bytes, made: int, keys: Sequence[bytes], records: Sequence[bytes | None]
@@ -414,15 +450,20 @@ class _Session:
         self.ask(todo)
         return bool(todo)
 
-    def _level(self) -> None:
-        """Complete a write of which a shard was touched by a revision just then."""
-        for _ in range(_TRIES):
-            shards = self._store._shards
-            watch = [(shard, [(b"WATCH", shard.head, shard.revision), (b"GET", shard.head)]) for shard in shards]
-            heads = [head or b"" for _, head in self.ask(watch)]
-            if not self._finish(heads):
-                self.ask([(shard, [(b"UNWATCH",)]) for shard in shards])
-                return
+    def settle(self) -> None:
+        """Finish the write that shard 0 has and others lack; forget one that was laid ready and never decided."""
+        shards = self._store._shards
+        # Whoever is about to decide is refused from here on, and begins anew.
+        self.ask([(shards[0], [(b"SET", shards[0].revision, os.urandom(8))])])
+        watch = [(shard, [(b"WATCH", shard.head, shard.next), (b"GET", shard.head)]) for shard in shards]
+        heads = [head or b"" for _, head in self.ask(watch)]
+        if not self._finish(heads):
+            self.ask([(shard, [(b"MULTI",), (b"DEL", shard.next), (b"EXEC",)]) for shard in shards[1:]])
+        self.unwatch()
+
+    def unwatch(self) -> None:
+        """Watch nothing any more: the connections go back to where others take them from."""
+        self.ask([(shard, [(b"UNWATCH",)]) for shard in self._store._shards])
 
 
 def _gets(names: Sequence[bytes]) -> list[Command]:

@@ -90,7 +90,11 @@ def parse_address(text: str) -> RedisAddress:
         hosts, shown = _hosts(parts, kind)
     except ValueError as error:
         raise ConfigError(f"the address of the online store is no URL: {error}") from None
-    if scheme not in ("redis", "rediss", "unix") or kind not in ("", "sentinel", "cluster"):
+    if (
+        scheme not in ("redis", "rediss", "unix")
+        or kind not in ("", "sentinel", "cluster")
+        or (scheme == "unix" and kind)
+    ):
         raise ConfigError(
             f"online = {shown}: known are redis://, rediss://, unix://, redis+sentinel://, redis+cluster://"
         )

@@ -60,14 +60,19 @@ def aggregate(spec: AggregateSpec, rows: Sequence[Row], t_us: int, lo_us: int | 
     return _KINDS[spec.kind](_Window(spec, values, times, t_us, lo_us, hi_us))
 
 
-def _bucketed(spec: AggregateSpec, rows: Sequence[Row], t_us: int, lo_us: int | None, hi_us: int) -> dict[Any, Any]:
-    """The value of each bucket that has a row; rows of the null bucket are skipped."""
+def _bucketed(
+    spec: AggregateSpec, rows: Sequence[Row], t_us: int, lo_us: int | None, hi_us: int
+) -> dict[Any, Any] | None:
+    """The value of each bucket that has a row; rows of the null bucket are skipped. Null beyond the cap over the
+    lifetime."""
     assert spec.by is not None
     whole = replace(spec, by=None, where=None, dtype=spec.dtype.parts[1])
     buckets: dict[Any, list[Row]] = {}
     for row in rows:
         if row.inputs[spec.by] is not None:
             buckets.setdefault(row.inputs[spec.by], []).append(row)
+    if lo_us is None and len(buckets) > _CAP:
+        return None
     return {key: aggregate(whole, buckets[key], t_us, lo_us, hi_us) for key in sorted(buckets, key=least_first)}
 
 

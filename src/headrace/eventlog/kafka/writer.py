@@ -15,8 +15,8 @@ from typing import Final
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from headrace.core.errors import LogError
-from headrace.eventlog.kafka_cluster import KafkaCluster
-from headrace.eventlog.kafka_reader import KafkaMessage
+from headrace.eventlog.kafka.cluster import KafkaCluster
+from headrace.eventlog.kafka.reader import KafkaMessage
 
 _CALL_S: Final = 5.0
 _TRANSACTION_MS: Final = 20_000
@@ -29,7 +29,7 @@ class Outgoing:
     topic: str
     partition: int
     value: bytes
-    headers: list[tuple[str, bytes]]
+    headers: list[tuple[str, str | bytes | None]]
 
 
 class Lost(Exception):
@@ -60,6 +60,8 @@ class TransactionalWriter:
         producer = self._cluster.producer(
             transactional_id=self._id, transaction_timeout_ms=_TRANSACTION_MS, message_timeout_ms=_TRANSACTION_MS
         )
+        # With a connection that is up the coordinator is found at once; else librdkafka looks again after half a second.
+        self._cluster.patient("tell its brokers", lambda: producer.list_topics(timeout=_CALL_S))
         self._cluster.patient("hand over its transactions", lambda: producer.init_transactions(_CALL_S))
         self._producer = producer
         self.takeovers += 1
@@ -130,16 +132,18 @@ class TransactionalWriter:
 
     def _give_up(self, producer: Producer, cause: KafkaError, failures: Sequence[KafkaError]) -> None:
         """After an error: end the transaction if that is still to be done, and raise what happened."""
-        final = next((failure for failure in failures if not _passing(failure)), cause)
         if not cause.fatal():
             try:
                 self._finish(lambda: producer.abort_transaction(_CALL_S))
             except KafkaException:
                 self._producer = None
-            if (not _passing(final) and not cause.txn_requires_abort()) or final.code() in _TOO_LARGE:
+            final = next((failure for failure in failures if not _passing(failure)), None)
+            if final is None and not (_passing(cause) or cause.txn_requires_abort()):
+                final = cause
+            if final is not None:
                 raise LogError(
-                    f"nothing was appended: Kafka at {self._cluster.address.servers} refused it: {final.str()}; "
-                    f"append less at once, or raise max.message.bytes of the topic"
+                    f"nothing was appended: Kafka at {self._cluster.address.servers} refuses it: {final.str()}"
+                    + ("; append less at once, or raise max.message.bytes" if final.code() in _TOO_LARGE else "")
                 ) from None
             if self._producer is not None:
                 raise Aborted from None

@@ -2,7 +2,7 @@
 
 One message is one batch: its value the payload, its headers what Kafka does not say. Offsets of the log count records,
 Kafka's count messages and the marks of transactions, so every message carries the offset of its first record. The
-messages of a partition are written in one transaction at a time (`kafka_writer`); where a transaction ends in the
+messages of a partition are written in one transaction at a time (`writer`); where a transaction ends in the
 partition the header `last` stands, and the offset after that message is its mark.
 """
 
@@ -21,8 +21,8 @@ from headrace.core.errors import LogError
 from headrace.core.time import NULL_US
 from headrace.eventlog.base import LogBatch
 from headrace.eventlog.checks import below_begin
-from headrace.eventlog.kafka_cluster import KafkaCluster
-from headrace.eventlog.kafka_reader import Damaged, Deleted, KafkaCursor, KafkaMessage
+from headrace.eventlog.kafka.cluster import KafkaCluster
+from headrace.eventlog.kafka.reader import Damaged, Deleted, KafkaCursor, KafkaMessage, headers_of
 
 BASE: Final = "headrace-offset"
 COUNT: Final = "headrace-records"
@@ -86,6 +86,11 @@ class BatchPartition:
     def bounds(self) -> tuple[int, int]:
         """Kafka's begin and end of the partition."""
         return self._cluster.bounds(self._probe.consumer, self.kafka_topic, self.partition)
+
+    @property
+    def known_end(self) -> int:
+        """Kafka's end of the partition when it was last looked at by `tail`, or after this process's last append."""
+        return self._newest[0]
 
     def tail(self) -> Tail:
         """Where the partition goes on now."""
@@ -260,7 +265,7 @@ class BatchPartition:
         return found
 
     def _decoded(self, message: KafkaMessage) -> Stored:
-        headers = dict(message.headers() or ())
+        headers = dict(headers_of(message))
         at = message.offset() or 0
         try:
             batch = LogBatch(

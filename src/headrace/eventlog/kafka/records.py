@@ -21,9 +21,9 @@ from headrace.core.messages import encode_messages, encode_nothing, messages_of
 from headrace.core.time import NULL_US
 from headrace.eventlog.base import Append, LogBatch
 from headrace.eventlog.checks import below_begin
-from headrace.eventlog.kafka_batches import SharedProbe
-from headrace.eventlog.kafka_cluster import KafkaCluster
-from headrace.eventlog.kafka_reader import Damaged, Deleted, KafkaCursor, KafkaMessage
+from headrace.eventlog.kafka.batches import SharedProbe
+from headrace.eventlog.kafka.cluster import KafkaCluster
+from headrace.eventlog.kafka.reader import Damaged, Deleted, KafkaCursor, KafkaMessage, headers_of
 
 OURS: Final = "headrace"
 MALFORMED: Final = "headrace-malformed"
@@ -31,7 +31,7 @@ MALFORMED: Final = "headrace-malformed"
 _CURSORS: Final = 2
 _CALL_S: Final = 5.0
 _DELIVERY_MS: Final = 60_000
-_HEADERS: Final = [(OURS, b"1")]
+_HEADERS: Final[list[tuple[str, str | bytes | None]]] = [(OURS, b"1")]
 
 
 class RecordWriter:
@@ -240,21 +240,17 @@ class RecordPartition:
         """The next messages that have one arrival, one origin and no gap between them."""
         pending, begin = reader.pending, reader.next
         arrival = max(reader.arrival_us, _stamp(pending[0]))
-        trusted = pending[0].headers() is not None and _is_ours(pending[0])
+        trusted = _is_ours(headers_of(pending[0]))
         messages: list[bytes | None] = []
         bad: list[tuple[int, str, str]] = []
         at = begin
         while pending and at < stop:
             message = pending[0]
-            headers = message.headers()
-            if (
-                message.offset() != at
-                or max(arrival, _stamp(message)) != arrival
-                or (headers is not None and _is_ours(message)) != trusted
-            ):
+            headers = headers_of(message)
+            if message.offset() != at or _stamp(message) > arrival or _is_ours(headers) != trusted:
                 break
-            if trusted and len(headers or ()) > 1:
-                field, reason = json.loads(dict(headers or ())[MALFORMED])
+            if trusted and len(headers) > 1:
+                field, reason = json.loads(dict(headers)[MALFORMED])
                 bad.append((at - begin, field, reason))
             messages.append(message.value())
             pending.popleft()
@@ -267,18 +263,23 @@ class RecordPartition:
         """The greatest arrival of what is held before a message, if it is greater than that of the message."""
         at, stamp, found = message.offset() or 0, message.timestamp()[1], NULL_US
         while True:
-            asked = TopicPartition(self.kafka_topic, self.partition, stamp + 1)
-            (answer,) = self._cluster.patient(
-                "look a time up", lambda asked=asked: self._probe.consumer.offsets_for_times([asked], timeout=_CALL_S)
-            )
-            if not 0 <= answer.offset < at:
+            start = self._first_at(stamp + 1)
+            if not 0 <= start < at:
                 return found
             with self._probe.lock:
-                later = next(self._first_from(answer.offset, at), None)
+                later = next(self._first_from(start, at), None)
             if later is None or later.timestamp()[1] <= stamp:
                 return found
             stamp = later.timestamp()[1]
             found = stamp * 1_000
+
+    def _first_at(self, stamp: int) -> int:
+        """The first offset with at least this time in ms, negative if there is none."""
+        asked = TopicPartition(self.kafka_topic, self.partition, stamp)
+        answers: list[TopicPartition] = self._cluster.patient(
+            "look a time up", lambda: self._probe.consumer.offsets_for_times([asked], timeout=_CALL_S)
+        )
+        return answers[0].offset
 
     def _first_from(self, start: int, stop: int) -> Iterator[KafkaMessage]:
         for messages in self._probe.fetched(self.kafka_topic, self.partition, start, stop):
@@ -290,5 +291,5 @@ def _stamp(message: KafkaMessage) -> int:
     return message.timestamp()[1] * 1_000
 
 
-def _is_ours(message: KafkaMessage) -> bool:
-    return any(name == OURS for name, _ in message.headers() or ())
+def _is_ours(headers: list[tuple[str, bytes]]) -> bool:
+    return any(name == OURS for name, _ in headers)

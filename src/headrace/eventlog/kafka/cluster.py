@@ -19,6 +19,8 @@ T = TypeVar("T")
 
 PATIENCE_S: Final = 60.0
 """How long a call waits for a broker that is away before it gives up."""
+_TELL_S: Final = 3.0
+_LOG: Final = logging.getLogger(__name__)
 _SILENT: Final = logging.getLogger("headrace.kafka")
 """librdkafka's own log. What goes wrong comes out of calls; give this logger a handler to see all of it."""
 _SILENT.addHandler(logging.NullHandler())
@@ -219,6 +221,7 @@ class KafkaCluster:
         """Call `do` again while the broker is away; LogError says what it could not do."""
         began = time.monotonic()
         pause = 0.01
+        told = False
         while True:
             try:
                 return do()
@@ -227,6 +230,9 @@ class KafkaCluster:
                     raise self.refused(what, error) from None
                 if time.monotonic() - began > self.patience_s:
                     raise self.away(what, error) from None
+                if not told and time.monotonic() - began > _TELL_S:
+                    told = True
+                    _LOG.warning("Kafka at %s does not %s (%s): waiting", self.address.servers, what, _reason(error))
                 time.sleep(pause)
                 pause = min(2 * pause, 1.0)
 

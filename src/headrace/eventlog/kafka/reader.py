@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from headrace.core.errors import LogError
-from headrace.eventlog.kafka_cluster import KafkaCluster
+from headrace.eventlog.kafka.cluster import KafkaCluster
 
 KafkaMessage: TypeAlias = "Message[Any, Any]"
 
@@ -26,6 +26,11 @@ class Damaged(Exception):
     def __init__(self, at: int) -> None:
         super().__init__(at)
         self.at = at
+
+
+def headers_of(message: KafkaMessage) -> list[tuple[str, bytes]]:
+    """The headers of a message as read."""
+    return cast("list[tuple[str, bytes]]", message.headers() or [])
 
 
 class KafkaCursor:

@@ -6,7 +6,7 @@ from typing import Final
 
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
 
-from headrace.eventlog.kafka_cluster import KafkaCluster, kafka_name, own_name
+from headrace.eventlog.kafka.cluster import KafkaCluster, kafka_name, own_name
 
 _CALL_S: Final = 10.0
 

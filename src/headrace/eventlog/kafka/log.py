@@ -1,7 +1,7 @@
 """EventLog in Kafka: record batches in topics that this log alone writes.
 
-One message is one batch (`kafka_batches`); an append is one transaction of the log's one writer at a time
-(`kafka_writer`), so several topics and partitions are written together or not at all, and offsets count records
+One message is one batch (`batches`); an append is one transaction of the log's one writer at a time
+(`writer`), so several topics and partitions are written together or not at all, and offsets count records
 without gaps. Readers see committed messages only.
 """
 
@@ -20,10 +20,10 @@ from headrace.core.errors import LogError
 from headrace.core.time import Clock
 from headrace.eventlog.base import Append, EventLog, LogBatch
 from headrace.eventlog.checks import check_count, check_name, check_partitions, no_topic
-from headrace.eventlog.kafka_batches import APPEND, ARRIVAL, BASE, COUNT, LAST, BatchPartition, SharedProbe, Tail
-from headrace.eventlog.kafka_cluster import PATIENCE_S, KafkaAddress, KafkaCluster, kafka_name, own_name
-from headrace.eventlog.kafka_groups import GroupOffsets
-from headrace.eventlog.kafka_writer import Aborted, Lost, Outgoing, TransactionalWriter
+from headrace.eventlog.kafka.batches import APPEND, ARRIVAL, BASE, COUNT, LAST, BatchPartition, SharedProbe, Tail
+from headrace.eventlog.kafka.cluster import PATIENCE_S, KafkaAddress, KafkaCluster, kafka_name, own_name
+from headrace.eventlog.kafka.groups import GroupOffsets
+from headrace.eventlog.kafka.writer import Aborted, Lost, Outgoing, TransactionalWriter
 
 Key = tuple[str, int]
 
@@ -35,7 +35,7 @@ _TOPIC: Final = {
     "max.message.bytes": str(256 << 20),
 }
 _PAUSE_S: Final = 0.02
-_TRIES: Final = 1_000
+_TRIES: Final = 200
 
 
 class KafkaEventLog(EventLog):
@@ -91,26 +91,19 @@ class KafkaEventLog(EventLog):
             self._partition(item.topic, item.partition)
         now = self._clock.now_us()
         name = uuid.uuid4().hex
-        began: int | None = None
-        first = self._partition(items[0].topic, items[0].partition)
+        started: dict[Key, int] = {}
         with self._write_lock:
             for number in range(_TRIES):
-                self._writer.acquire()
-                if self._owned != self._writer.takeovers:
-                    self._owned = self._writer.takeovers
-                    self._tails.clear()
-                    # An earlier try may have come through after all: what it wrote stands from `began` on.
-                    found = first.appended(name, began) if began is not None else []
-                    if found:
-                        return self._landed(items, name, began or 0)
-                if began is None:
-                    began = first.bounds()[1]
+                self._own(tried=bool(started))
+                # An earlier try may have come through after all.
+                if started and (found := self._landed(items, name, started)):
+                    return found
                 bases, messages, tails = self._planned(items, now, name)
+                # Nothing of this append can stand before these offsets of Kafka.
+                started = started or {key: self._partition(*key).known_end for key in tails}
                 try:
                     offsets = self._writer.send(messages)
-                except Aborted:
-                    continue
-                except Lost:
+                except (Aborted, Lost):
                     # Whoever has taken over gets time for some appends before it loses the log again.
                     time.sleep(random.uniform(0, _PAUSE_S * 2 ** min(number, 5)))
                     continue
@@ -118,6 +111,20 @@ class KafkaEventLog(EventLog):
                 self._tails.update(tails)
                 return bases
         raise cluster.away("take an append", TimeoutError(f"{_TRIES} tries"))
+
+    def _own(self, *, tried: bool) -> None:
+        """Become the log's writer; what is known of ends is void if another was it meanwhile."""
+        try:
+            self._writer.acquire()
+        except LogError as error:
+            if tried:
+                raise LogError(
+                    f"it is not known whether the append came through; look before you repeat it: {error}"
+                ) from None
+            raise
+        if self._owned != self._writer.takeovers:
+            self._owned = self._writer.takeovers
+            self._tails.clear()
 
     def _planned(
         self, items: Sequence[Append], now: int, name: str
@@ -141,7 +148,7 @@ class KafkaEventLog(EventLog):
     def _message(
         self, key: Key, payload: bytes, base: int, count: int, arrival_us: int, name: str, *, last: bool
     ) -> Outgoing:
-        headers = [
+        headers: list[tuple[str, str | bytes | None]] = [
             (BASE, b"%d" % base),
             (COUNT, b"%d" % count),
             (ARRIVAL, b"%d" % arrival_us),
@@ -151,18 +158,13 @@ class KafkaEventLog(EventLog):
             headers.append((LAST, b"1"))
         return Outgoing(kafka_name(self.address, key[0]), key[1], bytes(payload), headers)
 
-    def _landed(self, items: Sequence[Append], name: str, began: int) -> list[int]:
-        """Base offsets of an append that was found in the log after all."""
+    def _landed(self, items: Sequence[Append], name: str, started: dict[Key, int]) -> list[int]:
+        """Base offsets of an append if it is in the log after all, else none."""
         of: dict[Key, list[int]] = {}
-        for item in items:
-            key = (item.topic, item.partition)
-            if key not in of:
-                start = began if not of else 0
-                partition = self._partition(*key)
-                low, high = partition.bounds()
-                # Nobody has appended since: it stands at the end.
-                start = start or max(low, high - 4 * len(items) - 4)
-                of[key] = [stored.batch.base for stored in partition.appended(name, start)]
+        for key, start in started.items():
+            of[key] = [stored.batch.base for stored in self._partition(*key).appended(name, start)]
+        if not any(of.values()):
+            return []
         return [of[item.topic, item.partition].pop(0) for item in items]
 
     def _wait_until_seen(self, messages: Sequence[Outgoing], offsets: Sequence[int], tails: dict[Key, Tail]) -> None:
@@ -171,7 +173,8 @@ class KafkaEventLog(EventLog):
         for key, tail in tails.items():
             partition = self._partition(*key)
             at = ends[partition.kafka_topic, key[1]]
-            while partition.bounds()[1] <= at:
+            deadline = time.monotonic() + self._open.patience_s
+            while partition.bounds()[1] <= at and time.monotonic() < deadline:
                 time.sleep(0.0005)
             partition.wrote(at, tail)
 
@@ -222,7 +225,7 @@ class KafkaEventLog(EventLog):
         """Write where an emptied partition goes on; returns Kafka's offset of that."""
         key = (place.topic, place.partition)
         while True:
-            self._writer.acquire()
+            self._own(tried=False)
             tail = place.tail()
             message = self._message(key, b"", tail.end, 0, tail.arrival_us, uuid.uuid4().hex, last=True)
             try:

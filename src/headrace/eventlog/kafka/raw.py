@@ -1,4 +1,4 @@
-"""The raw log in Kafka: topics of streams hold single events (`kafka_records`), all others record batches."""
+"""The raw log in Kafka: topics of streams hold single events (`records`), all others record batches."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from headrace.core.errors import LogError
 from headrace.core.time import Clock
 from headrace.eventlog.base import Append, EventLog, LogBatch
 from headrace.eventlog.checks import check_count, check_name, check_partitions, no_topic
-from headrace.eventlog.kafka import KafkaEventLog
-from headrace.eventlog.kafka_batches import SharedProbe
-from headrace.eventlog.kafka_cluster import PATIENCE_S, KafkaAddress, KafkaCluster, kafka_name, own_name
-from headrace.eventlog.kafka_groups import GroupOffsets
-from headrace.eventlog.kafka_records import RecordPartition, RecordWriter
+from headrace.eventlog.kafka.batches import SharedProbe
+from headrace.eventlog.kafka.cluster import PATIENCE_S, KafkaAddress, KafkaCluster, kafka_name, own_name
+from headrace.eventlog.kafka.groups import GroupOffsets
+from headrace.eventlog.kafka.log import KafkaEventLog
+from headrace.eventlog.kafka.records import RecordPartition, RecordWriter
 
 _TOPIC: Final = {
     # What counts as arrival is the log's clock, not that of whoever writes.

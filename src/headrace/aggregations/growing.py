@@ -1,0 +1,462 @@
+"""States of the lifetime whose size follows their data: how often values occur, registers, power sums, sums by bucket.
+
+A record holds them behind its base words, one behind the other; none at all stands for empty ones. Each is its size in
+words (this one apart), the number of its keys, the keys in ascending order, and what belongs to the keys:
+
+- COUNTS, BUCKETS: how often each value, or bucket of a quantile, occurs; one word per key;
+- SUMS: per key the number of words of its lane that are not 0, and each of these behind its place;
+- REGISTERS (no keys): a word per register that is not 0, or from `_DENSE` of these on eight registers per word;
+- MOMENTS (no keys): the number of values, then for the sums of values, squares and cubes the number of digits that are
+  not 0, and these with their places.
+
+More keys than the cap are -1 keys: the set of keys only grows, so that is for good. Every form is canonical: equal
+events give equal words in whatever order, and steps, they were taken in. A state before the cut that takes in the rows
+behind it is what a read asks for, so folding and reading are the same function.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from headrace.aggregations.counted import counts, parts, word_of
+from headrace.aggregations.exact import turned
+from headrace.aggregations.kernel import first_at_or_after, window_edges
+from headrace.aggregations.lanes import (
+    AT_SQUARE,
+    FLOAT,
+    LANE_WORDS,
+    NULLABLE_INT,
+    SUMS,
+    add_row,
+    carry_whole,
+    clear,
+    present,
+    settle,
+)
+from headrace.aggregations.moments import EXPONENTS, add_powers, room, skewness_of
+from headrace.aggregations.nested import HISTOGRAM, TOP_K, bucket_value, write_frequencies
+from headrace.aggregations.sketch import REGISTERS, estimate_of, take_in
+from headrace.aggregations.wide import LOW30, signed_digits
+from headrace.aggregations.window_rows import (
+    APPROX_N_UNIQUE,
+    MOST_FREQUENT,
+    N_UNIQUE,
+    QUANTILE,
+    bucket_of,
+    midpoint,
+    rank_of,
+)
+
+COUNTS, BUCKETS, SUMMED, REGISTERED, MOMENTS = range(5)
+# Columns of the table of states. The keys of SUMMED are the values of a second column, of COUNTS those of the first.
+G_FORM, G_CAP, G_KIND, G_COLUMN, G_VALIDITY, G_WHERE, G_BY_KIND, G_BY, G_BY_VALIDITY = range(9)
+STATE_WORDS = 9
+# Columns of the table of features that are read from them. The target is a slot, or an index among lists and maps.
+F_STATE, F_WINDOW, F_CODE, F_PARAM, F_CAP, F_BOOL, F_TARGET = range(7)
+READ_WORDS = 7
+UNCAPPED = 2**62
+_DENSE = REGISTERS // 8
+_LANE = AT_SQUARE
+"""Words of a lane that holds a sum."""
+
+
+@njit(cache=True)
+def _empty(form):  # type: ignore[no-untyped-def]
+    """The state of no rows."""
+    return np.zeros(6 if form == MOMENTS else 2, np.int64)
+
+
+@njit(cache=True)
+def _sized(words, end):  # type: ignore[no-untyped-def]
+    """The first `end` words as a state."""
+    words[0] = end - 1
+    return words[:end]
+
+
+@njit(cache=True)
+def _over():  # type: ignore[no-untyped-def]
+    return np.array([1, -1], np.int64)
+
+
+@njit(cache=True)
+def _fresh(i8, f8, kind, column, validity, where, flags, stop):  # type: ignore[no-untyped-def]
+    """The rows before `stop` with a value that no state counts yet."""
+    rows = np.empty(stop, np.int64)
+    limits = np.zeros(1, np.int64)
+    n = 0
+    for i in range(stop):
+        folded = flags >= 0 and i8[flags + i] != 0
+        if not folded and counts(i8, f8, kind, column, validity, where, -1, -1, limits, i):
+            rows[n] = i
+            n += 1
+    return rows[:n]
+
+
+@njit(cache=True)
+def _keys(i8, f8, form, kind, column, rows):  # type: ignore[no-untyped-def]
+    """The keys of rows, as integers in the order of the values."""
+    keys = np.empty(len(rows), np.int64)
+    for k in range(len(rows)):
+        at = column + rows[k]
+        if form == BUCKETS:
+            keys[k] = bucket_of(i8, kind, at)
+        else:
+            word = word_of(i8, f8, kind, at)
+            keys[k] = turned(word) if kind == FLOAT else word
+    return keys
+
+
+@njit(cache=True)
+def _with_counts(old, keys, cap):  # type: ignore[no-untyped-def]
+    """COUNTS or BUCKETS with these sorted keys too."""
+    m = old[1]
+    most = m + len(keys)
+    found = i = j = 0
+    values, often = np.empty(most, np.int64), np.empty(most, np.int64)
+    while i < m or j < len(keys):
+        if i < m and (j == len(keys) or old[2 + i] <= keys[j]):
+            key, more = old[2 + i], old[2 + m + i]
+            i += 1
+        else:
+            key, more = keys[j], np.int64(1)
+            j += 1
+        if found and values[found - 1] == key:
+            often[found - 1] += more
+            continue
+        if found == cap:
+            return _over()
+        values[found], often[found] = key, more
+        found += 1
+    out = np.empty(2 + 2 * found, np.int64)
+    out[1] = found
+    out[2 : 2 + found] = values[:found]
+    out[2 + found :] = often[:found]
+    return _sized(out, len(out))
+
+
+@njit(cache=True)
+def _load_lane(state, at, lane):  # type: ignore[no-untyped-def]
+    """The lane of a key whose words begin at `at`; returns where those of the next key do."""
+    clear(lane, SUMS)
+    for k in range(state[at]):
+        lane[state[at + 1 + 2 * k]] = state[at + 2 + 2 * k]
+    return at + 1 + 2 * state[at]
+
+
+@njit(cache=True)
+def _together(old, keys):  # type: ignore[no-untyped-def]
+    """The different keys of a state and of sorted new ones."""
+    m = old[1]
+    out = np.empty(m + len(keys), np.int64)
+    found = i = j = 0
+    while i < m or j < len(keys):
+        if i < m and (j == len(keys) or old[2 + i] <= keys[j]):
+            key = old[2 + i]
+            i += 1
+        else:
+            key = keys[j]
+            j += 1
+        if not found or out[found - 1] != key:
+            out[found] = key
+            found += 1
+    return out[:found]
+
+
+@njit(cache=True)
+def _with_sums(i8, f8, old, rows, keys, kind, column, validity, cap):  # type: ignore[no-untyped-def]
+    """SUMMED with these rows too; `keys` are theirs."""
+    order = np.argsort(keys, kind="mergesort")
+    buckets = _together(old, keys[order])
+    found = len(buckets)
+    if found > cap:
+        return _over()
+    m, n = old[1], len(rows)
+    out = np.empty(2 + found * (2 + 2 * _LANE), np.int64)
+    lane = np.zeros(LANE_WORDS, np.int64)
+    out[1] = found
+    out[2 : 2 + found] = buckets
+    to, at = 2 + found, 2 + m
+    i = j = 0
+    for key in buckets:
+        clear(lane, SUMS)
+        if i < m and old[2 + i] == key:
+            at = _load_lane(old, at, lane)
+            i += 1
+        while j < n and keys[order[j]] == key:
+            row = rows[order[j]]
+            j += 1
+            if present(i8, f8, kind, column + row, validity + row):
+                add_row(i8, f8, kind, SUMS, column + row, lane, 0)
+        settle(lane, 0, kind, SUMS)
+        used = 0
+        for k in range(_LANE):
+            if lane[k] != 0:
+                out[to + 1 + 2 * used], out[to + 2 + 2 * used] = k, lane[k]
+                used += 1
+        out[to] = used
+        to += 1 + 2 * used
+    return _sized(out, to)
+
+
+@njit(cache=True)
+def _registers(state):  # type: ignore[no-untyped-def]
+    """The registers of REGISTERED, uint8 [REGISTERS]."""
+    registers = np.zeros(REGISTERS, np.uint8)
+    held = state[0] - 1
+    if held == _DENSE:
+        for k in range(REGISTERS):
+            registers[k] = (state[2 + (k >> 3)] >> (8 * (k & 7))) & 255
+    else:
+        for k in range(held):
+            registers[state[2 + k] >> 8] = state[2 + k] & 255
+    return registers
+
+
+@njit(cache=True)
+def _with_registers(i8, f8, old, rows, kind, column):  # type: ignore[no-untyped-def]
+    """REGISTERED with these rows too."""
+    registers = _registers(old)
+    for row in rows:
+        take_in(registers, word_of(i8, f8, kind, column + row))
+    out = np.zeros(2 + _DENSE, np.int64)
+    held = 0
+    for k in range(REGISTERS):
+        if registers[k]:
+            if held < _DENSE:
+                out[2 + held] = (k << 8) | registers[k]
+            held += 1
+    if held < _DENSE:
+        return _sized(out, 2 + held)
+    out[2:] = 0
+    for k in range(REGISTERS):
+        out[2 + (k >> 3)] |= np.int64(registers[k]) << (8 * (k & 7))
+    return _sized(out, len(out))
+
+
+@njit(cache=True)
+def _load_powers(state, first, second, third):  # type: ignore[no-untyped-def]
+    """Write the digits of MOMENTS to the three sums; returns the number of values."""
+    at = 3
+    for sums in (first, second, third):
+        for k in range(state[at]):
+            word = abs(state[at + 1 + k])
+            sums[word >> 30] = word & LOW30 if state[at + 1 + k] > 0 else -(word & LOW30)
+        at += 1 + state[at]
+    return state[2]
+
+
+@njit(cache=True)
+def _with_powers(i8, old, rows, kind, column):  # type: ignore[no-untyped-def]
+    """MOMENTS with these rows too."""
+    ones, twos, threes = room(EXPONENTS)
+    first, second, third = np.zeros(ones, np.int64), np.zeros(twos, np.int64), np.zeros(threes, np.int64)
+    count = _load_powers(old, first, second, third)
+    for row in rows:
+        mantissa, exponent = parts(i8, kind, column + row)
+        add_powers(mantissa, exponent, first, second, third)
+    out = np.zeros(6 + ones + twos + threes, np.int64)
+    out[2] = count + len(rows)
+    to = 3
+    for sums in (first, second, third):
+        digits, sign = signed_digits(sums)
+        used = 0
+        for k in range(len(digits)):
+            if digits[k]:
+                out[to + 1 + used] = sign * ((k << 30) | digits[k])
+                used += 1
+        out[to] = used
+        to += 1 + used
+    return _sized(out, to)
+
+
+@njit(cache=True)
+def _taken_in(i8, f8, state, spec, columns, stride, flags, stop):  # type: ignore[no-untyped-def]
+    """The state with those of the first `stop` rows that none counts yet."""
+    form, kind = spec[G_FORM], spec[G_KIND]
+    column = columns + spec[G_COLUMN] * stride
+    validity = columns + spec[G_VALIDITY] * stride if kind == NULLABLE_INT else -1
+    where = columns + spec[G_WHERE] * stride if spec[G_WHERE] >= 0 else -1
+    if state[1] < 0:
+        return state
+    if form == SUMMED:
+        by_kind, by = spec[G_BY_KIND], columns + spec[G_BY] * stride
+        by_validity = columns + spec[G_BY_VALIDITY] * stride if by_kind == NULLABLE_INT else -1
+        rows = _fresh(i8, f8, by_kind, by, by_validity, where, flags, stop)
+        keys = _keys(i8, f8, form, by_kind, by, rows)
+        return _with_sums(i8, f8, state, rows, keys, kind, column, validity, spec[G_CAP])
+    rows = _fresh(i8, f8, kind, column, validity, where, flags, stop)
+    if form == REGISTERED:
+        return _with_registers(i8, f8, state, rows, kind, column)
+    if form == MOMENTS:
+        return _with_powers(i8, state, rows, kind, column)
+    return _with_counts(state, np.sort(_keys(i8, f8, form, kind, column, rows)), spec[G_CAP])
+
+
+@njit(cache=True, nogil=True)
+def grow(i8, f8, columns, stride, stop, old, states):  # type: ignore[no-untyped-def]
+    """The words of all states after the first `stop` rows, none of which they count; `old` are those before."""
+    out = np.empty(64, np.int64)
+    at = to = 0
+    for s in range(states.shape[0]):
+        state = _empty(states[s, G_FORM])
+        state[0] = len(state) - 1
+        if len(old):
+            state = old[at : at + 1 + old[at]].copy()
+            at += len(state)
+        # An int64, not a literal: else all this would be compiled a second time.
+        state = _taken_in(i8, f8, state, states[s], columns, stride, np.int64(-1), stop)
+        if to + len(state) > len(out):
+            wider = np.empty(2 * (to + len(state)), np.int64)
+            wider[:to] = out[:to]
+            out = wider
+        out[to : to + len(state)] = state
+        to += len(state)
+    return out[:to].copy()
+
+
+@njit(cache=True)
+def key_spans(words, at, texts):  # type: ignore[no-untyped-def]
+    """Where the keys of those states lie that `texts` says yes to: int64 [states, 2], begins and ends; the states
+    begin at word `at`, behind the word that says how many words they are."""
+    spans = np.zeros((len(texts), 2), np.int64)
+    if words[at - 1] == 0:
+        return spans
+    for s in range(len(texts)):
+        if texts[s] and words[at + 1] > 0:
+            spans[s, 0], spans[s, 1] = at + 2, at + 2 + words[at + 1]
+        at += 1 + words[at]
+    return spans
+
+
+@njit(cache=True)
+def _write_sums(state, code, spec, lane, work, cell, heap, at, tally):  # type: ignore[no-untyped-def]
+    """Write the value of each bucket of SUMMED, by ascending keys."""
+    found, kind = state[1], spec[G_KIND]
+    heap[at] = found
+    from_ = 2 + found
+    for b in range(found):
+        from_ = _load_lane(state, from_, lane)
+        carry_whole(lane)
+        word, ok = bucket_value(code, kind, lane, work, cell)
+        tally[0] += ok < 0
+        heap[at + 1 + b] = turned(state[2 + b]) if spec[G_BY_KIND] == FLOAT else state[2 + b]
+        heap[at + 1 + found + b] = word
+        heap[at + 1 + 2 * found + b] = ok > 0
+    return at + 1 + 3 * found
+
+
+@njit(cache=True)
+def _quantile_of(state, part):  # type: ignore[no-untyped-def]
+    """The midpoint of the bucket of a rank; NaN without values."""
+    m = state[1]
+    count = state[2 + m :].sum()
+    if count == 0:
+        return np.nan
+    rank, k = rank_of(part, count), 0
+    while state[2 + m + k] < rank:
+        rank -= state[2 + m + k]
+        k += 1
+    return midpoint(state[2 + k])
+
+
+@njit(cache=True)
+def _write_slot(state, spec, feature, out, out_f8, valid, target):  # type: ignore[no-untyped-def]
+    """Write a feature that is an 8-byte word."""
+    code = feature[F_CODE]
+    ok, word = True, np.int64(0)
+    if code == N_UNIQUE:
+        word = state[1]
+    elif code == APPROX_N_UNIQUE:
+        word = estimate_of(_registers(state))
+    elif code == MOST_FREQUENT:
+        m = state[1]
+        ok = m > 0
+        if ok:
+            # The first of the most frequent values is the least.
+            best = np.argmax(state[2 + m : 2 + 2 * m])
+            word = turned(state[2 + best]) if spec[G_KIND] == FLOAT else state[2 + best]
+            if feature[F_BOOL]:
+                out[target] = word
+                word = np.int64(1 if out_f8[target] == 1.0 else 0)
+    else:
+        if code == QUANTILE:
+            value = _quantile_of(state, feature[F_PARAM])
+        else:
+            ones, twos, threes = room(EXPONENTS)
+            first, second, third = np.zeros(ones, np.int64), np.zeros(twos, np.int64), np.zeros(threes, np.int64)
+            value = skewness_of(_load_powers(state, first, second, third), first, second, third)
+        ok = np.isfinite(value)
+        out_f8[target] = value if ok else 0.0
+        word = out[target]
+    out[target] = word if ok else 0
+    valid[target] = ok
+
+
+@njit(cache=True)
+def read_growing(  # type: ignore[no-untyped-def]
+    i8, f8, starts, t, sizes, states, features, windows, out, out_f8, valid, slot, lane, work, tally
+):
+    """Read features from the growing states of window records.
+
+    `starts[r]` is the word where the record of request r begins, or -1; `sizes` are the group's base words, its columns
+    and whether rows have flags. Features, in order of (state, window), whose target is a slot are written to
+    `out[:, slot:]` and `valid`; lists and maps to the buffer that is returned, with the places where they begin, int64
+    [requests, features].
+    """
+    heap = np.empty(256, np.int64)
+    begins = np.zeros((len(t), features.shape[0]), np.int64)
+    cell = np.empty(1, np.float64)
+    to = np.int64(0)
+    for r in range(len(t)):
+        at = starts[r]
+        n = times = region = np.int64(0)
+        if at >= 0:
+            n = i8[at + 1]
+            region = at + 7 + i8[at + 6] + sizes[0]
+            times = region + i8[region - 1]
+        flags = times + (1 + sizes[1]) * n if sizes[2] else np.int64(-1)
+        there = at >= 0 and i8[region - 1] > 0
+        index, held, window = np.int64(-1), np.int64(-1), np.int64(-1)
+        old, state = _empty(COUNTS), _empty(COUNTS)
+        for f in range(features.shape[0]):
+            s, w, code, cap = features[f, F_STATE], features[f, F_WINDOW], features[f, F_CODE], features[f, F_CAP]
+            while index < s:
+                index += 1
+                old = _empty(states[index, G_FORM])
+                old[0] = len(old) - 1
+                if there:
+                    old = i8[region : region + 1 + i8[region]].copy()
+                    region += 1 + i8[region]
+            if held != s or window != w:
+                held, window = s, w
+                _, hi = window_edges(windows, w, t[r])
+                stop = first_at_or_after(i8, times, 0, n, hi)
+                state = _taken_in(i8, f8, old, states[s], times + n, n, flags, stop)
+            begins[r, f] = to
+            nested = code >= HISTOGRAM
+            if state[1] < 0 or state[1] > cap:
+                tally[0] += 1
+                if nested:
+                    if to == len(heap):
+                        heap = np.concatenate((heap, heap))
+                    heap[to] = -1
+                    to += 1
+                else:
+                    out[r, slot + features[f, F_TARGET]] = 0
+                    valid[r, slot + features[f, F_TARGET]] = False
+                continue
+            if not nested:
+                _write_slot(state, states[s], features[f], out[r], out_f8[r], valid[r], slot + features[f, F_TARGET])
+                continue
+            m = state[1]
+            if to + 1 + 3 * m > len(heap):
+                wider = np.empty(2 * (to + 1 + 3 * m), np.int64)
+                wider[:to] = heap[:to]
+                heap = wider
+            if states[s, G_FORM] == SUMMED:
+                to = _write_sums(state, code, states[s], lane, work, cell, heap, to, tally)
+            else:
+                best = features[f, F_PARAM] if code == TOP_K else np.int64(-1)
+                to = write_frequencies(state[2:], state[2 + m :], m, states[s, G_KIND], best, heap, to)
+    return heap[:to], begins
