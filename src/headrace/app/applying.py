@@ -15,6 +15,7 @@ from headrace.app.kept import keep, kept_streams, needs_of, plan_keeping, rememb
 from headrace.app.locks import holder_of, layers_at_rest
 from headrace.app.retention import check_derivable
 from headrace.app.scheduled import SCHEDULED, applied_schedule, declared_schedule, run_group
+from headrace.app.users import os_user
 from headrace.app.widening import largest_number
 from headrace.core.errors import Busy, PlanError
 from headrace.features.plan import ProjectPlan
@@ -79,7 +80,7 @@ def _apply(
     def change() -> None:
         forget_empty_streams(current, catalog, parts.has_events)
         remember_views(declared, catalog)
-        catalog.apply(current.records, generation=current.generation, settings={SCHEDULED: after})
+        catalog.apply(current.records, generation=current.generation, settings={SCHEDULED: after}, who=os_user())
 
     if not current:
         change()

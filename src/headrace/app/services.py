@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from headrace.app.wiring import Parts
     from headrace.serving.prediction_log import PredictionLog
 
+_logger = logging.getLogger("headrace.app")
 BUSY_S, IDLE_S = 0.001, 0.05
 _BEAT_S = 1.0
 _ARCHIVE_EVENTS = 100_000
@@ -280,18 +282,27 @@ class Beat:
 
 
 def _serve(parts: Parts, parent: int | None) -> None:
+    from headrace.app.access import check_address, is_loopback, tls_of
+    from headrace.app.letters import letters_of
     from headrace.app.models import scorer_of
+    from headrace.serving.access import Access
     from headrace.serving.http import serve
+    from headrace.serving.notes import PutNotes
     from headrace.serving.prediction_log import PredictionLog
     from headrace.serving.service import Service
 
     settings = parts.settings
+    check_address(parts)
+    tls = tls_of(settings)
+    if tls is None and not is_loopback(settings.host):
+        _logger.warning("keys and data travel in clear text: set tls_cert and tls_key, or put a proxy with TLS before")
     with FolderLock(settings.state, "serve"):
         log = PredictionLog(parts.internal, background=True)
         service = Service(
             parts.plan, parts.clock, parts.publisher(), parts.online, parts.horizon_us, parts.internal,
             {name: scorer_of(parts, model, log) for name, model in parts.plan.models.items()}, log, parts.raw,
-            parts.features, lambda: layer_counters(settings.state),
+            parts.features, lambda: layer_counters(settings.state), Access(parts.catalog.keys, parts.clock),
+            PutNotes(parts.catalog.changes), letters_of(parts),
         )  # fmt: skip
         beat = Beat(parts, "serve")
         done = threading.Event()
@@ -308,13 +319,13 @@ def _serve(parts: Parts, parent: int | None) -> None:
         thread = threading.Thread(target=beating, name="heartbeat", daemon=True)
 
         def ready(port: int) -> None:
-            beat.address = f"http://{settings.host}:{port}"
+            beat.address = f"{'http' if tls is None else 'https'}://{settings.host}:{port}"
             beat.write(0, _served(log))
             thread.start()
 
         try:
             with stop_on_signals():
-                serve(service, settings.host, settings.port, listener=_inherited(), on_ready=ready)
+                serve(service, settings.host, settings.port, listener=_inherited(), on_ready=ready, tls=tls)
         finally:
             done.set()
             log.close()

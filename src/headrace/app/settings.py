@@ -40,7 +40,8 @@ class Settings:
         env: name of the environment; environments share definitions, not state.
         state: folder of the embedded parts.
         log, online, offline, catalog, models: part addresses, a URL or "embedded".
-        host, port: where the HTTP API listens.
+        host, port: where the HTTP API listens; other addresses than this machine's own need a key to be made first.
+        tls_cert, tls_key, tls_key_password: PEM files with which the HTTP API speaks TLS, relative to the folder.
         sync: event appends survive power loss before they return.
         partitions: partitions of a newly made raw topic.
         horizon_s: as-of horizon of the online store in seconds.
@@ -68,6 +69,9 @@ class Settings:
     models: str = "embedded"
     host: str = "127.0.0.1"
     port: int = 8321
+    tls_cert: str = ""
+    tls_key: str = ""
+    tls_key_password: str = field(default="", repr=False)
     sync: bool = True
     partitions: int = 1
     horizon_s: int = 600
@@ -96,8 +100,9 @@ SCHEMES: Mapping[str, tuple[str, ...]] = {
     "models": (),
 }
 """The parts, and the schemes of the addresses that each takes beside "embedded"."""
+_TLS = ("tls_cert", "tls_key", "tls_key_password")
 _PLAIN = (
-    *SCHEMES, "host", "port", "sync", "partitions", "horizon_s", "history_mb", "retention", "writes_per_s",
+    *SCHEMES, "host", "port", *_TLS, "sync", "partitions", "horizon_s", "history_mb", "retention", "writes_per_s",
     "reconcile_s", "owner", "state",
 )  # fmt: skip
 
