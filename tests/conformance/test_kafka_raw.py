@@ -6,6 +6,7 @@ import json
 import random
 import uuid
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def block_of(batches: list[LogBatch], schema: Schema = SCHEMA) -> EventBlock:
     joined = decode_joined([batch.payload for batch in batches], schema)
     apart = concat_blocks([decode_block(batch.payload, schema) for batch in batches])
     assert_equal(joined, apart)
-    for batch, after in zip(batches, batches[1:], strict=False):
+    for batch, after in pairwise(batches):
         assert batch.end == after.base
         assert batch.arrival_us <= after.arrival_us
     return joined
@@ -336,3 +337,19 @@ def test_the_rest_of_the_port(log: KafkaRawLog, tmp_path: Path) -> None:
     with pytest.raises(LogError, match="closed"):
         log.end("deed", 0)
     assert parse_address("kafka://h:1/p", "e").below("raw").prefix == "p.e.raw"
+
+
+def test_a_password_opens_the_log_and_a_wrong_one_is_refused_untold() -> None:
+    server = address("kafka_sasl").removeprefix("kafka://")
+    options, project = "security.protocol=SASL_PLAINTEXT", f"test-{uuid.uuid4().hex}"
+    right = parse_address(f"kafka://headrace:secret-of-the-tests@{server}/{project}?{options}", "e")
+    log = KafkaRawLog(right, SimulatedClock(5), {"deed": ("id",)})
+    log.create("deed")
+    assert appended(log, [row(1)]) == [0]
+    log.close()
+    wrong = parse_address(f"kafka://headrace:wrong-guess@{server}/{project}?{options}", "e")
+    log = KafkaRawLog(wrong, SimulatedClock(5), {"deed": ("id",)})
+    with pytest.raises(LogError, match=r"refused.*look at the rights") as refused:
+        log.topics()
+    assert "wrong-guess" not in str(refused.value)
+    log.close()

@@ -1,4 +1,4 @@
-"""A project whose logs lie on a real Kafka broker: other tools beside it, workers killed, the broker killed, no bit lost."""
+"""A project on a real Kafka broker: other tools beside it, workers and the broker killed, and not a bit is lost."""
 
 from __future__ import annotations
 
