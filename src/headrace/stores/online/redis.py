@@ -15,6 +15,7 @@ position as it is; since it may take longer than the writer beside it leaves bet
 from __future__ import annotations
 
 import os
+import re
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +24,7 @@ from typing import Any, Final
 
 import msgspec
 
-from headrace.core.errors import Unreachable
+from headrace.core.errors import ConfigError, Unreachable
 from headrace.core.time import US_PER_SECOND
 from headrace.stores.online.base import Change, OnlineStore, Record, Revision
 from headrace.stores.online.checks import NOTE, check_keys, checked, updated
@@ -56,6 +57,8 @@ class RedisOnlineStore(OnlineStore):
         self.address = address
         self._servers = RedisServers(address)
         self._ttl_s = str(address.ttl_us // US_PER_SECOND).encode()
+        if not re.fullmatch(r"[^{}*?\[\]\\]*", namespace):
+            raise ConfigError(f"the environment {namespace} cannot be part of a key in Redis: rename it")
         prefix = f"{address.prefix}:{namespace}" if namespace else address.prefix
         self._shards = [_Shard(number, f"{{{prefix}:{number}/{address.shards}}}") for number in range(address.shards)]
         self._pattern = f"{{{prefix}:*/{address.shards}}}r*"
