@@ -43,6 +43,8 @@ _AT_ONCE: Final = 1_000
 """Keys that one command names: the server turns to others in between."""
 _TRIES: Final = 50
 _WAITS: Final = 6_000
+_UNEVEN_TIMES: Final = 20
+"""As often as shards were found to differ they may have been so because another writer was at work; not more often."""
 _LEASE_MS: Final = 10_000
 """How long others wait for a revision at most; then it must do without."""
 _PAUSE_S: Final = 0.005
@@ -154,16 +156,17 @@ class RedisOnlineStore(OnlineStore):
 
     def _commit(self, keys: Sequence[bytes], change: _Checked, lease: bytes) -> None:
         """Write what `change` makes, as often anew as others write in between; with a `lease` others wait."""
-        conflicts = 0
+        conflicts = uneven = 0
         for _ in range(_WAITS):
             with self._session() as session:
-                outcome = session.commit(keys, change, lease)
+                outcome = session.commit(keys, change, lease, fallen=uneven >= _UNEVEN_TIMES)
                 if outcome == _DONE:
                     return
                 session.unwatch()
-            if outcome == _HELD:
+            if outcome in (_HELD, _UNEVEN):
                 time.sleep(_PAUSE_S)
             conflicts += outcome == _CONFLICT
+            uneven = uneven + 1 if outcome == _UNEVEN else 0
             if conflicts == _TRIES:
                 break
         raise Unreachable(f"others keep writing to the online store at {self.address.shown}: stop one writer")
@@ -264,7 +267,7 @@ class RedisOnlineStore(OnlineStore):
 
 
 _Checked = Callable[[list[bytes | None], bytes], tuple[dict[bytes, bytes | None], bytes]]
-_DONE, _CONFLICT, _HELD, _FINISHED = range(4)
+_DONE, _CONFLICT, _HELD, _FINISHED, _UNEVEN = range(5)
 _Part = tuple[int, list[bytes], list[bytes | None]]
 """What a write brings to a shard: by how many records it grows, their keys, the records."""
 
@@ -306,9 +309,10 @@ class _Session:
             connection.disconnect()  # it may be watching, or owe a reply
         pool.release(connection)
 
-    def commit(self, keys: Sequence[bytes], change: _Checked, lease: bytes) -> int:
+    def commit(self, keys: Sequence[bytes], change: _Checked, lease: bytes, *, fallen: bool) -> int:
         """Write what `change` makes of the records: _DONE, or why nothing was done: others wrote meanwhile (_CONFLICT),
-        or one of them asks to wait (_HELD)."""
+        one of them asks to wait (_HELD), or shards differ (_UNEVEN) and it is not known yet that they will stay so
+        (`fallen`)."""
         store, shards = self._store, self._store._shards
         ask: list[Command] = [(b"GET", shards[0].lease)]
         if lease:
@@ -332,6 +336,8 @@ class _Session:
                 found[i] = record
         if len(heads) > 1 and self._finish(heads):
             return _FINISHED
+        if not fallen and len(set(heads)) > 1:
+            return _UNEVEN
         try:
             oldest, newest = min(heads, key=_age), max(heads, key=_age)
             latest, position = change(found, _position(oldest))
