@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from headrace.engines.batch.runner import BatchRunner
     from headrace.eventlog.base import EventLog
     from headrace.ingestion.archive import ArchiveWorker
+    from headrace.ingestion.ceiling import WriteCeiling
     from headrace.ingestion.materialize import OnlineIngest
     from headrace.ingestion.publisher import Publisher
     from headrace.registry.base import ModelRegistry
@@ -170,8 +171,8 @@ class Parts:
             partitions=self.settings.partitions,
         )
 
-    def ingest(self) -> OnlineIngest:
-        """The worker that writes the online store; the caller holds the lock of that role.
+    def ingest(self, ceiling: WriteCeiling | None = None) -> OnlineIngest:
+        """The worker that writes the online store, under a ceiling or none; the caller holds the lock of that role.
 
         Raises StoreError if the store has lost what a backfill brought to it.
         """
@@ -184,7 +185,7 @@ class Parts:
                 f"the online store lacks what was computed for group {lost[0]} before it was applied; compute it again "
                 f"with: headrace backfill {' '.join(lost)}"
             )
-        return OnlineIngest(self.plan, self.features, self.online, horizon_us=self.horizon_us)
+        return OnlineIngest(self.plan, self.features, self.online, horizon_us=self.horizon_us, ceiling=ceiling)
 
     def archive(self) -> ArchiveWorker:
         """The worker that writes the offline store; the caller holds the lock of that role."""
@@ -196,7 +197,8 @@ class Parts:
         """The runner of scheduled tables; `sources` replaces the configured ones."""
         from headrace.engines.batch.runner import BatchRunner
 
-        return BatchRunner(self.batch_engine(sources), self.features, self.clock)
+        folder = self.settings.state / "fingerprints"
+        return BatchRunner(self.batch_engine(sources), self.features, self.clock, folder=folder)
 
     def batch_engine(self, sources: dict[str, object] | None = None) -> DuckDBBatchEngine:
         """What runs their queries."""
@@ -262,4 +264,8 @@ class Parts:
             stream: plan.partition_key or ((plan.schema.id_field,) if plan.schema.id_field else ())
             for stream, plan in self.plan.streams.items()
         }
-        return KafkaRawLog(address.below(name), self.clock, {**keys, UNKNOWN_TOPIC: ()})
+        strange = sorted(self.settings.topics.keys() - keys.keys())
+        if strange:
+            declared = ", ".join(keys) or "none"
+            raise ConfigError(f'streams.{strange[0]}: there is no stream "{strange[0]}"; declared are {declared}')
+        return KafkaRawLog(address.below(name), self.clock, {**keys, UNKNOWN_TOPIC: ()}, self.settings.topics)

@@ -297,6 +297,18 @@ class CatalogTests(ABC):
         catalog.apply([_group("Spend", "v1")], generation=before + 1)
         assert catalog.generation() == before + 1, "nothing changed"
 
+    def test_settings_change_with_the_definitions_or_not_at_all(self, catalog: Catalog) -> None:
+        catalog.apply([_group("Spend", "v1")], settings={"how": {"a": 1}})
+        decided = catalog.generation()
+        catalog.apply([_group("Spend", "v1")], settings={"how": {"a": 1}})
+        assert catalog.generation() == decided
+        # A setting that changes is a change for whoever decided before it.
+        catalog.apply([_group("Spend", "v1")], settings={"how": {"a": 2}})
+        assert (catalog.generation(), catalog.setting("how")) == (decided + 1, {"a": 2})
+        with pytest.raises(PlanError, match="nothing was changed"):
+            catalog.apply([_group("Spend", "v2")], generation=decided, settings={"how": {}})
+        assert catalog.setting("how") == {"a": 2}
+
     def test_of_two_processes_that_apply_at_once_one_wins_and_the_other_is_told(self, place: Path) -> None:
         rounds, ready = 12, barrier(2)
         with (
