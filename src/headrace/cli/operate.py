@@ -51,10 +51,13 @@ def register(group: click.Group) -> None:
         compute: events to features. ingest: features to the stores. serve: the HTTP API. schedule: batch tables,
         scheduled groups, truth, monitors, retraining.
         """
-        from headrace.app.services import run_layer
+        from headrace.app.services import run_layer, until_reached
 
         project = session.open(host=host, port=port)
-        project.ensure_applied()
+        if once:
+            project.ensure_applied()
+        else:
+            until_reached(project.ensure_applied, lambda reason: session.say(reason, layer=layer, reason=reason))
         run_layer(project.parts, layer, once=once, parent=parent)
         session.say("", layer=layer, pid=os.getpid())
 
