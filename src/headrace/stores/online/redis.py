@@ -236,7 +236,7 @@ class RedisOnlineStore(OnlineStore):
         return self._servers.explained(lambda: problems(self._servers))
 
     def about(self) -> str:
-        return f"{self._servers.explained(lambda: software(self._servers))} at {self.address.shown}"
+        return f" in {self._servers.explained(lambda: software(self._servers))}"
 
     def sync(self) -> None:
         """Nothing to do here: what survives power loss is the server's setting (`appendonly`), and the feature log
