@@ -1,4 +1,4 @@
-"""A project whose logs lie on a real Kafka broker: other tools beside it, workers killed, the broker killed, no bit lost."""
+"""A project on a real Kafka broker: other tools beside it, workers and the broker killed, and not a bit is lost."""
 
 from __future__ import annotations
 
@@ -55,7 +55,9 @@ def answers(project: Any, t: datetime) -> list[dict[str, Any]]:
     return online
 
 
-def undisturbed(folder: Path, rows: list[dict[str, Any]], ages: list[dict[str, Any]], t: datetime) -> list[dict[str, Any]]:
+def undisturbed(
+    folder: Path, rows: list[dict[str, Any]], ages: list[dict[str, Any]], t: datetime
+) -> list[dict[str, Any]]:
     """What a project with embedded parts answers after the same events, each published once."""
     with hr.connect(write_shop(folder)) as project:
         project.put("profile", ages)
@@ -78,7 +80,9 @@ def test_the_loop_runs_on_kafka_beside_other_tools(tmp_path: Path) -> None:
     url = f"{address('kafka')}/shop-{uuid.uuid4().hex}"
     end = now()
     rows = orders(400, end, users=USERS)
-    ages = [{"user": f"u{n}", "age": 20 + n, "city": None, "at": (end - timedelta(days=1)).isoformat()} for n in range(5)]
+    ages = [
+        {"user": f"u{n}", "age": 20 + n, "city": None, "at": (end - timedelta(days=1)).isoformat()} for n in range(5)
+    ]
     folder = shop_on(tmp_path / "shop", url)
     with hr.connect(folder) as project:
         project.put("profile", ages)

@@ -20,7 +20,7 @@ import pytest
 from headrace.app.doctor import Finding, examine
 from headrace.app.project import Project
 from headrace.app.services import IngestLayer, run_layer
-from headrace.core.errors import Unreachable
+from headrace.core.errors import Busy, PlanError, Unreachable
 from headrace.core.time import SimulatedClock, to_us
 from tests.e2e.shop import orders, outcomes, write_shop
 from tests.link import Link
@@ -188,6 +188,17 @@ def test_environments_lie_apart_on_the_same_servers(lake: Path) -> None:
         assert second.parts.offline.scan("events/order").num_rows == 3
     with _open(lake) as first:
         assert first.parts.offline.scan("events/order").num_rows == 20
+
+
+def test_of_two_who_apply_at_once_one_is_told(lake: Path, tmp_path: Path) -> None:
+    """They share the catalog, not the machine: each has a state folder of its own."""
+    with _open(lake) as first, Project.open(lake, state=tmp_path / "elsewhere", clock=first.clock) as second:
+        planned = second.plan()
+        with first.parts.catalog.hold("apply"), pytest.raises(Busy, match="apply is being done by headrace process"):
+            second.apply()
+        assert first.apply()
+        with pytest.raises(PlanError, match="changed after this plan was made"):
+            second.apply(planned)
 
 
 def test_while_the_archive_is_away_everything_else_goes_on(lake: Path, objects: Bucket) -> None:

@@ -13,7 +13,9 @@ from headrace.app.changes import ProjectChanges, RunChange, forget_empty_streams
 from headrace.app.heartbeats import LAYERS
 from headrace.app.kept import keep, kept_streams, needs_of, plan_keeping, remember_views
 from headrace.app.locks import holder_of, layers_at_rest
+from headrace.app.retention import check_derivable
 from headrace.app.scheduled import SCHEDULED, applied_schedule, declared_schedule, run_group
+from headrace.app.users import os_user
 from headrace.app.widening import largest_number
 from headrace.core.errors import Busy, PlanError
 from headrace.features.plan import ProjectPlan
@@ -35,6 +37,7 @@ def plan_changes(parts: Parts, declared: ProjectPlan) -> ProjectChanges:
         largest=partial(largest_number, parts),
         computed=frozenset(kept_streams(catalog)),
     )
+    check_derivable(parts, plan, found.derives)
     found = replace(found, needs=needs, runs=_runs(parts, plan, found))
     events, rate = events_to_read(parts, [*found.backfills, *_joining(parts, found)]), measured_rate(parts)
     return replace(found, events=events, seconds=None if rate is None else events / rate)
@@ -77,7 +80,7 @@ def _apply(
     def change() -> None:
         forget_empty_streams(current, catalog, parts.has_events)
         remember_views(declared, catalog)
-        catalog.apply(current.records, generation=current.generation, settings={SCHEDULED: after})
+        catalog.apply(current.records, generation=current.generation, settings={SCHEDULED: after}, who=os_user())
 
     if not current:
         change()

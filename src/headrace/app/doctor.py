@@ -120,9 +120,12 @@ def _parts(settings: Settings, plan: ProjectPlan, clock: Clock) -> Iterator[Find
         ("catalog", lambda: f"{len(parts.catalog.definitions())} definitions applied"),
         ("model registry", lambda: f"{len(parts.registry.models())} models"),
     ]
+    away: set[str] = set()
     try:
         for what, look in looks:
             part = _ADDRESSED.get(what, "")
+            if part in away:  # it has been waited for once
+                continue
             address = getattr(settings, part, "embedded")
             where = "" if address == "embedded" else f" at {shown(address)}"
             try:
@@ -131,6 +134,8 @@ def _parts(settings: Settings, plan: ProjectPlan, clock: Clock) -> Iterator[Find
                     for found, cure in parts.online.problems():
                         yield Finding(what, False, found, cure)
             except (HeadraceError, OSError) as error:
+                if isinstance(error, Unreachable):
+                    away.add(part)
                 yield Finding(what, False, str(error), _cure_of(error, part, elsewhere=bool(where)))
         yield from _sources(parts)
     finally:

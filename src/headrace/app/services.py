@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -9,11 +10,11 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from headrace.app.heartbeats import Heartbeat, write_heartbeat
+from headrace.app.heartbeats import Heartbeat, layer_counters, write_heartbeat
 from headrace.app.locks import FolderLock
 from headrace.core.errors import ConfigError, Unreachable
 from headrace.serving.listener import INHERITED
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from headrace.app.wiring import Parts
     from headrace.serving.prediction_log import PredictionLog
 
+_logger = logging.getLogger("headrace.app")
 BUSY_S, IDLE_S = 0.001, 0.05
 _BEAT_S = 1.0
 _ARCHIVE_EVENTS = 100_000
@@ -31,6 +33,10 @@ class Layer(ABC):
     """The work of one layer."""
 
     name: str
+    stopping: Callable[[], bool] = staticmethod(lambda: False)
+    """What a long step asks on its way: whether it shall end soon; what is left is done after the next start."""
+    alive: Callable[[], object] = staticmethod(lambda: None)
+    """What a long step calls on its way."""
 
     @abstractmethod
     def step(self) -> int:
@@ -64,12 +70,26 @@ class ComputeLayer(Layer):
     def __init__(self, parts: Parts) -> None:
         self._worker = parts.compute()
         self._worker.checkpoint()
+        self._problem = ""
+        self._lag = 0
 
     def step(self) -> int:
-        return self._worker.step()
+        # A step that fails has done nothing, and the next one begins where the feature log ends.
+        try:
+            done = self._worker.step()
+        except Unreachable as error:
+            self._problem = str(error)
+            return 0
+        self._problem = ""
+        return done
 
     def lag(self) -> int:
-        return sum(self._worker.lag().values())
+        with suppress(Unreachable):
+            self._lag = sum(self._worker.lag().values())
+        return self._lag
+
+    def problem(self) -> str:
+        return self._problem
 
     def counters(self) -> dict[str, float]:
         return {"counted": self._worker.counted, "dead_letters": self._worker.dead}
@@ -124,9 +144,12 @@ class ScheduleLayer(Layer):
     name = "schedule"
 
     def __init__(self, parts: Parts) -> None:
-        from headrace.app.schedules import project_scheduler
+        from headrace.app.schedules import project_scheduler, sources_of
+        from headrace.orchestration.jobs import RunControl
 
-        self._scheduler, self._at_start = project_scheduler(parts)
+        self._runner = parts.batch(sources_of(parts))
+        control = RunControl(lambda: self.stopping(), lambda: self.alive())
+        self._scheduler, self._at_start = project_scheduler(parts, self._runner, control)
         self._clock = parts.clock
         self._ran = 0
 
@@ -144,7 +167,14 @@ class ScheduleLayer(Layer):
         return len(self._at_start) + (1 if self._scheduler.next_us <= self._clock.now_us() else 0)
 
     def counters(self) -> dict[str, float]:
-        return {"jobs_run": self._ran}
+        rows = self._runner.totals
+        return {
+            "jobs_run": self._ran,
+            "rows_read": rows.read,
+            "rows_unchanged": rows.unchanged,
+            "rows_written": rows.written,
+            "rows_dead": rows.dead,
+        }
 
     def finish(self, *, drain: bool) -> None:
         """Every run is recorded as it ends; nothing is left to do."""
@@ -194,6 +224,8 @@ def stop_on_signals() -> Iterator[threading.Event]:
 
 def _loop(parts: Parts, layer: Layer, stopped: threading.Event, once: bool, parent: int | None) -> None:
     beat = Beat(parts, layer.name)
+    layer.stopping = lambda: stopped.is_set() or orphaned(parent)
+    layer.alive = lambda: beat.maybe(0, layer)
     pause = BUSY_S
     problem, drained = "", False
     beat.write(layer.lag(), layer.counters())
@@ -250,18 +282,27 @@ class Beat:
 
 
 def _serve(parts: Parts, parent: int | None) -> None:
+    from headrace.app.access import check_address, is_loopback, tls_of
+    from headrace.app.letters import letters_of
     from headrace.app.models import scorer_of
+    from headrace.serving.access import Access
     from headrace.serving.http import serve
+    from headrace.serving.notes import PutNotes
     from headrace.serving.prediction_log import PredictionLog
     from headrace.serving.service import Service
 
     settings = parts.settings
+    check_address(parts)
+    tls = tls_of(settings)
+    if tls is None and not is_loopback(settings.host):
+        _logger.warning("keys and data travel in clear text: set tls_cert and tls_key, or put a proxy with TLS before")
     with FolderLock(settings.state, "serve"):
         log = PredictionLog(parts.internal, background=True)
         service = Service(
             parts.plan, parts.clock, parts.publisher(), parts.online, parts.horizon_us, parts.internal,
             {name: scorer_of(parts, model, log) for name, model in parts.plan.models.items()}, log, parts.raw,
-            parts.features,
+            parts.features, lambda: layer_counters(settings.state), Access(parts.catalog.keys, parts.clock),
+            PutNotes(parts.catalog.changes), letters_of(parts),
         )  # fmt: skip
         beat = Beat(parts, "serve")
         done = threading.Event()
@@ -278,13 +319,13 @@ def _serve(parts: Parts, parent: int | None) -> None:
         thread = threading.Thread(target=beating, name="heartbeat", daemon=True)
 
         def ready(port: int) -> None:
-            beat.address = f"http://{settings.host}:{port}"
+            beat.address = f"{'http' if tls is None else 'https'}://{settings.host}:{port}"
             beat.write(0, _served(log))
             thread.start()
 
         try:
             with stop_on_signals():
-                serve(service, settings.host, settings.port, listener=_inherited(), on_ready=ready)
+                serve(service, settings.host, settings.port, listener=_inherited(), on_ready=ready, tls=tls)
         finally:
             done.set()
             log.close()

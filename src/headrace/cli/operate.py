@@ -21,10 +21,12 @@ def register(group: click.Group) -> None:
 
         Definitions are applied if none were before; if they changed since, apply them first.
         """
+        from headrace.app.access import check_address
         from headrace.app.locks import FolderLock
         from headrace.app.supervisor import Supervisor
 
         project = session.open(host=host, port=port)
+        check_address(project.parts)
         with FolderLock(project.settings.state, "up"):
             project.ensure_applied()
         given = {"HEADRACE_HOST": host, "HEADRACE_PORT": None if port is None else str(port)}

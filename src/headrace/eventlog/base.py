@@ -44,6 +44,11 @@ class EventLog(ABC):
     holds. Batches are never split or edited. Any number of processes may append, read and commit at once; a reader
     sees whole batches in offset order without gaps, as soon as they are appended, and never a torn one. After a kill
     of any process everything appended is there; with `sync` also after power loss. Offsets only grow. Thread-safe.
+
+    A server that is away raises LogUnreachable. Topics of single events that other tools write as well (raw topics on
+    Kafka) differ in three ways, which whoever reads or appends raw events has to bear: a batch may be cut anew at every
+    read, offsets at which no event stands are read as rows of nothing (`core.messages`), and an append may come through
+    in part if its process dies. Offsets are without gaps there, too.
     """
 
     @abstractmethod

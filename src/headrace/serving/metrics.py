@@ -144,6 +144,16 @@ class _ServiceCollector(Collector):
         yield from self._null_shares()
         yield from self._queue()
         yield from self._position()
+        yield from self._layers()
+
+    def _layers(self) -> Iterator[Metric]:
+        if self._service.layers is not None:
+            text = "Totals of a layer since it started, as in headrace status."
+            totals = _gauge("headrace_layer_total", text, ["layer", "counter"])
+            for layer, counters in self._service.layers().items():
+                for name, value in counters.items():
+                    totals.add_metric([layer, name], value)
+            yield totals
 
     def _null_shares(self) -> Iterator[Metric]:
         share = _gauge("headrace_feature_null_share", "Share of served rows that were null.", ["view", "column"])

@@ -297,3 +297,14 @@ def test_threads_share_a_store(opened: Callable[..., RedisOnlineStore]) -> None:
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+@pytest.mark.redis
+def test_threads_that_have_ended_leave_no_connection_behind(opened: Callable[..., RedisOnlineStore]) -> None:
+    store = opened()
+    for _ in range(150):
+        thread = threading.Thread(target=store.read, args=([b"a"],))
+        thread.start()
+        thread.join()
+    pool = store._servers._pool
+    assert pool._created_connections + len(pool._available_connections) < 10

@@ -13,7 +13,7 @@ from headrace.core.time import Clock
 from headrace.eventlog.base import Append, EventLog, LogBatch
 from headrace.eventlog.checks import check_count, check_name, check_partitions, no_topic
 from headrace.eventlog.kafka.batches import SharedProbe
-from headrace.eventlog.kafka.cluster import PATIENCE_S, KafkaAddress, KafkaCluster, kafka_name, own_name
+from headrace.eventlog.kafka.cluster import KafkaAddress, KafkaCluster, kafka_name, own_name
 from headrace.eventlog.kafka.groups import GroupOffsets
 from headrace.eventlog.kafka.log import KafkaEventLog
 from headrace.eventlog.kafka.records import RecordPartition, RecordWriter
@@ -50,7 +50,7 @@ class KafkaRawLog(EventLog):
         records: Mapping[str, Sequence[str]],
         names: Mapping[str, str] | None = None,
         *,
-        patience_s: float = PATIENCE_S,
+        patience_s: float | None = None,
     ) -> None:
         self.address = address
         self._records = dict(records)
