@@ -166,7 +166,7 @@ class GroupBackfill:
         order = sorted({key for _, _, keys in changes for key in keys})
         data = encode_state(done)
 
-        def change(records: list[bytes | None], position: bytes) -> tuple[list[Record], bytes]:
+        def change(records: list[bytes | None]) -> list[Record]:
             for raw in records[len(order) :]:
                 found = decode_state(raw)
                 if (begun.at if any(begun.at) else None) != (None if found is None or not any(found.at) else found.at):
@@ -177,9 +177,9 @@ class GroupBackfill:
             pending = dict(zip(order, records[: len(order)], strict=True))
             if changes:
                 merge_groups(changes, pending, self._horizon_us)
-            return [*pending.items(), *((key, data) for key in states)], position
+            return [*pending.items(), *((key, data) for key in states)]
 
-        self._online.update([*order, *states], change)
+        self._online.revise([*order, *states], change)
 
     def _merge_part(self, version: str, delta: GroupDelta) -> None:
         keys = record_keys(delta.keys, version)
