@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from headrace.app.refresh import seen_sources
 from headrace.core.errors import PlanError
 from headrace.core.time import US_PER_DAY, US_PER_HOUR, US_PER_MINUTE
 
@@ -66,10 +67,11 @@ def _upkeep(parts: Parts) -> list[Job]:
 def sources_of(parts: Parts) -> dict[str, object]:
     """The configured sources of queries; paths are relative to the project's folder."""
     folder = parts.settings.folder
-    return {
+    configured = {
         name: address if "://" in address else str(folder / address)
         for name, address in parts.settings.sources.items()
-    }  # fmt: skip
+    }
+    return {**configured, **seen_sources(parts.settings)}
 
 
 def _active(parts: Parts, runner: BatchRunner, control: RunControl | None) -> list[Job]:
