@@ -68,8 +68,7 @@ def sources_of(parts: Parts) -> dict[str, object]:
     """The configured sources of queries; paths are relative to the project's folder."""
     folder = parts.settings.folder
     configured = {
-        name: address if "://" in address else str(folder / address)
-        for name, address in parts.settings.sources.items()
+        name: address if "://" in address else str(folder / address) for name, address in parts.settings.sources.items()
     }
     return {**configured, **seen_sources(parts.settings)}
 
