@@ -92,20 +92,24 @@ def _hash_bytes(data, at, end):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _hash_all(data, ends, out):  # type: ignore[no-untyped-def]
-    at = 0
-    for row in range(len(ends)):
-        out[row] = np.int64(_hash_bytes(data, at, ends[row]))
-        at = ends[row]
+def _hash_all(data, at, out):  # type: ignore[no-untyped-def]
+    for row in range(len(out)):
+        out[row] = np.int64(_hash_bytes(data, at[row], at[row + 1]))
+
+
+def hash_slices(data: Any, at: IntArray) -> IntArray:
+    """XXH64 of `data[at[i]:at[i + 1]]` of a read-only buffer of at least one byte, as int64 [len(at) - 1]."""
+    out = np.empty(len(at) - 1, np.int64)
+    _hash_all(np.frombuffer(data, np.uint8), at, out)
+    return out
 
 
 def hash_texts(texts: list[Any]) -> IntArray:
     """XXH64 of the UTF-8 bytes of each text, as int64 [n]."""
     encoded = [text.encode() for text in texts]
-    out = np.empty(len(encoded), np.int64)
-    ends = np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)))
-    _hash_all(np.frombuffer(b"".join(encoded) or b"\0", np.uint8).copy(), ends, out)
-    return out
+    at = np.zeros(len(encoded) + 1, np.int64)
+    np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)), out=at[1:])
+    return hash_slices(b"".join(encoded) or b"\0", at)
 
 
 @njit(cache=True)

@@ -115,7 +115,7 @@ def _parts(settings: Settings, plan: ProjectPlan, clock: Clock) -> Iterator[Find
         ("event log", lambda: f"{len(parts.raw.topics())} topics"),
         ("feature log", lambda: f"{len(parts.features.topics())} topics"),
         ("internal log", lambda: f"{len(parts.internal.topics())} topics"),
-        ("online store", lambda: f"{parts.online.count():,} records, {parts.online.about()}"),
+        ("online store", lambda: f"{parts.online.count():,} records{parts.online.about()}"),
         ("offline store", lambda: f"{len(parts.offline.tables())} tables"),
         ("catalog", lambda: f"{len(parts.catalog.definitions())} definitions applied"),
         ("model registry", lambda: f"{len(parts.registry.models())} models"),

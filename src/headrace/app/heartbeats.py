@@ -57,6 +57,12 @@ def read_heartbeat(state: Path, layer: str) -> Heartbeat | None:
         return None
 
 
+def layer_counters(state: Path) -> dict[str, dict[str, float]]:
+    """The totals of each layer that ever ran here, by name."""
+    beats = [(layer, read_heartbeat(state, layer)) for layer in LAYERS]
+    return {layer: beat.counters for layer, beat in beats if beat is not None}
+
+
 def as_dict(beat: Heartbeat) -> dict[str, Any]:
     """Plain JSON values."""
     return dict(msgspec.to_builtins(beat))

@@ -7,12 +7,15 @@ import time
 from typing import TYPE_CHECKING
 
 from headrace.core.errors import StoreError, StoreMoved, Unreachable
+from headrace.core.time import US_PER_SECOND
 
 if TYPE_CHECKING:
     from headrace.app.wiring import Parts
+    from headrace.ingestion.ceiling import WriteCeiling
     from headrace.ingestion.materialize import OnlineIngest
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.1, 2.0
+_HELD_BACK_S = 0.01
 _logger = logging.getLogger(__name__)
 
 
@@ -27,6 +30,7 @@ class Ingesting:
         self._parts = parts
         self._worker: OnlineIngest | None = None
         self._written = 0
+        self._ceiling = self._ceiling_of(parts)
         self._pause_s, self._again_at = 0.0, 0.0
         self.problem = ""
         self._open()
@@ -50,11 +54,22 @@ class Ingesting:
         if self.problem:
             _logger.warning("the online store takes writes again")
             self._pause_s, self.problem = 0.0, ""
+        if not done and worker.held_back:
+            time.sleep(_HELD_BACK_S)
+            return 1  # something is left to be done
         return done
+
+    @staticmethod
+    def _ceiling_of(parts: Parts) -> WriteCeiling | None:
+        from headrace.ingestion.ceiling import WriteCeiling
+        from headrace.ingestion.materialize import GROUPS, ROWS
+
+        per_s = parts.settings.writes_per_s
+        return WriteCeiling(per_s, parts.clock, (GROUPS, ROWS)) if per_s else None
 
     def _open(self) -> OnlineIngest | None:
         try:
-            self._worker = self._parts.ingest()
+            self._worker = self._parts.ingest(self._ceiling)
         except Unreachable as error:
             self._wait(error)
         return self._worker
@@ -72,4 +87,9 @@ class Ingesting:
 
     def counters(self) -> dict[str, float]:
         """Totals since the start."""
-        return {"records_written": self._written, "online_store_waits": float(self._worker is None)}
+        throttled_s = 0.0 if self._ceiling is None else self._ceiling.throttled_us / US_PER_SECOND
+        return {
+            "records_written": self._written,
+            "throttled_s": throttled_s,
+            "online_store_waits": float(self._worker is None),
+        }

@@ -4,31 +4,39 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from headrace.app.refresh import seen_sources
+from headrace.core.errors import PlanError
 from headrace.core.time import US_PER_DAY, US_PER_HOUR, US_PER_MINUTE
 
 if TYPE_CHECKING:
     from headrace.app.wiring import Parts
+    from headrace.engines.batch.runner import BatchRunner
     from headrace.features.plan import ModelPlan
+    from headrace.orchestration.jobs import RunControl
     from headrace.orchestration.schedule import Job, Scheduler
 
 _AUDIT_US = 10 * US_PER_MINUTE
+_COMPACT_US = 3 * US_PER_HOUR
 _AUDITED = "audited until "
 
 
-def project_scheduler(parts: Parts) -> tuple[Scheduler, list[str]]:
+def project_scheduler(
+    parts: Parts, runner: BatchRunner | None = None, control: RunControl | None = None
+) -> tuple[Scheduler, list[str]]:
     """The scheduler of a project, and the names of the jobs that run at its start.
 
     Every table with a query runs at the start (a run appends only what is new) and by its schedule, and so does every
-    scheduled group; truth is joined by the minute; models with triggers are looked after by the hour; served values are
-    audited every ten minutes.
+    scheduled group; active parts of tables run by theirs; truth is joined by the minute; models with triggers are
+    looked after by the hour; served values are audited every ten minutes. `runner` and `control` are those of tables.
     """
     from headrace.app.scheduled import group_jobs
     from headrace.orchestration.jobs import batch_jobs
     from headrace.orchestration.schedule import Scheduler
 
     now = parts.clock.now_us()
-    at_start = batch_jobs(parts.plan, parts.batch(sources_of(parts))) + _unscheduled(parts) + group_jobs(parts)
-    jobs = list(at_start)
+    runner = runner or parts.batch(sources_of(parts))
+    at_start = batch_jobs(parts.plan, runner, control) + _unscheduled(parts, runner, control) + group_jobs(parts)
+    jobs = [*at_start, *_upkeep(parts), *_active(parts, runner, control)]
     for model in parts.plan.models.values():
         jobs += _model_jobs(parts, model, now)
     for job in jobs:
@@ -38,16 +46,49 @@ def project_scheduler(parts: Parts) -> tuple[Scheduler, list[str]]:
     return Scheduler(parts.catalog, jobs, now), [job.name for job in at_start]
 
 
+def _upkeep(parts: Parts) -> list[Job]:
+    """Raw topics lose what is old and archived, by the hour; the archive's small files become large ones at night."""
+    from headrace.app.retention import trim_raw
+    from headrace.app.settings import retention_us
+    from headrace.orchestration.jobs import every
+
+    keep_us = retention_us(parts.settings.retention)
+
+    def compact() -> None:
+        for table in parts.offline.tables():
+            parts.offline.compact(table)
+
+    jobs = [every("compact archive", US_PER_DAY, compact, offset_us=_COMPACT_US)]
+    if keep_us is not None:
+        jobs.append(every("retention", US_PER_HOUR, lambda: trim_raw(parts, keep_us)))
+    return jobs
+
+
 def sources_of(parts: Parts) -> dict[str, object]:
     """The configured sources of queries; paths are relative to the project's folder."""
     folder = parts.settings.folder
-    return {
-        name: address if "://" in address else str(folder / address)
-        for name, address in parts.settings.sources.items()
-    }  # fmt: skip
+    configured = {
+        name: address if "://" in address else str(folder / address) for name, address in parts.settings.sources.items()
+    }
+    return {**configured, **seen_sources(parts.settings)}
 
 
-def _unscheduled(parts: Parts) -> list[Job]:
+def _active(parts: Parts, runner: BatchRunner, control: RunControl | None) -> list[Job]:
+    """The refreshes of active entities."""
+    from headrace.app.refresh import active_part
+    from headrace.orchestration.jobs import batch_job
+
+    jobs = []
+    for name, refresh in parts.settings.refresh.items():
+        table = parts.plan.tables.get(name)
+        if table is None:
+            raise PlanError(f"[refresh.{name}]: there is no table {name}; there are {', '.join(parts.plan.tables)}")
+        where = active_part(parts, table, refresh)
+        jobs.append(batch_job(f"batch {name} active", table, refresh.every, runner, control, where))
+    return jobs
+
+
+def _unscheduled(parts: Parts, runner: BatchRunner, control: RunControl | None) -> list[Job]:
     """Tables with a query and no schedule run once per start: their period never ends."""
     from dataclasses import replace
 
@@ -59,7 +100,7 @@ def _unscheduled(parts: Parts) -> list[Job]:
         for name, table in plan.tables.items()
         if table.query is not None and table.schedule is None
     }
-    return batch_jobs(replace(plan, tables=once), parts.batch(sources_of(parts))) if once else []
+    return batch_jobs(replace(plan, tables=once), runner, control)
 
 
 def _model_jobs(parts: Parts, model: ModelPlan, now_us: int) -> list[Job]:

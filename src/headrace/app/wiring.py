@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from headrace.app.settings import Settings
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from headrace.engines.batch.runner import BatchRunner
     from headrace.eventlog.base import EventLog
     from headrace.ingestion.archive import ArchiveWorker
+    from headrace.ingestion.ceiling import WriteCeiling
     from headrace.ingestion.materialize import OnlineIngest
     from headrace.ingestion.publisher import Publisher
     from headrace.registry.base import ModelRegistry
@@ -44,7 +46,8 @@ class Parts:
 
     @cached_property
     def features(self) -> EventLog:
-        """The feature log: topics `windows`, `tables`, `dead_letters`. It can be computed again from the raw topics."""
+        """The feature log: topics `windows`, `tables`, `dead_letters`. What raw topics still hold (`retention`)
+        can be computed again from them."""
         return self._log("features")
 
     @cached_property
@@ -133,6 +136,11 @@ class Parts:
         return any(self.raw.end(stream, partition) > 0 for partition in range(partitions))
 
     @property
+    def checkpoint(self) -> Path:
+        """The file that holds clocks and recent ids of compute."""
+        return self.settings.state / "compute.checkpoint"
+
+    @property
     def memory_bytes(self) -> int:
         """How much of one stream or table history holds in memory at a time."""
         return self.settings.history_mb * 2**20
@@ -156,15 +164,15 @@ class Parts:
             self.plan,
             self.raw,
             self.features,
-            self.settings.state / "compute.checkpoint",
+            self.checkpoint,
             state=lambda: self.derivation,
             past=lambda: self.past,
             horizon_us=self.horizon_us,
             partitions=self.settings.partitions,
         )
 
-    def ingest(self) -> OnlineIngest:
-        """The worker that writes the online store; the caller holds the lock of that role.
+    def ingest(self, ceiling: WriteCeiling | None = None) -> OnlineIngest:
+        """The worker that writes the online store, under a ceiling or none; the caller holds the lock of that role.
 
         Raises StoreError if the store has lost what a backfill brought to it.
         """
@@ -177,7 +185,7 @@ class Parts:
                 f"the online store lacks what was computed for group {lost[0]} before it was applied; compute it again "
                 f"with: headrace backfill {' '.join(lost)}"
             )
-        return OnlineIngest(self.plan, self.features, self.online, horizon_us=self.horizon_us)
+        return OnlineIngest(self.plan, self.features, self.online, horizon_us=self.horizon_us, ceiling=ceiling)
 
     def archive(self) -> ArchiveWorker:
         """The worker that writes the offline store; the caller holds the lock of that role."""
@@ -189,7 +197,8 @@ class Parts:
         """The runner of scheduled tables; `sources` replaces the configured ones."""
         from headrace.engines.batch.runner import BatchRunner
 
-        return BatchRunner(self.batch_engine(sources), self.features, self.clock)
+        folder = self.settings.state / "fingerprints"
+        return BatchRunner(self.batch_engine(sources), self.features, self.clock, folder=folder)
 
     def batch_engine(self, sources: dict[str, object] | None = None) -> DuckDBBatchEngine:
         """What runs their queries."""

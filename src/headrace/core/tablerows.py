@@ -69,6 +69,11 @@ def encode_table_rows(rows: TableRows) -> bytes:
     )
 
 
+def is_of_table(payload: bytes, table: str, version: str) -> bool:
+    """True if the batch is of that version of that table; tells without decoding its rows."""
+    return payload[1:].startswith(_pack([_FORMAT, table, version])[1:])
+
+
 def decode_table_rows(payload: bytes) -> TableRows:
     """Read what `encode_table_rows` wrote; raises SchemaError if the bytes are something else."""
     try:

@@ -28,11 +28,14 @@ from headrace.engines.stream.coalesce import join_deltas, may_join, reach_beyond
 from headrace.engines.stream.commits import TABLES, WINDOWS, Commit, GroupDelta, decode_commit
 from headrace.eventlog.base import EventLog, LogBatch
 from headrace.features.plan import ProjectPlan, TablePlan
+from headrace.ingestion.ceiling import WriteCeiling
 from headrace.stores.online.base import OnlineStore
 
 HORIZON_US = 600_000_000
 """As-of horizon: how far behind the newest event an online read is still answered exactly (design 4.3)."""
 _READ_AHEAD = 100
+GROUPS, ROWS = "groups", "tables"
+"""Who shares a ceiling of writes: windows of streams, and rows of tables."""
 _MOST_COMMITS = 1_000
 _COMMIT_BYTES = 160
 """A step applies commits of this size for each record that a write may hold, give or take one: no reader waits for the
@@ -45,10 +48,17 @@ class OnlineIngest:
     Attributes:
         position: what the store reflects.
         records_written: records written so far by this object.
+        held_back: the last step left something for the ceiling's sake.
     """
 
     def __init__(
-        self, plan: ProjectPlan, features: EventLog, store: OnlineStore, *, horizon_us: int = HORIZON_US
+        self,
+        plan: ProjectPlan,
+        features: EventLog,
+        store: OnlineStore,
+        *,
+        horizon_us: int = HORIZON_US,
+        ceiling: WriteCeiling | None = None,
     ) -> None:
         self._plan = plan
         self._features = features
@@ -66,6 +76,8 @@ class OnlineIngest:
         self._rows_read_to = self.position.tables
         self._rows_end = 0
         self.records_written = 0
+        self._ceiling = ceiling
+        self.held_back = False
 
     def step(self, max_commits: int = _MOST_COMMITS, *, until_us: int = MAX_US) -> int:
         """Apply what the feature log holds beyond the store's position; returns how many batches that were.
@@ -74,14 +86,14 @@ class OnlineIngest:
         store no longer stands where this object left it: begin anew, with a new one.
         """
         commits: list[LogBatch] = []
-        room = _COMMIT_BYTES * self._store.at_once
+        room = _COMMIT_BYTES * self._room(GROUPS)
         while room > 0 and len(commits) < max_commits:
             arrival = self.next_arrival_us
             if arrival is None or arrival > until_us:
                 break
             commits.append(self._ahead.popleft())
             room -= len(commits[-1].payload)
-        tables = self._rows_until(until_us)
+        tables = self._rows_until(until_us, self._room(ROWS))
         if commits or tables:
             try:
                 self._apply(commits, tables)
@@ -91,6 +103,9 @@ class OnlineIngest:
                 self._rows_ahead.clear()
                 self._read_to, self._rows_read_to = self.position.windows, self.position.tables
                 raise
+        if self._ceiling is not None:
+            self.held_back = self._waits(until_us)
+            self._ceiling.waiting(self.held_back)
         return len(commits) + len(tables)
 
     @property
@@ -105,11 +120,25 @@ class OnlineIngest:
             self._rows_end = self._features.end(TABLES, 0)
         return self._ahead[0].arrival_us if self._ahead else None
 
-    def _rows_until(self, until_us: int) -> list[LogBatch]:
-        """Batches of table rows that were appended up to `until_us`, as many as one step applies."""
+    def _room(self, writer: str) -> int:
+        """Records that a step may write of a kind."""
+        most = self._store.at_once
+        return most if self._ceiling is None else min(most, self._ceiling.room(writer))
+
+    def _waits(self, until_us: int) -> bool:
+        """True if something is left for the ceiling's sake."""
+        commit, rows = self.next_arrival_us, self._rows_ahead
+        assert self._ceiling is not None
+        return (commit is not None and commit <= until_us and not self._ceiling.room(GROUPS)) or (
+            (self._rows_read_to < self._rows_end or bool(rows and rows[0].arrival_us <= until_us))
+            and not self._ceiling.room(ROWS)
+        )
+
+    def _rows_until(self, until_us: int, room: int) -> list[LogBatch]:
+        """Batches of table rows that were appended up to `until_us`, `room` rows give or take a batch."""
         taken: list[LogBatch] = []
         rows = 0
-        while rows < self._store.at_once:
+        while rows < room:
             if not self._rows_ahead and self._rows_read_to < self._rows_end:
                 self._rows_ahead.extend(self._features.read(TABLES, 0, self._rows_read_to, self._store.at_once))
                 self._rows_read_to = self._rows_ahead[-1].end
@@ -149,6 +178,10 @@ class OnlineIngest:
         """Merge into the records that are touched, and write them with the position."""
         touched = chain(*[change.keys for change in changes], *[new.keys for new in by_table])
         keys = list(dict.fromkeys(touched))
+        if self._ceiling is not None:
+            rows = sum(len(new.keys) for new in by_table)
+            self._ceiling.spend(ROWS, min(rows, len(keys)))
+            self._ceiling.spend(GROUPS, max(len(keys) - rows, 0))
 
         def change(records: list[bytes | None], position: bytes) -> tuple[dict[bytes, bytes | None], bytes]:
             if position != self._stands_at:

@@ -264,7 +264,7 @@ def test_what_is_wrong_with_a_server_is_said_with_its_cure(tmp_path: Path) -> No
     server.ask("CONFIG", "SET", "save", "3600 1")
     assert [cure for _, cure in store.problems()] == ["set maxmemory-policy noeviction"]
     assert other.problems() == []
-    assert store.about() == f"Redis {server.info('redis_version')} at redis://127.0.0.1:{server.port}/0"
+    assert store.about() == f" in Redis {server.info('redis_version')}"
     server.ask("CONFIG", "SET", "maxmemory-policy", "noeviction")
     server.ask("CONFIG", "SET", "maxmemory", "1mb")
     with pytest.raises(Unreachable, match="is full: raise its maxmemory"):
@@ -297,3 +297,14 @@ def test_threads_share_a_store(opened: Callable[..., RedisOnlineStore]) -> None:
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+@pytest.mark.redis
+def test_threads_that_have_ended_leave_no_connection_behind(opened: Callable[..., RedisOnlineStore]) -> None:
+    store = opened()
+    for _ in range(150):
+        thread = threading.Thread(target=store.read, args=([b"a"],))
+        thread.start()
+        thread.join()
+    pool = store._servers._pool
+    assert pool._created_connections + len(pool._available_connections) < 10

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from headrace.features.plan import TablePlan
@@ -26,6 +27,15 @@ class BatchEngine(ABC):
         Raises NotFound for a source that does not exist, PlanError for a query that cannot be run, StoreError for a
         source that cannot be reached.
         """
+
+    def batches(
+        self, table: TablePlan, rows: int, *, now_us: int | None = None, since_us: int | None = None
+    ) -> Iterator[pa.Table]:
+        """What `run` returns in batches of about so many rows, at least one; an engine that can, reads as it goes.
+
+        To be read to its end before the engine is asked for anything else.
+        """
+        yield self.run(table, now_us=now_us, since_us=since_us)
 
     @abstractmethod
     def close(self) -> None:

@@ -73,7 +73,10 @@ def _unique(table: TablePlan, check: CheckSpec, params: dict[str, Any], rows: pa
         names = [part.name for part in table.key]
         if table.schema.time_field is not None:
             names.append(table.schema.time_field)
-    values = list(zip(*[_column(table, rows, name).to_pylist() for name in names], strict=True))
+    chosen = pa.table({str(index): _column(table, rows, name) for index, name in enumerate(names)})
+    if _all_differ(chosen):
+        return None
+    values = list(zip(*[column.to_pylist() for column in chosen.columns], strict=True))
     if len(set(values)) == len(values):
         return None
     often = {value for value, count in Counter(values).items() if count > 1}
@@ -81,6 +84,15 @@ def _unique(table: TablePlan, check: CheckSpec, params: dict[str, Any], rows: pa
     extra = len(values) - len(set(values))
     message = f"{extra} of {len(values)} rows repeat a combination of {', '.join(names)}, which should be unique"
     return CheckFailure(check, message, {"repeated": extra, "rows": len(values)}, _where(rows, doubled))
+
+
+def _all_differ(rows: pa.Table) -> bool:
+    """True only if no two rows are equal; types that cannot be grouped are looked at one by one."""
+    try:
+        groups = rows.group_by(rows.column_names, use_threads=False).aggregate([])
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
+        return False
+    return bool(groups.num_rows == rows.num_rows)
 
 
 def _in_range(table: TablePlan, check: CheckSpec, params: dict[str, Any], rows: pa.Table) -> CheckFailure | None:

@@ -11,7 +11,7 @@ DuckDB itself may open nothing: files come to it as Arrow, and a query is one SE
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,17 +99,39 @@ class DuckDBBatchEngine(BatchEngine):
         if table.query is None:
             raise PlanError(f"table {table.name} has no query; it is fed by put")
         now = self._clock.now_us() if now_us is None else now_us
-        sources = self._sources
-        if table.on is not None:
-            place = sources[table.on]
-            if place.is_database:
-                return self._databases.run(table, str(place.data), now_us=now, since_us=since_us)
-            if place.path is not None and place.path.is_dir():
-                sources = sources.within(place.path)
+        if table.on is not None and self._on_database(table):
+            place = self._sources[table.on]
+            return self._databases.run(table, str(place.data), now_us=now, since_us=since_us)
+        sources = self._sources_of(table)
         with self._lock:
             try:
-                return self._run(table, table.query.strip().rstrip(";"), sources, now, since_us)
+                plan, parameters = self._planned(table, table.query.strip().rstrip(";"), sources, now, since_us)
+                if plan.small:
+                    return _from_numpy(self._connection.execute(plan.statement, parameters).fetchnumpy())
+                return self._connection.sql(plan.statement, params=parameters).to_arrow_table()
             except duckdb.Error as error:
+                raise PlanError(f"the query of table {table.name} failed: {error}") from None
+
+    def batches(
+        self, table: TablePlan, rows: int, *, now_us: int | None = None, since_us: int | None = None
+    ) -> Iterator[pa.Table]:
+        """See BatchEngine. What runs in DuckDB is fetched as it goes; the result of a database comes whole."""
+        if table.query is None or since_us is not None or self._on_database(table):
+            yield self.run(table, now_us=now_us, since_us=since_us)
+            return
+        now = self._clock.now_us() if now_us is None else now_us
+        with self._lock:
+            try:
+                query = table.query.strip().rstrip(";")
+                plan, parameters = self._planned(table, query, self._sources_of(table), now, since_us)
+                reader = self._connection.sql(plan.statement, params=parameters).to_arrow_reader(rows)
+                none = True
+                for batch in reader:
+                    none = False
+                    yield pa.Table.from_batches([batch])
+                if none:
+                    yield reader.schema.empty_table()
+            except (duckdb.Error, pa.ArrowException) as error:
                 raise PlanError(f"the query of table {table.name} failed: {error}") from None
 
     def look(self, name: str) -> str:
@@ -131,7 +153,20 @@ class DuckDBBatchEngine(BatchEngine):
             self._connection.close()
             self._files.close()
 
-    def _run(self, table: TablePlan, query: str, sources: Sources, now: int, since: int | None) -> pa.Table:
+    def _on_database(self, table: TablePlan) -> bool:
+        return table.on is not None and self._sources[table.on].is_database
+
+    def _sources_of(self, table: TablePlan) -> Sources:
+        """The sources that a query names: with `on` a folder, the files in it."""
+        place = None if table.on is None else self._sources[table.on]
+        if place is None or place.path is None or not place.path.is_dir():
+            return self._sources
+        return self._sources.within(place.path)
+
+    def _planned(
+        self, table: TablePlan, query: str, sources: Sources, now: int, since: int | None
+    ) -> tuple[_Prepared, dict[str, int] | None]:
+        """A query made ready, and its parameters."""
         loaded = {name: self._load(name, table.on or "", sources) for name in self._names_in(table, query)}
         with_since = since is not None and table.schema.time_field is not None
         key = (query, table.on or "", with_since)
@@ -144,9 +179,7 @@ class DuckDBBatchEngine(BatchEngine):
         parameters = {"now": now} if plan.takes_now else {}
         if plan.takes_since and since is not None:
             parameters["since"] = since
-        if plan.small:
-            return _from_numpy(self._connection.execute(plan.statement, parameters or None).fetchnumpy())
-        return self._connection.sql(plan.statement, params=parameters or None).to_arrow_table()
+        return plan, parameters or None
 
     def _names_in(self, table: TablePlan, query: str) -> list[str]:
         if query not in self._names:

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def typed_columns(table: TablePlan, rows: pa.Table) -> dict[str, Column]:
+def typed_columns(table: TablePlan, rows: pa.Table, *, first: int = 0) -> dict[str, Column]:
     """The columns of the table's schema out of what its query returned; further ones are left aside.
+
+    `first` is the number of the first row among all that the query returned.
 
     Raises SchemaError, naming the column and the cure, if one is missing, has a type that cannot hold the field, or
     has a row that does not fit (null where none may be, infinite, a time out of range).
@@ -34,7 +36,8 @@ def typed_columns(table: TablePlan, rows: pa.Table) -> dict[str, Column]:
             row, reason = min(fitted.misfits.items())
             raise SchemaError(
                 f"table {table.name}: {len(fitted.misfits)} of {rows.num_rows} rows do not fit in column "
-                f'"{spec.name}", first row {row}: {reason}; leave such rows out in the query, or let it be null',
+                f'"{spec.name}", first row {first + row}: {reason}; leave such rows out in the query, or let it be '
+                "null",
                 field=spec.name,
             )
         columns[spec.name] = fitted.column

@@ -1,21 +1,27 @@
-"""Runs of batch tables: query, checks, then what is new goes to the topic of table rows as one batch."""
+"""Runs of batch tables: query, checks, then what is new goes to the topic of table rows.
+
+A row is new unless the last row written under its key and event time has the same values: writing it again would change
+no value that anyone reads, now or in the past. What is not new is left out here, before the log, so that the online and
+the offline store cannot differ in it.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import numpy as np
 
-from headrace.core.columns import Column, IntArray, nulls
+from headrace.core.columns import column_of, nulls
 from headrace.core.errors import CheckFailed, SchemaError
 from headrace.core.schema import Field
-from headrace.core.tablerows import TableRows, decode_table_rows, encode_table_rows
-from headrace.core.time import MAX_US, NULL_US, Clock
+from headrace.core.tablerows import TableRows, decode_table_rows, encode_table_rows, is_of_table
+from headrace.core.time import NULL_US, Clock
 from headrace.core.values import Misfit, read_value
 from headrace.engines.batch.base import BatchEngine
 from headrace.engines.batch.checks import CheckFailure, evaluate_checks
@@ -26,8 +32,20 @@ from headrace.features.plan import TablePlan
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_pack = msgspec.msgpack.Encoder().encode
+    from headrace.engines.batch.fingerprints import Fingerprints
+    from headrace.engines.batch.found import OwnedRows
+
+PIECE = 10_000
+"""Rows that are appended at once: whoever reads the topic can stop, or be held back, between any two pieces."""
+_STREAMED = 1_000_000
+"""Rows of a query that are in memory at a time, unless checks of the whole are declared."""
+_SMALL = 50_000
+_SAVED_FROM = 10_000
+"""Fingerprints of smaller tables are made from the log at each start."""
+_OF_ROWS = ("unique", "in_range")
+"""Checks that hold for each part of a table if they hold for all of it."""
 _Key = tuple[Any, ...]
+Progress = Callable[[int, int], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +54,8 @@ class BatchReport:
 
     `rows` came from the query; of them `unchanged` were as written before, `null_keys` had a null in their key and
     belong to nobody, `appended` were written. `checks` is the number of checks that held. `offset` is the offset of the
-    first row written, None if there is none.
+    first row written, None if there is none. `left` rows were new and not written: the run was asked to stop, and the
+    next one will find them.
     """
 
     table: str
@@ -46,63 +65,142 @@ class BatchReport:
     appended: int
     checks: int
     offset: int | None
+    left: int = 0
+
+
+@dataclass(slots=True)
+class RunTotals:
+    """Of all runs of a runner: rows read, found unchanged, written, and dead (a null in their key)."""
+
+    read: int = 0
+    unchanged: int = 0
+    written: int = 0
+    dead: int = 0
 
 
 class BatchRunner:
     """Brings rows of tables to the feature log. The only writer of batch rows; puts go through it too.
 
-    What was last written is remembered per key, event time and row as a digest (rebuilt from the log at the start), so
-    that a run writes only what is new. For a key remembered are the rows of the last run that returned it, and its
-    newest one. Thread-safe.
+    What was last written is remembered per key and event time as fingerprints, so that a run writes only what is new.
+    They are made from the log, and kept in `folder` so that the next process need not read all of it. Thread-safe; a
+    put does not wait for a run.
 
     Args:
         engine: runs the queries.
         log: the feature log.
         clock: gives the write time of rows that come live.
         topic: topic of table rows, one partition; created if absent.
+        folder: where fingerprints are kept; None: in memory alone.
+
+    Attributes:
+        totals: what the runs did since the start.
     """
 
-    def __init__(self, engine: BatchEngine, log: EventLog, clock: Clock, topic: str = "tables") -> None:
-        self._engine, self._log, self._clock, self._topic = engine, log, clock, topic
+    def __init__(
+        self, engine: BatchEngine, log: EventLog, clock: Clock, topic: str = "tables", *, folder: Path | None = None
+    ) -> None:
+        self._engine, self._log, self._clock, self._topic, self._folder = engine, log, clock, topic, folder
         if topic not in log.topics():
             log.create(topic, 1)
-        self._written: dict[tuple[str, str], dict[_Key, dict[int, bytes]]] = {}
-        self._whole: dict[tuple[str, str], bytes] = {}
-        self._next = log.begin(topic, 0)
+        self._states: dict[tuple[str, str], Fingerprints] = {}
+        self._whole: dict[tuple[str, str, str | None], tuple[bytes, int]] = {}
         self._lock = threading.RLock()
+        self.totals = RunTotals()
 
-    def run(self, table: TablePlan, *, since_us: int | None = None, backfill: bool = False) -> BatchReport:
+    def run(
+        self,
+        table: TablePlan,
+        *,
+        since_us: int | None = None,
+        backfill: bool = False,
+        where: str | None = None,
+        stop: Callable[[], bool] = lambda: False,
+        progress: Progress | None = None,
+    ) -> BatchReport:
         """Run the table's query now and append the rows that are new.
 
-        `since_us` limits a run to rows with a later event time. Rows of a backfill are available from their event time
-        plus the table's delay, others from now. Raises CheckFailed if a declared check does not hold and SchemaError if
-        the rows do not fit the table; then nothing is written and the old values stay.
+        `since_us` limits a run to rows with a later event time, `where`, an SQL condition on the columns that the query
+        returns, to a part of the table; of a part, checks of counts and shares say nothing and are left out. Rows of a
+        backfill are available from their event time plus the table's delay, others from now. `stop` is asked before
+        each piece is written. `progress` gets how many rows are read and how many written.
+
+        Raises CheckFailed if a declared check does not hold and SchemaError if the rows do not fit the table; then
+        nothing is written and the old values stay.
         """
-        rows = self._engine.run(table, now_us=self._clock.now_us(), since_us=since_us)
-        failures = evaluate_checks(table, rows)
+        asked = table if where is None else _part_of(table, where)
+        now_us = self._clock.now_us()
+        with self._lock:
+            if not asked.checks:
+                results = self._engine.batches(asked, _STREAMED, now_us=now_us, since_us=since_us)
+            else:
+                results = iter([self._engine.run(asked, now_us=now_us, since_us=since_us)])
+            return self._run(asked, results, backfill, since_us, where, now_us, stop, progress)
+
+    def _run(
+        self,
+        table: TablePlan,
+        results: Iterator[pa.Table],
+        backfill: bool,
+        since_us: int | None,
+        where: str | None,
+        now_us: int,
+        stop: Callable[[], bool],
+        progress: Progress | None,
+    ) -> BatchReport:
+        from headrace.engines.batch.found import Found
+
+        first, second = next(results), next(results, None)
+        failures = evaluate_checks(table, first) if table.checks else []
         if failures:
             raise CheckFailed(_told(table, failures))
-        with self._lock:
-            self._catch_up()
-            name, whole = (table.name, table.version), _whole_digest(rows) if since_us is None else b""
-            if whole and self._whole.get(name) == whole:
-                # The whole table reads as in the last run, and nobody has written to it since: nothing is new.
-                return BatchReport(table.name, rows.num_rows, rows.num_rows, 0, 0, len(table.checks), None)
-            report = self._write(table, typed_columns(table, rows), rows.num_rows, backfill=backfill)
-            self._whole[name] = whole
-            return report
+        state = self._caught_up(table)
+        name = (table.name, table.version, where)
+        small = since_us is None and second is None and first.num_rows <= _SMALL
+        whole = _whole_digest(first) if small else b""
+        last, dead = self._whole.get(name, (b"", 0))
+        if whole and last == whole:
+            # The whole reads as in the last run, and nobody has written to the table since: nothing is new.
+            self.totals.read += first.num_rows
+            self.totals.unchanged += first.num_rows - dead
+            self.totals.dead += dead
+            return BatchReport(table.name, first.num_rows, first.num_rows - dead, dead, 0, len(table.checks), None)
+        found = Found(table, state)
+        for rows in [first] if second is None else chain([first, second], results):
+            found.look(rows)
+            self.totals.read += rows.num_rows
+            if progress is not None:
+                progress(found.read, 0)
+        if found.torn:
+            again = self._engine.batches(table, _STREAMED, now_us=now_us, since_us=since_us)
+            found.look_again(again)
+        fresh = found.fresh()
+        offset, written = self._append_all(table, state, fresh, found.seen, backfill, stop, found.read, progress)
+        left = len(fresh.times) - written
+        self._save(table, state)
+        if whole and not left:
+            self._whole[name] = (whole, found.dead)
+        unchanged = found.read - found.dead - len(fresh.times)
+        self.totals.unchanged += unchanged
+        self.totals.dead += found.dead
+        return BatchReport(table.name, found.read, unchanged, found.dead, written, len(table.checks), offset, left)
 
     def put_rows(self, table: TablePlan, rows: Sequence[Mapping[str, Any]] | pa.Table) -> BatchReport:
         """Write rows given by a caller, as they come: each replaces the one before it even if nothing changed.
 
         Raises SchemaError, naming row and field, if one does not fit or has a null key; then nothing is written.
         """
+        from headrace.engines.batch.found import OwnedRows
+
         if isinstance(rows, Sequence):
             columns, n = put_columns(table, rows), len(rows)
         else:
             columns, n = typed_columns(table, rows), rows.num_rows
-        with self._lock:
-            return self._write(table, columns, n, put=True)
+        given = OwnedRows.of(table, columns, n)
+        if given.owned is not None:
+            raise SchemaError(f"table {table.name}: a row that is put has a null in its key; nothing was written")
+        ordered = given.in_order(table)
+        offset = self._append(ordered.as_written(table, slice(0, n), self._clock.now_us(), False))
+        return BatchReport(table.name, n, 0, 0, n, 0, offset)
 
     def delete_rows(
         self, table: TablePlan, keys: Sequence[Mapping[str, Any]], *, at_us: int | None = None
@@ -125,95 +223,101 @@ class BatchRunner:
             features,
             np.ones(n, np.bool_),
         )
-        with self._lock:
-            self._catch_up()
-            return BatchReport(table.name, n, 0, 0, n, 0, self._append(rows))
-
-    def _write(
-        self, table: TablePlan, columns: dict[str, Column], n: int, *, backfill: bool = False, put: bool = False
-    ) -> BatchReport:
-        self._catch_up()
-        keys = (
-            list(zip(*[columns[part.name].to_pylist() for part in table.key], strict=True)) if table.key else [()] * n
-        )
-        times = self._event_times(table, columns, n)
-        encoded = _encoded([columns[field.name] for field in table.features], n)
-        owned = [row for row in range(n) if None not in keys[row]]
-        if put and len(owned) < n:
-            raise SchemaError(f"table {table.name}: a row that is put has a null in its key; nothing was written")
-        order = sorted(owned, key=lambda row: (keys[row], times[row], encoded[row]))
-        written = self._written.setdefault((table.name, table.version), {})
-        fresh = order if put else _changed(order, keys, times, encoded, written)
-        offset = self._append(self._rows(table, columns, fresh, keys, times, backfill)) if fresh else None
-        if not put:
-            _forget(written, [(keys[row], times[row]) for row in order])
-        checks = 0 if put else len(table.checks)
-        return BatchReport(table.name, n, len(order) - len(fresh), n - len(owned), len(fresh), checks, offset)
-
-    def _event_times(self, table: TablePlan, columns: Mapping[str, Column], n: int) -> list[int]:
-        if table.schema.time_field is None:
-            return [NULL_US] * n
-        times: list[int] = columns[table.schema.time_field].values.tolist()
-        return times
-
-    def _rows(
-        self,
-        table: TablePlan,
-        columns: Mapping[str, Column],
-        chosen: list[int],
-        keys: list[_Key],
-        times: list[int],
-        backfill: bool,
-    ) -> TableRows:
-        at, n = np.array(chosen, np.int64), len(chosen)
-        event_time = np.array([times[row] for row in chosen], np.int64)
-        return TableRows(
-            table.name,
-            table.version,
-            n,
-            [keys[row] for row in chosen],
-            event_time,
-            _available(event_time, table.delay_us) if backfill else np.full(n, self._clock.now_us(), np.int64),
-            {field.name: columns[field.name].take(at) for field in table.features},
-            np.zeros(n, np.bool_),
-        )
+        return BatchReport(table.name, n, 0, 0, n, 0, self._append(rows))
 
     def _append(self, rows: TableRows) -> int | None:
         if not rows.n:
             return None
         (base,) = self._log.append([Append(self._topic, 0, encode_table_rows(rows), rows.n)])
-        if base == self._next:
-            self._remember(rows)
-            self._next = base + rows.n
         return base
 
-    def _catch_up(self) -> None:
-        """Remember what was appended since the last look, by whomever."""
-        while batches := self._log.read(self._topic, 0, self._next):
+    def _append_all(
+        self,
+        table: TablePlan,
+        state: Fingerprints,
+        rows: OwnedRows,
+        seen: Any,
+        backfill: bool,
+        stop: Callable[[], bool],
+        read: int,
+        progress: Progress | None,
+    ) -> tuple[int | None, int]:
+        """Append rows piece by piece and remember them; returns the offset of the first and how many were written."""
+        offset, written, alone = None, 0, True
+        n = len(rows.times)
+        while written < n and not stop():
+            piece = slice(written, min(written + PIECE, n))
+            base = self._append(rows.as_written(table, piece, self._clock.now_us(), backfill))
+            offset = base if offset is None else offset
+            alone = alone and base == state.offset
+            written = piece.stop
+            self.totals.written += piece.stop - piece.start
+            if alone:
+                state.offset = (base or 0) + piece.stop - piece.start
+            if progress is not None:
+                progress(read, written)
+        if alone:
+            state.write(rows.prints.take(np.arange(written)), seen if written == n else None)
+        # Else somebody wrote in between: what was appended is read from the log by the next run.
+        return offset, written
+
+    def _caught_up(self, table: TablePlan) -> Fingerprints:
+        """The fingerprints of the table with what was appended since the last look, by whomever."""
+        from headrace.engines.batch.fingerprints import Fingerprints, joined_prints, prints_of
+
+        name = (table.name, table.version)
+        state = self._states.get(name) or self._loaded(table) or Fingerprints(self._log.begin(self._topic, 0))
+        self._states[name] = state
+        found = []
+        at = state.offset
+        while batches := self._log.read(self._topic, 0, at):
             for batch in batches:
-                self._remember(decode_table_rows(batch.payload))
-                self._next = batch.end
+                at = batch.end
+                if not is_of_table(batch.payload, table.name, table.version):
+                    continue
+                rows = decode_table_rows(batch.payload)
+                parts = list(zip(*rows.keys, strict=True))
+                keys = [column_of(part.dtype, list(values)) for part, values in zip(table.key, parts, strict=False)]
+                features = [rows.columns[field.name] for field in table.features]
+                found.append(prints_of(keys, rows.event_time_us, features, rows.deleted))
+        if found:
+            for digest in [key for key in self._whole if key[:2] == name]:
+                del self._whole[digest]
+            state.write(joined_prints(found))
+        state.offset = at
+        return state
 
-    def _remember(self, rows: TableRows) -> None:
-        written = self._written.setdefault((rows.table, rows.version), {})
-        self._whole.pop((rows.table, rows.version), None)
-        for key, time, row in zip(rows.keys, rows.event_time_us.tolist(), _digests(rows), strict=True):
-            written.setdefault(key, {})[time] = row
+    def _loaded(self, table: TablePlan) -> Fingerprints | None:
+        from headrace.engines.batch.fingerprints import Fingerprints
+
+        state = None if self._folder is None else Fingerprints.load(_file(self._folder, table))
+        return state if state is not None and state.arrival_us == self._arrival_below(state.offset) else None
+
+    def _arrival_below(self, offset: int) -> int:
+        """When the log took the batch that ends at `offset`; 0 if none does: the log lost its end, or is another."""
+        if not self._log.begin(self._topic, 0) < offset <= self._log.end(self._topic, 0):
+            return 0
+        last = self._log.read(self._topic, 0, offset - 1, 1)
+        return last[0].arrival_us if last and last[0].end == offset else 0
+
+    def _save(self, table: TablePlan, state: Fingerprints) -> None:
+        if self._folder is None or len(state) < _SAVED_FROM:
+            return
+        arrival_us = self._arrival_below(state.offset)
+        if arrival_us and arrival_us != state.arrival_us:
+            state.arrival_us = arrival_us
+            state.save(_file(self._folder, table))
 
 
-def _changed(
-    order: list[int],
-    keys: list[_Key],
-    times: list[int],
-    encoded: list[bytes],
-    written: Mapping[_Key, Mapping[int, bytes]],
-) -> list[int]:
-    """Rows that differ from what stands under their key and event time; of several in one run the last one stands."""
-    last = {(keys[row], times[row]): row for row in order}
-    same = {
-        place for place, row in last.items() if written.get(place[0], {}).get(place[1]) == _digest(encoded[row])
-    }  # fmt: skip
-    return [row for row in order if (keys[row], times[row]) not in same]
+def _part_of(table: TablePlan, where: str) -> TablePlan:
+    """The table as if its query returned only rows that fulfil a condition."""
+    query = (table.query or "").strip().rstrip(";")
+    checks = tuple(check for check in table.checks if check.kind in _OF_ROWS)
+    return replace(table, query=f"SELECT * FROM (\n{query}\n) AS part WHERE ({where})", checks=checks)
+
+
+def _file(folder: Path, table: TablePlan) -> Path:
+    return folder / f"{table.name}-{table.version}"
 
 
 def _key_of(table: TablePlan, index: int, given: Mapping[str, Any]) -> _Key:
@@ -224,35 +328,6 @@ def _key_of(table: TablePlan, index: int, given: Mapping[str, Any]) -> _Key:
         return tuple(read_value(given[part.name], Field(part.name, part.dtype)) for part in table.key)
     except Misfit as misfit:
         raise SchemaError(f"table {table.name}, row {index}: {misfit}; nothing was written") from None
-
-
-def _forget(written: dict[_Key, dict[int, bytes]], seen: list[tuple[_Key, int]]) -> None:
-    """Keep, for each key of a run, the rows that the run returned and the newest one."""
-    returned: dict[_Key, set[int]] = {}
-    for key, time in seen:
-        returned.setdefault(key, set()).add(time)
-    for key, times in returned.items():
-        held = written.get(key)
-        if held is not None and len(held) > len(times):
-            newest = max(held)
-            written[key] = {time: row for time, row in held.items() if time in times or time == newest}
-
-
-def _available(event_time: IntArray, delay_us: int) -> IntArray:
-    """Event time plus delay; a row that is always true is available from ever."""
-    return np.where(event_time == NULL_US, NULL_US, np.minimum(event_time, MAX_US) + delay_us).astype(np.int64)
-
-
-def _encoded(columns: Sequence[Column], n: int) -> list[bytes]:
-    """The features of each row as bytes: what is compared, and the last criterion of the write order."""
-    lists = [column.to_pylist() for column in columns]
-    return [_pack(row) for row in zip(*lists, strict=True)] if columns else [b""] * n
-
-
-def _digests(rows: TableRows) -> list[bytes]:
-    """Digests of the rows of a batch; a deletion has one that no row has."""
-    encoded = _encoded(list(rows.columns.values()), rows.n)
-    return [b"" if gone else _digest(row) for row, gone in zip(encoded, rows.deleted.tolist(), strict=True)]
 
 
 def _whole_digest(rows: pa.Table) -> bytes:
@@ -267,10 +342,6 @@ def _whole_digest(rows: pa.Table) -> bytes:
     return digest.digest()
 
 
-def _digest(row: bytes) -> bytes:
-    return hashlib.blake2b(row, digest_size=12).digest()
-
-
 def _told(table: TablePlan, failures: list[CheckFailure]) -> str:
     parts = [
         failure.message + (f", such as {failure.examples[0]}" if failure.examples else "") for failure in failures
@@ -278,4 +349,4 @@ def _told(table: TablePlan, failures: list[CheckFailure]) -> str:
     return f"table {table.name}: {'; '.join(parts)}. Nothing was written, the values before it stay"
 
 
-__all__ = ["BatchReport", "BatchRunner"]
+__all__ = ["BatchReport", "BatchRunner", "RunTotals"]

@@ -47,6 +47,11 @@ class _Checkpoint(msgspec.Struct):
     states: dict[str, list[_SavedPartition]]
 
 
+def checkpoint_positions(file: Path) -> dict[str, list[int]]:
+    """Offsets by stream and partition below which a restart reads nothing again; empty if there is no checkpoint."""
+    return msgspec.msgpack.decode(file.read_bytes(), type=_Checkpoint).positions if file.exists() else {}
+
+
 class ComputeWorker:
     """Reads every stream of a project, raw and derived, computes, and appends commits to the feature log.
 

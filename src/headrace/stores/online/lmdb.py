@@ -166,14 +166,31 @@ def _put(
     order: Sequence[bytes] | None = None,
 ) -> None:
     """Write records in the order of their keys, which is `order` where it is known."""
-    for key in sorted(latest) if order is None else order:
-        record = latest[key]
-        if record is None:
-            txn.delete(key)
-        else:
-            txn.put(key, record)
+    keys = sorted(latest) if order is None else order
+    cursor = txn.cursor()
+    # A first load comes in order: records beyond all others are appended, with no search and to full pages. The
+    # position, which lies behind them, makes room.
+    append = position is not None and _beyond_all(cursor, keys)
+    if append:
+        txn.delete(_POSITION)
+    items = [(key, record) for key in keys if (record := latest[key]) is not None]
+    cursor.putmulti(items, append=append)
+    if len(items) < len(keys):
+        for key in keys:
+            if latest[key] is None:
+                txn.delete(key)
     if position is not None:
         txn.put(_POSITION, position)
+
+
+def _beyond_all(cursor: lmdb.Cursor[bytes], keys: Sequence[bytes]) -> bool:
+    """True if all of the sorted keys are greater than those of every record."""
+    if not keys:
+        return False
+    found = cursor.last()
+    if found and cursor.key() == _POSITION:
+        found = cursor.prev()
+    return not found or cursor.key() < keys[0]
 
 
 def _snapshot(shared: SharedEnvironment) -> lmdb.Transaction[bytes]:
