@@ -14,7 +14,7 @@ from headrace.features.expr import Expr
 from headrace.features.group import GroupDefinition
 from headrace.features.keys import bind_key
 from headrace.features.lists import list_size
-from headrace.features.lower import NOT_YET, dtype_of, lower, lower_conditions, lower_event
+from headrace.features.lower import dtype_of, lower, lower_conditions, lower_event
 from headrace.features.nodes import Call, ColumnRef, Node
 from headrace.features.plan import (
     AggregateSpec,
