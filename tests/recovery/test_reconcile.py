@@ -143,7 +143,7 @@ def test_what_is_ingested_meanwhile_is_neither_taken_for_damage_nor_undone(lived
     sound = dict(lived.online.scan())
     damaged = sorted(dict(store.scan()))[::2]
     store.write([(key, None) for key in damaged[::2]], store.position())
-    flipped = [(key, bytes([record[-1] ^ 1]) + record[1:]) for key, record in store.scan() if key in damaged[1::2]]
+    flipped = [(key, record[:-1] + bytes([record[-1] ^ 1])) for key, record in store.scan() if key in damaged[1::2]]
     store.write(flipped, store.position())
     reconciler = lived.reconciler(store)
     store.meanwhile = [OnlineIngest(PROJECT, lived.shop.features, store, horizon_us=HORIZON_US)]
