@@ -19,7 +19,7 @@ from confluent_kafka import TopicPartition
 from headrace.core.errors import LogError, LogUnreachable
 from headrace.core.time import Clock
 from headrace.eventlog.base import Append, EventLog, LogBatch
-from headrace.eventlog.checks import check_count, check_name, check_partitions, no_topic
+from headrace.eventlog.checks import check_base, check_count, check_name, check_partitions, no_topic
 from headrace.eventlog.kafka.batches import APPEND, ARRIVAL, BASE, COUNT, LAST, BatchPartition, SharedProbe, Tail
 from headrace.eventlog.kafka.cluster import KafkaAddress, KafkaCluster, kafka_name, own_name
 from headrace.eventlog.kafka.groups import GroupOffsets
@@ -137,6 +137,7 @@ class KafkaEventLog(EventLog):
         for index, item in enumerate(items):
             key = (item.topic, item.partition)
             tail = tails.get(key) or self._tails.get(key) or self._partition(*key).tail()
+            check_base(*key, item.base, tail.end)
             arrival = max(now, tail.arrival_us)
             tails[key] = Tail(tail.end + item.count, arrival)
             bases.append(tail.end)

@@ -96,6 +96,8 @@ class KafkaRawLog(EventLog):
         for item in items:
             check_count(item.topic, item.partition, item.count)
             self._partition(item.topic, item.partition)
+            if item.base is not None:
+                raise LogError(f"{item.topic} has many writers: an event there cannot demand offset {item.base}")
         named = [(self._kafka_name(item.topic), item, self._records[item.topic]) for item in items]
         return self._writer.append(named)
 
