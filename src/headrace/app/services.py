@@ -148,12 +148,14 @@ class ScheduleLayer(Layer):
     name = "schedule"
 
     def __init__(self, parts: Parts) -> None:
+        from headrace.app.reconciling import reconciler
         from headrace.app.schedules import project_scheduler, sources_of
         from headrace.orchestration.jobs import RunControl
 
         self._runner = parts.batch(sources_of(parts))
         control = RunControl(lambda: self.stopping(), lambda: self.alive())
-        self._scheduler, self._at_start = project_scheduler(parts, self._runner, control)
+        self._reconciler = reconciler(parts)
+        self._scheduler, self._at_start = project_scheduler(parts, self._runner, control, self._reconciler)
         self._clock = parts.clock
         self._ran = 0
         self._pause_s, self._again_at = 0.0, 0.0
@@ -195,6 +197,8 @@ class ScheduleLayer(Layer):
             "rows_unchanged": rows.unchanged,
             "rows_written": rows.written,
             "rows_dead": rows.dead,
+            "reconciled": self._reconciler.totals.compared,
+            "repaired": self._reconciler.totals.repaired,
         }
 
     def finish(self, *, drain: bool) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from headrace.eventlog.base import EventLog
     from headrace.ingestion.archive import ArchiveWorker
     from headrace.ingestion.ceiling import WriteCeiling
+    from headrace.ingestion.expected import Expected
     from headrace.ingestion.materialize import OnlineIngest
     from headrace.ingestion.publisher import Publisher
     from headrace.registry.base import ModelRegistry
@@ -210,6 +211,15 @@ class Parts:
         engine = DuckDBBatchEngine(chosen, self.clock, folder=self.settings.folder / "data", objects=objects)
         self._opened.append(engine)
         return engine
+
+    def expected(self) -> Expected:
+        """What computes from archive and log what the online store should hold."""
+        from headrace.ingestion.expected import Expected
+        from headrace.stores.online.memory import MemoryOnlineStore
+
+        return Expected(
+            self.plan, self.raw, self.features, self.offline, self.past, MemoryOnlineStore, horizon_us=self.horizon_us
+        )
 
     def reader(self, view: str) -> OnlineReader:
         """An online reader of a view, for one thread."""
