@@ -184,8 +184,8 @@ class ComputeWorker:
             held = len(self.positions[name])
             if held != len(target):
                 raise LogError(
-                    f"topic {name} has {held} partitions now, and had {len(target)} when it was last computed: keys and "
-                    f"ids would change their partitions; publish to a stream of another name"
+                    f"topic {name} has {held} partitions now, and had {len(target)} when it was last computed: "
+                    f"keys and ids would change their partitions; publish to a stream of another name"
                 )
             for partition, end in enumerate(target):
                 at = begin[name][partition] if name in begin else self._raw.begin(name, partition)
