@@ -11,10 +11,10 @@ import sqlalchemy as sa
 from tests.services import address
 
 
-def engine(url: str | None = None) -> sa.Engine:
-    """A plain client; of the server of `make services` unless told otherwise."""
-    text = url or address("postgres")
-    return sa.create_engine(text.replace("postgresql://", "postgresql+psycopg://"), poolclass=sa.NullPool)
+def engine(url: str, *, pooled: bool = False) -> sa.Engine:
+    """A plain client; `pooled`: the caller disposes of it."""
+    text = url.replace("postgresql://", "postgresql+psycopg://")
+    return sa.create_engine(text, poolclass=None if pooled else sa.NullPool)
 
 
 @contextmanager

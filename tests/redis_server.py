@@ -107,3 +107,44 @@ def watched(folder: Path, primary: RedisServer, name: str) -> RedisServer:
         lines.append(f"sentinel auth-pass {name} {primary.password}")
     config.write_text("\n".join([*lines, f"sentinel failover-timeout {name} 2000", ""]))
     return RedisServer(folder, str(config), "--sentinel").start()
+
+
+def clustered(folder: Path, nodes: int = 3) -> list[RedisServer]:
+    """A cluster of primaries, each with a share of the slots."""
+    options = ("--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf", "--appendonly", "yes")
+    servers = [RedisServer(folder / f"node{number}", *options).start() for number in range(nodes)]
+    share = -(-16384 // nodes)
+    for number, server in enumerate(servers):
+        server.ask("CLUSTER", "ADDSLOTSRANGE", number * share, min((number + 1) * share, 16384) - 1)
+        server.ask("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+    for server in servers[1:]:
+        servers[0].ask("CLUSTER", "MEET", "127.0.0.1", server.port)
+    for server in servers:
+        until(lambda server=server: b"cluster_state:ok" in _cluster_info(server))  # type: ignore[misc]
+        until(lambda server=server: len(_shards(server)) == nodes)  # type: ignore[misc]
+    return servers
+
+
+def _cluster_info(server: RedisServer) -> bytes:
+    with redis.Redis(port=server.port) as client:
+        return b"cluster_state:ok" if client.execute_command("CLUSTER INFO")["cluster_state"] == "ok" else b""
+
+
+def _shards(server: RedisServer) -> Any:
+    with redis.Redis(port=server.port) as client:
+        return client.execute_command("CLUSTER SLOTS")
+
+
+def move_a_slot(nodes: list[RedisServer], held: bytes) -> int:
+    """Move the slot of some key whose name has `held` from the first node to the second; returns its keys."""
+    first, second = nodes[0], nodes[1]
+    name = next(key for key in first.ask("KEYS", "*") if held in key)
+    slot = first.ask("CLUSTER KEYSLOT", name)
+    ids = [node.ask("CLUSTER MYID").decode() for node in (first, second)]
+    second.ask("CLUSTER SETSLOT", slot, "IMPORTING", ids[0])
+    first.ask("CLUSTER SETSLOT", slot, "MIGRATING", ids[1])
+    keys = first.ask("CLUSTER GETKEYSINSLOT", slot, 10_000)
+    first.ask("MIGRATE", "127.0.0.1", second.port, "", 0, 5000, "KEYS", *keys)
+    for node in (second, first, *nodes[2:]):
+        node.ask("CLUSTER SETSLOT", slot, "NODE", ids[1])
+    return len(keys)

@@ -100,10 +100,6 @@ MUTANTS = (
         "registers[place] = max(registers[place], rank)", "registers[place] = rank", GROWING,
     ),
     Mutant(
-        "growing states: sums are not settled", "aggregations/growing.py",
-        "        settle(lane, 0, kind, SUMS)\n", "", GROWING,
-    ),
-    Mutant(
         "growing states: free digits of a moment are cut off twice", "aggregations/moments.py",
         "s3[3 * free :]", "s3[2 * free :]", GROWING,
     ),

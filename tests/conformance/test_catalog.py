@@ -45,18 +45,19 @@ class TestCatalogOnPostgres(CatalogTests):
     @pytest.fixture(autouse=True)
     def _database(self) -> Iterator[None]:
         with database() as self.url:
+            self.plain = engine(self.url, pooled=True)
             yield
+            self.plain.dispose()
 
     def opener(self, place: Path) -> Callable[[], Catalog]:
         return partial(Catalog, f"{self.url}?schema={place.name}", SimulatedClock(1))
 
     def execute(self, place: Path, statement: str) -> list[Any]:
-        found = engine(self.url)
-        _execute(found, f"CREATE SCHEMA IF NOT EXISTS {place.name}")
-        return _execute(found, f"SET LOCAL search_path TO {place.name}", statement)
+        schema = f"CREATE SCHEMA IF NOT EXISTS {place.name}"
+        return _execute(self.plain, schema, f"SET LOCAL search_path TO {place.name}", statement)
 
     def inspect(self, place: Path) -> tuple[sa.Inspector, str | None]:
-        return sa.inspect(engine(self.url)), place.name
+        return sa.inspect(self.plain), place.name
 
     def test_environments_share_a_database(self) -> None:
         opened = {env: Catalog(self.url, SimulatedClock(1), env=env) for env in ("default", "prod", "Test-2")}

@@ -18,11 +18,12 @@ from headrace.testing.eventlog import DurableEventLogTests, UnrulyClock
 from tests.services import address
 
 pytestmark = pytest.mark.kafka
+_RUN = uuid.uuid4()
 
 
 def address_of(place: Path) -> KafkaAddress:
     """An address whose prefix belongs to this folder alone."""
-    project = f"test-{uuid.uuid5(uuid.NAMESPACE_URL, str(place)).hex}"
+    project = f"test-{uuid.uuid5(_RUN, str(place)).hex}"
     return parse_address(f"{address('kafka')}/{project}", "log", {"compression.type": "none"})
 
 

@@ -6,6 +6,7 @@ import json
 import random
 import uuid
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def block_of(batches: list[LogBatch], schema: Schema = SCHEMA) -> EventBlock:
     joined = decode_joined([batch.payload for batch in batches], schema)
     apart = concat_blocks([decode_block(batch.payload, schema) for batch in batches])
     assert_equal(joined, apart)
-    for batch, after in zip(batches, batches[1:], strict=False):
+    for batch, after in pairwise(batches):
         assert batch.end == after.base
         assert batch.arrival_us <= after.arrival_us
     return joined
@@ -260,9 +261,7 @@ def test_what_fitted_when_it_was_published_fits_after_the_schema_has_changed(
 def test_arrival_is_the_brokers_time_and_the_same_from_wherever_one_reads(log: KafkaRawLog, tmp_path: Path) -> None:
     for number in range(6):
         appended(log, [row(number), row(10 + number)])
-    whole = {
-        offset: batch.arrival_us for batch in log.read("deed", 0, 0) for offset in range(batch.base, batch.end)
-    }
+    whole = {offset: batch.arrival_us for batch in log.read("deed", 0, 0) for offset in range(batch.base, batch.end)}
     assert min(whole.values()) > 1_700_000_000_000_000
     again = KafkaRawLog(address_of(tmp_path), SimulatedClock(5), {"deed": ()})
     for offset in reversed(range(12)):
@@ -287,9 +286,7 @@ def test_arrival_does_not_go_back_where_the_times_of_messages_do(
     mapped = KafkaRawLog(address_of(tmp_path), SimulatedClock(5), {"theirs": ()}, {"theirs": name})
     assert mapped.topics()["theirs"] == 1
     mapped.create("theirs", 1)
-    arrivals = [
-        (batch.arrival_us // 1_000 - base) for batch in mapped.read("theirs", 0, 0) for _ in range(batch.count)
-    ]
+    arrivals = [(batch.arrival_us // 1_000 - base) for batch in mapped.read("theirs", 0, 0) for _ in range(batch.count)]
     assert arrivals == [5, 9, 9, 9, 9, 12, 12]
     for offset in (6, 2, 3, 5, 0, 4, 1):
         batch = mapped.read("theirs", 0, offset, 1)[0]
@@ -340,3 +337,19 @@ def test_the_rest_of_the_port(log: KafkaRawLog, tmp_path: Path) -> None:
     with pytest.raises(LogError, match="closed"):
         log.end("deed", 0)
     assert parse_address("kafka://h:1/p", "e").below("raw").prefix == "p.e.raw"
+
+
+def test_a_password_opens_the_log_and_a_wrong_one_is_refused_untold() -> None:
+    server = address("kafka_sasl").removeprefix("kafka://")
+    options, project = "security.protocol=SASL_PLAINTEXT", f"test-{uuid.uuid4().hex}"
+    right = parse_address(f"kafka://headrace:secret-of-the-tests@{server}/{project}?{options}", "e")
+    log = KafkaRawLog(right, SimulatedClock(5), {"deed": ("id",)})
+    log.create("deed")
+    assert appended(log, [row(1)]) == [0]
+    log.close()
+    wrong = parse_address(f"kafka://headrace:wrong-guess@{server}/{project}?{options}", "e")
+    log = KafkaRawLog(wrong, SimulatedClock(5), {"deed": ("id",)})
+    with pytest.raises(LogError, match=r"refused.*look at the rights") as refused:
+        log.topics()
+    assert "wrong-guess" not in str(refused.value)
+    log.close()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -40,10 +40,11 @@ from headrace.retrieval.history import HistoryReader, ServedAt, served_at
 from headrace.retrieval.online import OnlineReader
 from headrace.retrieval.rows import FeatureBlock
 from headrace.stores.offline.memory import MemoryOfflineStore
+from headrace.stores.online.base import Change, Revision
 from headrace.stores.online.memory import MemoryOnlineStore
 from headrace.testing import strategies
 from headrace.testing.oracle import RawEvent, group_row, judge
-from tests.properties.world import ASKED_AT, batches, differing
+from tests.properties.world import ASKED_AT, SOME, batches, differing
 
 SEEDS = st.integers(0, 2**32 - 1)
 HORIZONS_S = st.sampled_from((0, 1, 600, 86_400))
@@ -72,11 +73,11 @@ class MortalStore(MemoryOnlineStore):
         super().__init__()
         self.fuse = fuse
 
-    def write(self, records: Sequence[tuple[bytes, bytes | None]], position: bytes) -> None:
+    def update(self, keys: Sequence[bytes], change: Change) -> None:
         self.fuse.write()
-        super().write(records, position)
+        super().update(keys, change)
 
-    def revise(self, keys: Sequence[bytes], change: Callable[[list[bytes | None]], Any]) -> None:
+    def revise(self, keys: Sequence[bytes], change: Revision) -> None:
         self.fuse.write()
         super().revise(keys, change)
 
@@ -90,9 +91,9 @@ class MortalCatalog(Catalog):
         self.fuse.write()
         super().set_setting(name, value)
 
-    def apply(self, records: Any) -> Any:
+    def apply(self, records: Any, **more: Any) -> Any:
         self.fuse.write()
-        return super().apply(records)
+        return super().apply(records, **more)
 
 
 class World:
@@ -210,6 +211,7 @@ def shown(block: FeatureBlock, row: int, group: GroupPlan) -> dict[str, Any]:
     return {name: values[f"{group.name}__{name}"] for name in group.order}
 
 
+@SOME
 @given(cases(), HORIZONS_S, SEEDS, st.data())
 def test_values_are_those_of_the_groups_own_positions(
     case: tuple[StreamPlan, list[RawEvent], list[GroupPlan]], horizon_s: int, seed: int, data: st.DataObject
@@ -225,7 +227,7 @@ def test_values_are_those_of_the_groups_own_positions(
     answers: list[tuple[ViewPlan, Any, FeatureBlock]] = []
     with (
         tempfile.TemporaryDirectory() as folder,
-        mock.patch.object(backfill, "SERVED_PIECE", rng.choice((2, 7, 50_000))),
+        mock.patch.object(MortalStore, "at_once", rng.choice((10, 35, 50_000))),
         mock.patch.object(backfill, "PIECE", rng.choice((13, 250_000))),
         mock.patch.object(layout, "_fewest", (lambda *_: 1) if rng.random() < 0.5 else layout._fewest),
     ):

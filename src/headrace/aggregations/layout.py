@@ -3,111 +3,44 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 from functools import cached_property
 from math import gcd
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from headrace.aggregations import decayed, nested
 from headrace.aggregations import growing as gr
 from headrace.aggregations import kernel as k
 from headrace.aggregations import lanes as ln
+from headrace.aggregations import nested
 from headrace.aggregations import window_rows as wr
 from headrace.aggregations.exact import WORK_WORDS
-from headrace.aggregations.kept import KEPT_WORDS
-from headrace.aggregations.limits import DISTINCT_CAP
+from headrace.aggregations.group_tables import (
+    BY_ORDER,
+    CODES,
+    VALUES,
+    Aggregate,
+    Group,
+    growing_table,
+    is_nested,
+    is_text_extreme,
+    kept_table,
+    kind_of,
+    nested_table,
+    param_of,
+    sorted_reads,
+    text_keys,
+    window_of,
+)
 from headrace.aggregations.tiles import ALWAYS, LEVEL_AGE
 from headrace.core.columns import BoolArray, IntArray
 from headrace.core.schema import DType
 from headrace.core.time import NULL_US, US_PER_DAY
 
-_CODES: dict[str, tuple[int, int]] = {
-    "count": (k.COUNT, 0),
-    "sum": (k.SUM, ln.SUMS),
-    "mean": (k.MEAN, ln.SUMS),
-    "min": (k.MIN, ln.LEAST),
-    "max": (k.MAX, ln.MOST),
-    "first": (k.FIRST, ln.EDGES),
-    "last": (k.LAST, ln.EDGES),
-    "share": (k.SHARE, ln.TRUES),
-    "any": (k.ANY, ln.TRUES),
-    "all": (k.ALL, ln.TRUES),
-    "var": (k.VAR, ln.SUMS | ln.SQUARES),
-    "std": (k.STD, ln.SUMS | ln.SQUARES),
-    "time_since_last": (k.SINCE_LAST, ln.EDGES),
-    "time_since_first": (k.SINCE_FIRST, ln.EDGES),
-    "rate": (wr.RATE, ln.SUMS),
-    "quantile": (wr.QUANTILE, 0),
-    "skewness": (wr.SKEWNESS, 0),
-    "n_unique": (wr.N_UNIQUE, 0),
-    "approx_n_unique": (wr.APPROX_N_UNIQUE, 0),
-    "most_frequent": (wr.MOST_FREQUENT, 0),
-    "decayed_sum": (decayed.DECAYED_SUM, 0),
-    "decayed_count": (decayed.DECAYED_COUNT, 0),
-    "decayed_mean": (decayed.DECAYED_MEAN, 0),
-}
-_NESTED = {
-    "first_n": nested.FIRST_N,
-    "last_n": nested.LAST_N,
-    "histogram": nested.HISTOGRAM,
-    "top_k": nested.TOP_K,
-}
-_BY = {
-    "count": nested.BY_COUNT,
-    "sum": nested.BY_SUM,
-    "mean": nested.BY_MEAN,
-    "min": nested.BY_MIN,
-    "max": nested.BY_MAX,
-}
-
-
 VALIDITY = -1
 """Instead of the number of an element: the words that say which rows of an input have a value."""
-
-
-class _Input(Protocol):
-    @property
-    def dtype(self) -> DType: ...
-    @property
-    def size(self) -> int | None: ...
-
-
-class _Aggregate(Protocol):
-    """What the layout needs to know of `features.plan.AggregateSpec` (the plan lies above this package)."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def kind(self) -> str: ...
-    @property
-    def input(self) -> int | None: ...
-    @property
-    def where(self) -> int | None: ...
-    @property
-    def window_us(self) -> int | None: ...
-    @property
-    def hop_us(self) -> int: ...
-    @property
-    def delay_us(self) -> int: ...
-    @property
-    def dtype(self) -> DType: ...
-    @property
-    def params(self) -> tuple[tuple[str, Any], ...]: ...
-    @property
-    def by(self) -> int | None: ...
-
-
-class _Group(Protocol):
-    @property
-    def inputs(self) -> tuple[_Input, ...]: ...
-    @property
-    def aggregates(self) -> tuple[_Aggregate, ...]: ...
-    @property
-    def resolution_us(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -230,7 +163,7 @@ class GroupLayout:
         return {}
 
 
-def layout_of(group: _Group) -> GroupLayout:
+def layout_of(group: Group) -> GroupLayout:
     """Lay out a group; equal plans give equal layouts."""
     columns: list[tuple[int, int]] = []
     first_column: list[int] = []
@@ -239,10 +172,10 @@ def layout_of(group: _Group) -> GroupLayout:
         columns += [(index, element) for element in range(spec.size or 1)]
         if spec.dtype is DType.INT:
             columns.append((index, VALIDITY))
-    windows = sorted({_window(a) for a in group.aggregates})
-    listed = [a for a in group.aggregates if _is_nested(a)]
+    windows = sorted({window_of(a) for a in group.aggregates})
+    listed = [a for a in group.aggregates if is_nested(a)]
     # Each element of a list is aggregated by itself, like a column of its own.
-    plain = [(a, element) for a in group.aggregates if not _is_nested(a) for element in range(_elements(group, a))]
+    plain = [(a, element) for a in group.aggregates if not is_nested(a) for element in range(_elements(group, a))]
     lane_ids: dict[tuple[int, int, int, int], int] = {}
     for a, element in plain:
         lane_ids.setdefault(_lane_of(group, a, element), len(lane_ids))
@@ -253,8 +186,8 @@ def layout_of(group: _Group) -> GroupLayout:
     features = []
     for a, element in plain:
         lane = lane_ids[_lane_of(group, a, element)]
-        kind = ln.ROWS if a.input is None else _kind(group.inputs[a.input].dtype)
-        code, ops = _CODES[a.kind]
+        kind = ln.ROWS if a.input is None else kind_of(group.inputs[a.input].dtype)
+        code, ops = CODES[a.kind]
         ops = 0 if kind == ln.ROWS and a.kind == "rate" else ops
         if a.kind == "count" and a.input is not None:
             code = k.COUNT_VALID
@@ -265,22 +198,22 @@ def layout_of(group: _Group) -> GroupLayout:
         lanes[lane, k.LANE_VALIDITY] = -1 if kind != ln.NULLABLE_INT else lanes[lane, k.LANE_COLUMN] + 1
         if a.window_us is None:
             lifetime_edges[lane] |= ops & ln.EDGES != 0
-            if code < wr.RATE and not _is_text_extreme(group, a):
+            if code < wr.RATE and not is_text_extreme(group, a):
                 base_of.setdefault(lane, 0)
-        window = windows.index(_window(a))
-        boolean = int(a.dtype is DType.BOOL and code in _VALUES)
+        window = windows.index(window_of(a))
+        boolean = int(a.dtype is DType.BOOL and code in VALUES)
         name, dtype = a.name, a.dtype
         if dtype is DType.LIST:
             # Added up by element; or one of them as it is, and then it lies in the record as a text.
             by_element = group.inputs[a.input or 0].dtype is DType.LIST
             name, dtype = (element_name(name, element), DType.FLOAT) if by_element else (name, DType.STRING)
-        features.append((lane, window, code, _param(a), boolean, name, dtype))
+        features.append((lane, window, code, param_of(a), boolean, name, dtype))
     base_words = 0
     for lane in sorted(base_of):
         lanes[lane, k.LANE_BASE] = base_words
         ops = int(lanes[lane, k.LANE_OPS])
         base_words += ln.lane_size(ops) + (2 if ops & ln.EXTREMES else 0)
-    growing, reads = _growing(group, first_column, windows)
+    growing, reads = growing_table(group, first_column, windows)
     base_words += len(growing) > 0
     tile_words = 0
     for lane in range(len(lane_ids)):
@@ -297,16 +230,16 @@ def layout_of(group: _Group) -> GroupLayout:
             pointers[lane, window] = bisect_left(places, (lane, window))
     reach = max((w + hop for w, hop, _ in windows if w >= 0), default=0) + max(d for _, _, d in windows)
     # A rate is a sum over a span, so it reads tiles as sums do; the others need each event of their windows.
-    whole = {_window(a) for a in group.aggregates if _is_nested(a) or _CODES[a.kind][0] > wr.RATE}
+    whole = {window_of(a) for a in group.aggregates if is_nested(a) or CODES[a.kind][0] > wr.RATE}
     texts = tuple(c for c, (index, _) in enumerate(columns) if group.inputs[index].dtype is DType.STRING)
-    kept = _kept(group, first_column)
+    kept = kept_table(group, first_column)
     # Numbers of texts change with the rows that a record holds, so no tile may have any; and what the lifetime needs
     # one by one until it is folded may be in none.
     single = bool(texts) or bool(len(kept)) or bool(len(growing))
     levels = _levels([] if single else [(*window, window in whole) for window in windows], group.resolution_us)
     lifetime = any(w < 0 for w, _, _ in windows)
     flagged = (bool(edges.any()) or bool(len(kept))) and (lifetime or len(levels) > 0)
-    ordered = any(a.kind in _BY_ORDER for a in group.aggregates)
+    ordered = any(a.kind in BY_ORDER for a in group.aggregates)
     row_words = 1 + len(columns) + flagged + 2 * ordered
     return GroupLayout(
         columns=tuple(columns),
@@ -331,11 +264,11 @@ def layout_of(group: _Group) -> GroupLayout:
         rows=any(f[2] >= wr.RATE and f[5] not in reads for f in features),
         kept=kept,
         growing=growing,
-        grown=_text_keys(growing, texts),
-        grown_slots=_sorted_reads([(*reads[f[5]], f[4], slot) for slot, f in enumerate(features) if f[5] in reads]),
-        grown_items=_sorted_reads([(*reads[a.name], 0, at) for at, a in enumerate(listed) if a.name in reads]),
+        grown=text_keys(growing, texts),
+        grown_slots=sorted_reads([(*reads[f[5]], f[4], slot) for slot, f in enumerate(features) if f[5] in reads]),
+        grown_items=sorted_reads([(*reads[a.name], 0, at) for at, a in enumerate(listed) if a.name in reads]),
         texts=texts,
-        nested=_nested(group, listed, first_column, windows),
+        nested=nested_table(group, listed, first_column, windows),
         nested_names=tuple(a.name for a in listed),
         nested_dtypes=tuple(a.dtype for a in listed),
         tile_words=tile_words,
@@ -349,12 +282,12 @@ def element_name(feature: str, element: int) -> str:
     return f"{feature}[{element}]"
 
 
-def _elements(group: _Group, spec: _Aggregate) -> int:
+def _elements(group: Group, spec: Aggregate) -> int:
     """How many slots a feature has: one per element of its lists."""
     return 1 if spec.input is None else group.inputs[spec.input].size or 1
 
 
-def _lane_of(group: _Group, spec: _Aggregate, element: int) -> tuple[int, int, int, int]:
+def _lane_of(group: Group, spec: Aggregate, element: int) -> tuple[int, int, int, int]:
     """What shares a lane: an input (of lists, an element) under a condition; of texts, the lifetime has its own, and
     one for its extremes.
 
@@ -362,113 +295,7 @@ def _lane_of(group: _Group, spec: _Aggregate, element: int) -> tuple[int, int, i
     """
     source = -1 if spec.input is None else spec.input
     texts = source >= 0 and group.inputs[source].dtype is DType.STRING and spec.window_us is None
-    return source, element, -1 if spec.where is None else spec.where, texts + _is_text_extreme(group, spec)
-
-
-def _is_text_extreme(group: _Group, spec: _Aggregate) -> bool:
-    """True for the least or greatest text of the lifetime, of which the record keeps the row."""
-    text = spec.input is not None and group.inputs[spec.input].dtype is DType.STRING
-    return text and spec.kind in ("min", "max") and spec.window_us is None and spec.by is None
-
-
-def _is_nested(spec: _Aggregate) -> bool:
-    return spec.kind in _NESTED or spec.by is not None
-
-
-def _nested(
-    group: _Group, specs: list[_Aggregate], first_column: list[int], windows: list[tuple[int, int, int]]
-) -> IntArray:
-    """The table of lists and maps; its columns are those that `nested.py` names."""
-    table = []
-    for a in specs:
-        params = dict(a.params)
-        code = _NESTED[a.kind] if a.by is None else _BY[a.kind]
-        size = int(params.get("n", params.get("k", 0)))
-        # Buckets are limited over the lifetime, where nothing else would limit what a record holds.
-        cap = gr.UNCAPPED if a.by is not None and a.window_us is not None else int(params.get("cap", DISTINCT_CAP))
-        row = [code, windows.index(_window(a)), size, cap]
-        row += _read(group, a.input, first_column)
-        row.append(-1 if a.where is None else first_column[a.where])
-        row += _read(group, a.by, first_column)
-        table.append(row)
-    return np.array(table, np.int64).reshape(-1, nested.NESTED_WORDS)
-
-
-def _kept(group: _Group, first_column: list[int]) -> IntArray:
-    """The table of lifetime features that need old rows one by one; its columns are those that `kept.py` names."""
-    table = []
-    for a in group.aggregates:
-        least = a.kind == "min"
-        if a.window_us is not None:
-            continue
-        if a.kind in ("first_n", "last_n"):
-            code, size = _NESTED[a.kind], int(dict(a.params)["n"])
-        elif a.by is not None and a.kind in ("min", "max"):
-            # One bucket more than may be counted tells that there are too many.
-            code, size = _BY[a.kind], DISTINCT_CAP + 1
-        elif _is_text_extreme(group, a):
-            code, size = k.MIN if least else k.MAX, 1
-        else:
-            continue
-        where = -1 if a.where is None else first_column[a.where]
-        read, by = _read(group, a.input, first_column), _read(group, a.by, first_column)
-        table.append([code, size, *read, where, *by])
-    return np.array(table, np.int64).reshape(-1, KEPT_WORDS)
-
-
-def _growing(
-    group: _Group, first_column: list[int], windows: list[tuple[int, int, int]]
-) -> tuple[IntArray, dict[str, tuple[int, int, int, int, int]]]:
-    """The table of growing states, and by name what is read from them: the first columns of `growing.read_growing`."""
-    states: dict[tuple[int, ...], int] = {}
-    caps: dict[int, int] = {}
-    reads: dict[str, tuple[int, int, int, int, int]] = {}
-    for a in group.aggregates:
-        form = _form(a)
-        if a.window_us is not None or form is None:
-            continue
-        params = dict(a.params)
-        where = -1 if a.where is None else first_column[a.where]
-        counted = form == gr.COUNTS and a.by is not None
-        read = _read(group, a.by if counted else a.input, first_column)
-        by = _read(group, None if counted else a.by, first_column)
-        state = states.setdefault((form, *read, where, *by), len(states))
-        cap = int(params.get("cap", DISTINCT_CAP)) if form in (gr.COUNTS, gr.SUMMED) else gr.UNCAPPED
-        caps[state] = max(cap, caps.get(state, 0))
-        code = _BY[a.kind] if a.by is not None else _NESTED.get(a.kind) or _CODES[a.kind][0]
-        param = int(params["k"]) if a.kind == "top_k" else _param(a)
-        reads[a.name] = (state, windows.index(_window(a)), code, param, cap)
-    table = [(form, caps[state], *read) for (form, *read), state in states.items()]
-    return np.array(table, np.int64).reshape(-1, gr.STATE_WORDS), reads
-
-
-def _form(spec: _Aggregate) -> int | None:
-    """The form of the growing state that a feature of the lifetime needs; None if it needs none."""
-    if spec.by is not None:
-        if spec.kind == "count" and spec.input is None:
-            return gr.COUNTS
-        return gr.SUMMED if spec.kind in ("count", "sum", "mean") else None
-    return _FORMS.get(spec.kind)
-
-
-def _text_keys(growing: IntArray, texts: tuple[int, ...]) -> BoolArray:
-    """Per growing state whether its keys are texts."""
-    by = growing[:, gr.G_FORM] == gr.SUMMED
-    keyed = by | (growing[:, gr.G_FORM] == gr.COUNTS)
-    found: BoolArray = keyed & np.isin(np.where(by, growing[:, gr.G_BY], growing[:, gr.G_COLUMN]), texts)
-    return found
-
-
-def _sorted_reads(reads: Sequence[tuple[int, ...]]) -> IntArray:
-    return np.array(sorted(reads), np.int64).reshape(-1, gr.READ_WORDS)
-
-
-def _read(group: _Group, source: int | None, first_column: list[int]) -> tuple[int, int, int]:
-    """How an input is read: its kind, its column, and the column of its validity (-1: none)."""
-    if source is None:
-        return ln.ROWS, 0, -1
-    kind, column = _kind(group.inputs[source].dtype), first_column[source]
-    return kind, column, column + 1 if kind == ln.NULLABLE_INT else -1
+    return source, element, -1 if spec.where is None else spec.where, texts + is_text_extreme(group, spec)
 
 
 def _fewest(row_words: int, tile_words: int, edge_lanes: int) -> int:
@@ -506,44 +333,6 @@ def _levels(windows: list[tuple[int, int, int, bool]], resolution_us: int) -> In
         if granule > (levels[-1][0] if levels else 1):
             levels.append((granule, age, max(age // 16 // granule, 1) * granule))
     return np.array(levels, np.int64).reshape(-1, 3)
-
-
-_VALUES = (k.MIN, k.MAX, k.FIRST, k.LAST, wr.MOST_FREQUENT)
-_FORMS = {
-    **dict.fromkeys(("n_unique", "most_frequent", "histogram", "top_k"), gr.COUNTS),
-    "quantile": gr.BUCKETS,
-    "skewness": gr.MOMENTS,
-    "approx_n_unique": gr.REGISTERED,
-}
-"""The growing states that aggregations without buckets need over the lifetime."""
-_BY_ORDER = ("first", "last", "first_n", "last_n")
-"""Aggregations whose value is decided by ties of event time."""
-
-
-def _window(spec: _Aggregate) -> tuple[int, int, int]:
-    """Length (-1: lifetime), hop and delay. A lifetime has no lower edge, so its hop tells nothing apart."""
-    return (-1, 1, spec.delay_us) if spec.window_us is None else (spec.window_us, spec.hop_us, spec.delay_us)
-
-
-def _param(spec: _Aggregate) -> int:
-    """The feature's number for the kernel: degrees of freedom, a cap, µs of a unit or half-life, or QUANTILE_STEPS."""
-    params = dict(spec.params)
-    if spec.kind == "rate":
-        return int(params["unit_us"])
-    if spec.kind == "quantile":
-        # The decimal as it was written, not the float64 nearest to it.
-        return int(Decimal(str(params["q"])) * wr.QUANTILE_STEPS)
-    if spec.kind in ("n_unique", "most_frequent"):
-        return int(params.get("cap", DISTINCT_CAP))
-    if "halflife_us" in params:
-        return int(params["halflife_us"])
-    return int(params.get("ddof", 1))
-
-
-def _kind(dtype: DType) -> int:
-    if dtype in (DType.FLOAT, DType.BOOL, DType.LIST):
-        return ln.FLOAT
-    return ln.NULLABLE_INT if dtype is DType.INT else ln.STAMP
 
 
 class Scratch:

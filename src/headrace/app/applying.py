@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -13,9 +13,11 @@ from headrace.app.changes import ProjectChanges, RunChange, forget_empty_streams
 from headrace.app.heartbeats import LAYERS
 from headrace.app.kept import keep, kept_streams, needs_of, plan_keeping, remember_views
 from headrace.app.locks import holder_of, layers_at_rest
-from headrace.app.scheduled import applied_schedule, apply_schedule, declared_schedule
+from headrace.app.retention import check_derivable
+from headrace.app.scheduled import SCHEDULED, applied_schedule, declared_schedule, run_group
+from headrace.app.users import os_user
 from headrace.app.widening import largest_number
-from headrace.core.errors import PlanError
+from headrace.core.errors import Busy, PlanError
 from headrace.features.plan import ProjectPlan
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ def plan_changes(parts: Parts, declared: ProjectPlan) -> ProjectChanges:
         largest=partial(largest_number, parts),
         computed=frozenset(kept_streams(catalog)),
     )
+    check_derivable(parts, plan, found.derives)
     found = replace(found, needs=needs, runs=_runs(parts, plan, found))
     events, rate = events_to_read(parts, [*found.backfills, *_joining(parts, found)]), measured_rate(parts)
     return replace(found, events=events, seconds=None if rate is None else events / rate)
@@ -71,11 +74,13 @@ def _apply(
     lost = [str(need) for need in current.needs if need.live and need.lost]
     if current and lost and not abandon:
         raise PlanError("\n".join(lost))
+    plan = plan_keeping(declared, catalog, current.needs)
+    before, after = applied_schedule(catalog), declared_schedule(plan, parts.settings.groups)
 
     def change() -> None:
         forget_empty_streams(current, catalog, parts.has_events)
         remember_views(declared, catalog)
-        catalog.apply(current.records, generation=current.generation)
+        catalog.apply(current.records, generation=current.generation, settings={SCHEDULED: after}, who=os_user())
 
     if not current:
         change()
@@ -85,24 +90,23 @@ def _apply(
         # Better said before the groups are computed than after.
         with layers_at_rest(state, LAYERS, ()):
             pass
-    prepare(parts, [*current.backfills, *_joining(parts, current)], progress=progress)
+    prepare(parts, current.backfills, progress=progress)
+    for name in _joining(parts, current):
+        # Most of what it lacks is made up for before anything rests, unless its schedule does that just now.
+        with suppress(Busy):
+            run_group(parts, parts.plan.groups[name])
     applied = [definition.record for definition in catalog.definitions("group")]
     topics = {record.version: record.body.get("topic", record.body["stream"]) for record in applied} | kept_streams(
         catalog
     )
 
-    # What stays computed for a model is ingested to the end, like what is declared.
-    plan = plan_keeping(declared, catalog, current.needs)
-    before, after = applied_schedule(catalog), declared_schedule(plan, parts.settings.groups)
     joining, leaving = ({run.version for run in current.runs if run.joins is joins} for joins in (True, False))
 
     def switch() -> None:
-        # Cut short in between, what is scheduled under either definitions still is.
-        apply_schedule(catalog, {**before, **after})
         keep(catalog, current.needs)
         change()
-        apply_schedule(catalog, after)
 
+    # What stays computed for a model is ingested to the end, like what is declared.
     parts.plan = replace(plan, scheduled=before)
     names = {group.version: name for name, group in {**plan.kept_groups, **plan.groups}.items()}
     with layers_at_rest(state, LAYERS, answering=("serve",)):
@@ -137,6 +141,6 @@ def _runs(parts: Parts, plan: ProjectPlan, found: ProjectChanges) -> tuple[RunCh
 
 
 def _joining(parts: Parts, changes: ProjectChanges) -> list[str]:
-    """Declared groups that go over from their schedule to the stream: most of what they lack is made up for first."""
+    """Declared groups that go over from their schedule to the stream."""
     versions = {run.version for run in changes.runs if run.joins}
     return [name for name, group in parts.plan.groups.items() if group.version in versions]

@@ -37,7 +37,14 @@ class EmbeddedWorkers:
         self._archive_at = 0.0
 
     def drive(self) -> bool:
-        """Compute and ingest until all is caught up; False if other processes hold these roles and will do it."""
+        """Compute and ingest until all is caught up; False if other processes hold these roles and will do it, or the
+        online store is away: the logs hold what it lacks, and the next call brings it."""
+        try:
+            return self._drive()
+        except Unreachable:
+            return False
+
+    def _drive(self) -> bool:
         state = self._parts.settings.state
         if holder_of(state, "up") is not None:
             return False
@@ -51,9 +58,9 @@ class EmbeddedWorkers:
     def settle(self, timeout_s: float = 60.0) -> None:
         """Return when everything that was appended before is visible online, whoever does the work.
 
-        Raises StoreError if that takes longer than `timeout_s`.
+        Raises StoreError if that takes longer than `timeout_s`, Unreachable if the online store is away.
         """
-        if self.drive():
+        if self._drive():
             return
         raw, features, plan = self._parts.raw, self._parts.features, self._parts.plan
         roots = {name: plan.root(name) for name in plan.topics()}
@@ -73,7 +80,7 @@ class EmbeddedWorkers:
                 raise StoreError(
                     f"the online store is not caught up after {timeout_s:g} s; headrace status shows which layer lags"
                 )
-            if self.drive():
+            if self._drive():
                 return
             time.sleep(0.01)
 

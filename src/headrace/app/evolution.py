@@ -28,6 +28,7 @@ def field_body(field: Field) -> dict[str, Any]:
         "has_default": field.has_default,
         "default": field.default,
         "aliases": list(field.aliases),
+        **({"personal": True} if field.personal else {}),
     }
 
 

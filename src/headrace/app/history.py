@@ -16,6 +16,7 @@ from headrace.core.columns import Column
 from headrace.core.errors import PlanError, SchemaError
 from headrace.core.positions import snapshot_name
 from headrace.core.schema import DType, Field, Schema
+from headrace.engines.stream.admitted import ARRIVAL, OFFSET, PARTITION
 from headrace.engines.stream.commits import TABLES
 from headrace.features.column import ColumnOf, Family, column_name
 from headrace.features.compile import compile_project
@@ -26,7 +27,7 @@ from headrace.features.view_columns import ViewColumns, hidden_except
 from headrace.ingestion.frames import as_table, encode_arrow
 from headrace.retrieval.history import HistoryReader, ServedAt, everything_below
 from headrace.retrieval.labels import labels_of
-from headrace.retrieval.past import ORDER, Past
+from headrace.retrieval.past import ORDER, Past, events_table
 from headrace.retrieval.predictions import read_predictions
 from headrace.retrieval.rows import FeatureBlock, Rows
 from headrace.training.dataset import request_columns, requests, training_set
@@ -77,7 +78,7 @@ class PastAsOf(Past):
         super().__init__(plan, parts.raw, parts.features, parts.offline, memory_bytes=parts.memory_bytes)
         topics = parts.raw.topics()
         limits = {
-            name: [first_arrival(parts.raw, name, p, at_us) for p in range(topics[name])]
+            name: [_first_archived(parts, name, p, at_us) for p in range(topics[name])]
             for name in plan.streams
             if name in topics
         }
@@ -144,6 +145,19 @@ def first_arrival(log: EventLog, topic: str, partition: int, at_us: int) -> int:
         else:
             low = batch.end
     return low
+
+
+def _first_archived(parts: Parts, stream: str, partition: int, at_us: int) -> int:
+    """The first offset of a raw stream that arrived at `at_us` or later, though the log has dropped it."""
+    found, begin = first_arrival(parts.raw, stream, partition, at_us), parts.raw.begin(stream, partition)
+    if found > begin or begin == 0:
+        return found
+    # What the log dropped is archived, but for malformed events, which make no difference to anybody.
+    columns = [PARTITION, OFFSET, ARRIVAL]
+    for rows in parts.offline.batches(events_table(stream), columns):
+        here = rows.filter((pc.field(PARTITION) == partition) & (pc.field(ARRIVAL) >= at_us))
+        found = min(found, pc.min(here[OFFSET]).as_py() if len(here) else found)
+    return found
 
 
 def model_history(

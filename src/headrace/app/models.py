@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from headrace.app.clock import SystemClock
 from headrace.app.kept import rolled_back_to
 from headrace.app.rows import request_columns
 from headrace.app.times import Time, given_us
+from headrace.app.users import os_user
 from headrace.core.errors import ConfigError, NotFound, PlanError, TrainingError
 from headrace.core.positions import Position
 from headrace.core.time import Clock, to_iso
@@ -196,7 +196,7 @@ class ModelHandle:
         if to not in ALIASES:
             raise PlanError(f'a version is promoted to {" or ".join(ALIASES)}, not to "{to}"')
         number = self._served_version(self._number(v)).number
-        change = self._parts.registry.set_alias(self.name, to, number, who=_who(), why=why)
+        change = self._parts.registry.set_alias(self.name, to, number, who=os_user(), why=why)
         return Promotion(self.name, to, change.previous, number)
 
     def rollback(self, *, why: str) -> Promotion:
@@ -324,10 +324,3 @@ def _answers(scored: Scored) -> list[Answer]:
         )
         for row in range(len(scored))
     ]  # fmt: skip
-
-
-def _who() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "unknown"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -13,20 +12,22 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from headrace.app.clock import SystemClock
 from headrace.app.embedded import EmbeddedWorkers
+from headrace.app.names import Names
 from headrace.app.rows import Row, as_mapping, is_record, python_value, python_values, request_columns
 from headrace.app.schedules import sources_of
 from headrace.app.settings import Settings, load_settings
 from headrace.app.times import Time, given_us
+from headrace.app.users import os_user
 from headrace.app.wiring import Parts
-from headrace.core.errors import ConfigError, NotFound, PlanError, SchemaError
+from headrace.core.errors import ConfigError, PlanError, SchemaError
 from headrace.core.time import Clock
 from headrace.features.compile import compile_project
-from headrace.features.definition import definition_of, is_bound
+from headrace.features.definition import definition_of
 from headrace.features.discover import load_definitions
-from headrace.features.event import Event, EventDefinition
+from headrace.features.event import Event
 from headrace.features.group import FeatureGroup, instance_of
 from headrace.features.model import Model
-from headrace.features.plan import ModelPlan, ProjectPlan, ViewPlan
+from headrace.features.plan import ProjectPlan
 from headrace.features.table import Table
 from headrace.features.view import FeatureView
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from headrace.app.datasets import Dataset, Datasets
     from headrace.app.describe import Description
     from headrace.app.history import HistoryRows
+    from headrace.app.letters import ChosenLetters
     from headrace.app.models import ModelHandle
     from headrace.app.replays import ReplayOutcome
     from headrace.app.statistics import Statistics
@@ -52,7 +54,7 @@ G = TypeVar("G", bound=FeatureGroup)
 T = TypeVar("T", bound=Table)
 
 
-class Project:
+class Project(Names):
     """A project: its definitions and its opened parts. `headrace.connect()` makes one.
 
     Streams, tables, groups, views and models are named by their class or object, or by their name. Times are datetimes
@@ -251,6 +253,7 @@ class Project:
 
             given = as_table(given, name)
         report = self._batch.put_rows(self.definition_plan.tables[name], given)
+        self.parts.catalog.changes.add(os_user(), "put", name, {"rows": report.appended})
         self.settle(wait=False)
         return report
 
@@ -414,6 +417,33 @@ class Project:
 
         return audit_prediction(self.parts, prediction_id)
 
+    def dead_letters(
+        self,
+        stream: type[Event] | str | None = None,
+        *,
+        field: str | None = None,
+        reason: str | None = None,
+        since: Time | None = None,
+        until: Time | None = None,
+        state: str = "open",
+        letters: Sequence[str] = (),
+        limit: int = 100,
+        personal: bool = False,
+    ) -> ChosenLetters:
+        """Events that were set aside: of a stream, with a field at fault, a part of the reason, a time of arrival, or
+        named one by one by their ids.
+
+        `state`: open, replayed, fixed, dropped or all. The answer lists them, publishes them again, corrects, drops.
+        Values of personal fields are shown with `personal` only.
+        """
+        from headrace.app.letters import Chosen, ChosenLetters, letters_of
+
+        self.ensure_applied()
+        name = None if stream is None else self._stream_name(stream)
+        since_us, until_us = given_us(since, "since"), given_us(until, "until")
+        chosen = Chosen(tuple(letters), name, field, reason, since_us, until_us, state)
+        return ChosenLetters(letters_of(self.parts), chosen, limit, lambda: self.settle(wait=False), personal)
+
     # -- models -----------------------------------------------------------------------------------------------------
 
     def model(self, model: Model | str) -> ModelHandle:
@@ -465,12 +495,13 @@ class Project:
 
         Of a model also how much each column tells about the label, as far as it could be known at the request's time.
         """
-        from headrace.app.statistics import compute_statistics
+        from headrace.app.statistics import compute_statistics, personal_columns
 
         model, view = self._model_or_none(what), self._view(what)
         rows = self.history(view.name if model is None else model.name, since=since, until=until)
         name = view.name if model is None else model.name
-        return compute_statistics(name, view.version, rows, self.clock.now_us(), self.parts.catalog)
+        personal = personal_columns(view, self.definition_plan)
+        return compute_statistics(name, view.version, rows, self.clock.now_us(), self.parts.catalog, personal)
 
     def status(self) -> ProjectStatus:
         """What runs, how far it is, and what is wrong."""
@@ -524,74 +555,3 @@ class Project:
         if self._runner is None:
             self._runner = self.parts.batch(sources_of(self.parts))
         return self._runner
-
-    @cached_property
-    def _classes(self) -> dict[tuple[str, str], type]:
-        """Definition classes by kind and name."""
-        found: dict[tuple[str, str], type] = {}
-        for item in self.definitions:
-            if isinstance(item, FeatureView):
-                pass
-            elif isinstance(item, type) and not is_bound(item):
-                definition = definition_of(item)
-                found[definition.kind, definition.name] = item
-        return found
-
-    def _class(self, name: str, kind: str) -> type:
-        return self._classes[kind, name]
-
-    def _source(self, name: str) -> type:
-        for kind in ("group", "table"):
-            if (kind, name) in self._classes:
-                return self._classes[kind, name]
-        raise self._unknown("group or table", name, [n for k, n in self._classes if k in ("group", "table")])
-
-    def _is_source(self, what: Any) -> bool:
-        if isinstance(what, str):
-            plan = self.definition_plan
-            return what in plan.groups or what in plan.tables
-        return isinstance(what, type) and getattr(definition_of(what), "kind", "") in ("group", "table")
-
-    def _name(self, item: Any) -> str:
-        if isinstance(item, str):
-            return item
-        if isinstance(item, type) and hasattr(item, "__definition__"):
-            return definition_of(item).name
-        raise SchemaError(f"expected a definition or its name, got {item!r}")
-
-    def _stream_name(self, stream: Any) -> str:
-        if isinstance(stream, type) and isinstance(definition_of(stream), EventDefinition):
-            definition = definition_of(stream)
-            assert isinstance(definition, EventDefinition)
-            return definition.root_name
-        return self._name(stream)
-
-    def _view(self, view: Any) -> ViewPlan:
-        views = self.definition_plan.views
-        model = self._model_or_none(view)
-        if model is not None and not (isinstance(view, str) and view in views):
-            return views[model.view]
-        name = view.name if isinstance(view, FeatureView) else str(view)
-        if name not in views:
-            raise self._unknown("view", name, views)
-        return views[name]
-
-    def _model_or_none(self, what: Any) -> ModelPlan | None:
-        name = what.name if isinstance(what, Model) else what if isinstance(what, str) else None
-        if isinstance(what, Model) and name not in self.definition_plan.models:
-            raise self._unknown("model", what.name, self.definition_plan.models)
-        return None if name is None else self.definition_plan.models.get(name)
-
-    def _described_name(self, what: Any) -> str:
-        if isinstance(what, Model | FeatureView):
-            return what.name
-        owner, name = getattr(what, "owner", None), getattr(what, "name", None)
-        if isinstance(owner, type) and isinstance(name, str):
-            return f"{definition_of(owner).name}.{name}"
-        return self._name(what)
-
-    def _unknown(self, kind: str, name: str, known: Sequence[str] | Iterable[str]) -> NotFound:
-        names = sorted(known)
-        near = difflib.get_close_matches(name, names, 3)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(names) or 'none'}"
-        return NotFound(f'there is no {kind} "{name}"; {hint}')

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from headrace.features.plan import GroupPlan, ProjectPlan
     from headrace.orchestration.schedule import Job
 
-_APPLIED = "scheduled groups"
+SCHEDULED = "scheduled groups"
+"""Setting of the catalog: µs between two runs by version; it changes with the definitions."""
 ROLE = "groups"
 """Who holds this lock of a state folder runs scheduled groups, or changes which ones there are."""
 
@@ -67,14 +68,8 @@ def declared_schedule(plan: ProjectPlan, runs: Mapping[str, str]) -> dict[str, i
 
 def applied_schedule(catalog: Catalog) -> dict[str, int]:
     """µs between two runs by version, as it was applied."""
-    found: dict[str, int] = catalog.setting(_APPLIED, {})
+    found: dict[str, int] = catalog.setting(SCHEDULED, {})
     return found
-
-
-def apply_schedule(catalog: Catalog, schedule: Mapping[str, int]) -> None:
-    """Note how groups run from now on."""
-    if dict(schedule) != applied_schedule(catalog):
-        catalog.set_setting(_APPLIED, dict(schedule))
 
 
 def run_text(run: str | int | None) -> str:

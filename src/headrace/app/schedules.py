@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from headrace.orchestration.schedule import Job, Scheduler
 
 _AUDIT_US = 10 * US_PER_MINUTE
+_COMPACT_US = 3 * US_PER_HOUR
 _AUDITED = "audited until "
 
 
@@ -41,7 +42,7 @@ def project_scheduler(
     now = parts.clock.now_us()
     runner = runner or parts.batch(sources_of(parts))
     at_start = batch_jobs(parts.plan, runner, control) + _unscheduled(parts, runner, control) + group_jobs(parts)
-    jobs = [*at_start, *_active(parts, runner, control)]
+    jobs = [*at_start, *_upkeep(parts), *_active(parts, runner, control)]
     if parts.settings.reconcile_s:
         jobs.append(reconcile_job(parts, worker or reconciler(parts)))
     for model in parts.plan.models.values():
@@ -51,6 +52,24 @@ def project_scheduler(
     for model in parts.plan.models.values():
         parts.catalog.abandon_runs("the process ended while it ran", f"retrain {model.name}")
     return Scheduler(parts.catalog, jobs, now), [job.name for job in at_start]
+
+
+def _upkeep(parts: Parts) -> list[Job]:
+    """Raw topics lose what is old and archived, by the hour; the archive's small files become large ones at night."""
+    from headrace.app.retention import trim_raw
+    from headrace.app.settings import retention_us
+    from headrace.orchestration.jobs import every
+
+    keep_us = retention_us(parts.settings.retention)
+
+    def compact() -> None:
+        for table in parts.offline.tables():
+            parts.offline.compact(table)
+
+    jobs = [every("compact archive", US_PER_DAY, compact, offset_us=_COMPACT_US)]
+    if keep_us is not None:
+        jobs.append(every("retention", US_PER_HOUR, lambda: trim_raw(parts, keep_us)))
+    return jobs
 
 
 def sources_of(parts: Parts) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -9,9 +10,9 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from headrace.app.heartbeats import Heartbeat, layer_counters, write_heartbeat
 from headrace.app.locks import FolderLock
@@ -22,9 +23,14 @@ if TYPE_CHECKING:
     from headrace.app.wiring import Parts
     from headrace.serving.prediction_log import PredictionLog
 
+_logger = logging.getLogger("headrace.app")
 BUSY_S, IDLE_S = 0.001, 0.05
 _BEAT_S = 1.0
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 10.0
+"""Between two calls of a server that is away."""
 _ARCHIVE_EVENTS = 100_000
+
+T = TypeVar("T")
 
 
 class Layer(ABC):
@@ -68,12 +74,26 @@ class ComputeLayer(Layer):
     def __init__(self, parts: Parts) -> None:
         self._worker = parts.compute()
         self._worker.checkpoint()
+        self._problem = ""
+        self._lag = 0
 
     def step(self) -> int:
-        return self._worker.step()
+        # A step that fails has done nothing, and the next one begins where the feature log ends.
+        try:
+            done = self._worker.step()
+        except Unreachable as error:
+            self._problem = str(error)
+            return 0
+        self._problem = ""
+        return done
 
     def lag(self) -> int:
-        return sum(self._worker.lag().values())
+        with suppress(Unreachable):
+            self._lag = sum(self._worker.lag().values())
+        return self._lag
+
+    def problem(self) -> str:
+        return self._problem
 
     def counters(self) -> dict[str, float]:
         return {"counted": self._worker.counted, "dead_letters": self._worker.dead}
@@ -138,16 +158,33 @@ class ScheduleLayer(Layer):
         self._scheduler, self._at_start = project_scheduler(parts, self._runner, control, self._reconciler)
         self._clock = parts.clock
         self._ran = 0
+        self._pause_s, self._again_at = 0.0, 0.0
+        self._problem = ""
 
     def step(self) -> int:
-        now = self._clock.now_us()
-        if self._at_start:
-            self._scheduler.run_now(self._at_start.pop(0), now, "start")
-            self._ran += 1
-            return 1
-        ran = self._scheduler.run_due(now)
+        if time.monotonic() < self._again_at:
+            return 0
+        try:
+            ran = self._run(self._clock.now_us())
+        except Unreachable as error:
+            # The catalog is away. What could not be recorded as done is done again: jobs may be repeated.
+            self._problem = str(error)
+            self._pause_s = min(max(2 * self._pause_s, FIRST_PAUSE_S), LONGEST_PAUSE_S)
+            self._again_at = time.monotonic() + self._pause_s
+            return 0
+        self._problem, self._pause_s = "", 0.0
         self._ran += ran
         return ran
+
+    def _run(self, now_us: int) -> int:
+        if not self._at_start:
+            return self._scheduler.run_due(now_us)
+        self._scheduler.run_now(self._at_start[0], now_us, "start")
+        self._at_start.pop(0)
+        return 1
+
+    def problem(self) -> str:
+        return self._problem
 
     def lag(self) -> int:
         return len(self._at_start) + (1 if self._scheduler.next_us <= self._clock.now_us() else 0)
@@ -189,6 +226,19 @@ def run_layer(parts: Parts, name: str, *, once: bool = False, parent: int | None
     with FolderLock(parts.settings.state, name), stop_on_signals() as stopped:
         layer = LAYER_CLASSES[name](parts)
         _loop(parts, layer, stopped, once, parent)
+
+
+def until_reached(work: Callable[[], T], say: Callable[[str], object]) -> T:
+    """What `work` returns, once the servers that it needs answer; `say` gets the first reason to wait."""
+    pause = FIRST_PAUSE_S
+    while True:
+        try:
+            return work()
+        except Unreachable as error:
+            if pause == FIRST_PAUSE_S:
+                say(f"waiting: {error}")
+        time.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE_S)
 
 
 @contextmanager
@@ -270,18 +320,27 @@ class Beat:
 
 
 def _serve(parts: Parts, parent: int | None) -> None:
+    from headrace.app.access import check_address, is_loopback, tls_of
+    from headrace.app.letters import letters_of
     from headrace.app.models import scorer_of
+    from headrace.serving.access import Access
     from headrace.serving.http import serve
+    from headrace.serving.notes import PutNotes
     from headrace.serving.prediction_log import PredictionLog
     from headrace.serving.service import Service
 
     settings = parts.settings
+    check_address(parts)
+    tls = tls_of(settings)
+    if tls is None and not is_loopback(settings.host):
+        _logger.warning("keys and data travel in clear text: set tls_cert and tls_key, or put a proxy with TLS before")
     with FolderLock(settings.state, "serve"):
         log = PredictionLog(parts.internal, background=True)
         service = Service(
             parts.plan, parts.clock, parts.publisher(), parts.online, parts.horizon_us, parts.internal,
             {name: scorer_of(parts, model, log) for name, model in parts.plan.models.items()}, log, parts.raw,
-            parts.features, lambda: layer_counters(settings.state),
+            parts.features, lambda: layer_counters(settings.state), Access(parts.catalog.keys, parts.clock),
+            PutNotes(parts.catalog.changes), letters_of(parts),
         )  # fmt: skip
         beat = Beat(parts, "serve")
         done = threading.Event()
@@ -298,13 +357,13 @@ def _serve(parts: Parts, parent: int | None) -> None:
         thread = threading.Thread(target=beating, name="heartbeat", daemon=True)
 
         def ready(port: int) -> None:
-            beat.address = f"http://{settings.host}:{port}"
+            beat.address = f"{'http' if tls is None else 'https'}://{settings.host}:{port}"
             beat.write(0, _served(log))
             thread.start()
 
         try:
             with stop_on_signals():
-                serve(service, settings.host, settings.port, listener=_inherited(), on_ready=ready)
+                serve(service, settings.host, settings.port, listener=_inherited(), on_ready=ready, tls=tls)
         finally:
             done.set()
             log.close()

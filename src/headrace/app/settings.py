@@ -18,8 +18,10 @@ from typing import Any
 from headrace.app.refresh import Refresh, refreshes
 from headrace.core.addresses import shown
 from headrace.core.errors import ConfigError
+from headrace.core.time import US_PER_DAY, parse_duration
 
 FILE = "headrace.toml"
+FOREVER = "forever"
 STREAM = "stream"
 """How a group runs of which nothing else is said."""
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -38,12 +40,13 @@ class Settings:
         env: name of the environment; environments share definitions, not state.
         state: folder of the embedded parts.
         log, online, offline, catalog, models: part addresses, a URL or "embedded".
-        kafka: options of the Kafka client (`security.protocol`, `sasl.*`, `ssl.*`, …) beside those of the URL.
-        host, port: where the HTTP API listens.
+        host, port: where the HTTP API listens; other addresses than this machine's own need a key to be made first.
+        tls_cert, tls_key, tls_key_password: PEM files with which the HTTP API speaks TLS, relative to the folder.
         sync: event appends survive power loss before they return.
         partitions: partitions of a newly made raw topic.
         horizon_s: as-of horizon of the online store in seconds.
         history_mb: MiB that history takes for one stream or table; a larger archive is cut by key into parts on disk.
+        retention: how long raw topics keep events that are archived, such as "7d"; "forever" drops nothing.
         writes_per_s: most records that the ingestion layer writes to the online store per second; 0: as many as it can.
         reconcile_s: seconds between two looks whether online and offline agree; 0: none.
         owner: owner of whatever names none.
@@ -51,6 +54,7 @@ class Settings:
         s3: how object storage is reached: endpoint_url, region, access_key_id and so on; what is left out comes from
             AWS_* variables.
         kafka: options of the Kafka client (`security.protocol`, `sasl.*`, `ssl.*`, …) beside those of the URL.
+        topics: what the topics of streams are called in Kafka, where not by the project's prefix and the stream's name.
         groups: by group how it runs, where that was said: "stream", or a schedule such as "1h" or "@daily".
         refresh: by table which of its entities are active, and how often their rows are refreshed.
     """
@@ -58,23 +62,28 @@ class Settings:
     folder: Path
     env: str = "default"
     state: Path = Path(".headrace")
-    log: str = field(default="embedded", repr=False)
+    log: str = "embedded"
     online: str = "embedded"
     offline: str = "embedded"
     catalog: str = "embedded"
     models: str = "embedded"
     host: str = "127.0.0.1"
     port: int = 8321
+    tls_cert: str = ""
+    tls_key: str = ""
+    tls_key_password: str = field(default="", repr=False)
     sync: bool = True
     partitions: int = 1
     horizon_s: int = 600
     history_mb: int = 4096
+    retention: str = FOREVER
     writes_per_s: int = 0
     reconcile_s: int = 600
     owner: str = ""
     sources: Mapping[str, str] = field(default_factory=dict)
     s3: Mapping[str, str] = field(default_factory=dict)
     kafka: Mapping[str, str] = field(default_factory=dict)
+    topics: Mapping[str, str] = field(default_factory=dict)
     groups: Mapping[str, str] = field(default_factory=dict)
     refresh: Mapping[str, Refresh] = field(default_factory=dict)
 
@@ -91,9 +100,10 @@ SCHEMES: Mapping[str, tuple[str, ...]] = {
     "models": (),
 }
 """The parts, and the schemes of the addresses that each takes beside "embedded"."""
+_TLS = ("tls_cert", "tls_key", "tls_key_password")
 _PLAIN = (
-    *SCHEMES, "host", "port", "sync", "partitions", "horizon_s", "history_mb", "writes_per_s", "reconcile_s", "owner",
-    "state",
+    *SCHEMES, "host", "port", *_TLS, "sync", "partitions", "horizon_s", "history_mb", "retention", "writes_per_s",
+    "reconcile_s", "owner", "state",
 )  # fmt: skip
 
 
@@ -124,7 +134,8 @@ def load_settings(
     chosen = dict(envs.get(name, {}))
     sources |= chosen.pop("sources", {})
     s3 |= chosen.pop("s3", {})
-    kafka = {**raw.pop("kafka", {}), **chosen.pop("kafka", {})}
+    kafka = {**dict(_flat(raw.pop("kafka", {}))), **dict(_flat(chosen.pop("kafka", {})))}
+    topics = {**_topics(raw.pop("streams", {}), file), **_topics(chosen.pop("streams", {}), file)}
     refresh = refreshes({**raw.pop("refresh", {}), **chosen.pop("refresh", {})}, str(file))
     groups |= _runs(chosen.pop("groups", {}), f"[env.{name}.groups] of {file}")
     merged: dict[str, Any] = {}
@@ -150,13 +161,41 @@ def load_settings(
     if not merged["state"].is_absolute():
         merged["state"] = home / merged["state"]
     merged = {key: _typed(key, _expanded(value, environ)) for key, value in merged.items()}
+    retention_us(merged.get("retention", FOREVER))
     for part, schemes in SCHEMES.items():
         _check_address(part, merged.get(part, "embedded"), schemes)
     sources = {key: str(_expanded(value, environ)) for key, value in sources.items()}
     s3, kafka = ({key: str(_expanded(value, environ)) for key, value in _flat(options)} for options in (s3, kafka))
+    if topics and merged.get("log", "embedded") == "embedded":
+        raise ConfigError(f'streams.{min(topics)} of {file} names a topic of Kafka: give log = "kafka://..." as well')
     return Settings(
-        folder=home, env=name, sources=sources, s3=s3, kafka=kafka, groups=groups, refresh=refresh, **merged
-    )
+        folder=home, env=name, sources=sources, s3=s3, kafka=kafka, topics=topics, groups=groups,
+        refresh=refresh, **merged,
+    )  # fmt: skip
+
+
+def _topics(given: Any, file: Path) -> dict[str, str]:
+    """Names in Kafka by stream: `streams.transfer = { topic = "core.transfers" }`."""
+    found = {}
+    for name, told in given.items() if isinstance(given, Mapping) else [("", given)]:
+        topic = told.get("topic") if isinstance(told, Mapping) and set(told) == {"topic"} else None
+        if not name or not isinstance(topic, str) or not topic:
+            raise ConfigError(f'streams.{name or "?"} of {file} is {told!r}; write streams.NAME = {{ topic = "..." }}')
+        found[name] = topic
+    return found
+
+
+def retention_us(setting: str) -> int | None:
+    """The setting in µs; None if nothing is dropped. Raises ConfigError if it is no duration of a day or more."""
+    if setting == FOREVER:
+        return None
+    try:
+        found = parse_duration(setting)
+    except ValueError:
+        found = 0
+    if found < US_PER_DAY:
+        raise ConfigError(f'retention = "{setting}": write "{FOREVER}", or at least a day, such as "7d"')
+    return found
 
 
 def _check_address(part: str, address: str, schemes: tuple[str, ...]) -> None:

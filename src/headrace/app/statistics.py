@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -12,6 +13,7 @@ from headrace.training.statistics import ColumnStatistics, column_statistics
 
 if TYPE_CHECKING:
     from headrace.catalog.catalog import Catalog
+    from headrace.features.plan import ProjectPlan, ViewPlan
 
 _SUBJECT = "statistics "
 
@@ -58,12 +60,28 @@ def statistics_line(column: ColumnStatistics, labelled: bool) -> str:
     return line
 
 
-def compute_statistics(what: str, view_version: str, rows: HistoryRows, at_us: int, catalog: Catalog) -> Statistics:
-    """Compute the statistics of rows of history, and keep them."""
+def compute_statistics(
+    what: str, view_version: str, rows: HistoryRows, at_us: int, catalog: Catalog, personal: Collection[str] = ()
+) -> Statistics:
+    """Compute the statistics of rows of history, and keep them; of `personal` columns no single value is in them."""
     label = rows.columns.get(LABEL)
     columns = {name: column for name, column in rows.columns.items() if name != LABEL}
-    found = Statistics(what, view_version, at_us, len(rows), label is not None, column_statistics(columns, label))
+    found = Statistics(what, view_version, at_us, len(rows), label is not None, [
+        msgspec.structs.replace(column, min=None, max=None, quantiles={}) if column.name in personal else column
+        for column in column_statistics(columns, label)
+    ])  # fmt: skip
     catalog.save_profile(_SUBJECT + what, found)
+    return found
+
+
+def personal_columns(view: ViewPlan, plan: ProjectPlan) -> list[str]:
+    """Columns of a view that show a personal field, of the request or of a table, as it is."""
+    found = [field.name for field in view.request if field.personal]
+    for column in view.columns:
+        if column.binding is not None and column.feature and view.bindings[column.binding].is_table:
+            fields = plan.tables[view.bindings[column.binding].source].schema
+            if column.feature in fields and fields[column.feature].personal:
+                found.append(column.name)
     return found
 
 

@@ -75,6 +75,7 @@ class ProjectStatus(msgspec.Struct, frozen=True):
     streams: list[StreamStatus]
     groups: list[GroupStatus]
     dead_letters: int
+    open_dead_letters: int
     newest_dead_letters: list[DeadLetterStatus]
     records: int
     online_problem: str
@@ -99,7 +100,8 @@ class ProjectStatus(msgspec.Struct, frozen=True):
         # Of the others the lines of their streams tell all.
         lines += [str(group) for group in self.groups if group.run != run_text(None)]
         lines.append(f"online store {self.records:>14,} records; {self.predictions:,} predictions logged")
-        lines.append(f"dead letters {self.dead_letters:>14,}")
+        waiting = f"; {self.open_dead_letters:,} open (headrace dead list)" if self.open_dead_letters else ""
+        lines.append(f"dead letters {self.dead_letters:>14,}{waiting}")
         lines += [
             f"  {d.stream} partition {d.partition} offset {d.offset}: {d.field or 'whole event'}: {d.reason}"
             for d in self.newest_dead_letters
@@ -117,17 +119,20 @@ def project_status(parts: Parts) -> ProjectStatus:
     """Look at everything once; starts nothing and changes nothing."""
     catalog = parts.catalog
     now = parts.clock.now_us()
-    dead, newest = _dead_letters(parts)
+    (dead, waiting), newest = _dead_letters(parts)
+    records, problem = _online(parts)
     return ProjectStatus(
         str(parts.settings.folder),
         parts.settings.env,
         bool(catalog.definitions()),
         [layer_status(parts, layer, now) for layer in LAYERS],
         _streams(parts),
-        [group_status(parts, group) for group in parts.plan.computed_groups],
+        [] if problem else [group_status(parts, group) for group in parts.plan.computed_groups],
         dead,
+        waiting,
         newest,
-        *_online(parts),
+        records,
+        problem,
         _end(parts.internal, "predictions"),
         [_model(parts, name) for name in parts.plan.models],
         [msgspec.to_builtins(run) for run in catalog.runs(limit=_SHOWN)],
@@ -200,16 +205,20 @@ def _streams(parts: Parts) -> list[StreamStatus]:
     return found
 
 
-def _dead_letters(parts: Parts) -> tuple[int, list[DeadLetterStatus]]:
+def _dead_letters(parts: Parts) -> tuple[tuple[int, int], list[DeadLetterStatus]]:
+    from headrace.app.letters import letters_of
     from headrace.engines.stream.commits import DEAD_LETTERS, decode_dead_letters
+    from headrace.ingestion.masking import Masker
 
+    counts = letters_of(parts).count()
     end = _end(parts.features, DEAD_LETTERS)
     if not end:
-        return 0, []
+        return counts, []
     start = max(end - _SHOWN, parts.features.begin(DEAD_LETTERS, 0))
     batches = parts.features.read(DEAD_LETTERS, 0, start, _SHOWN)
-    letters = [letter for batch in batches for letter in decode_dead_letters(batch.payload)][-_SHOWN:]
-    return end, [DeadLetterStatus(d.stream, d.partition, d.offset, d.field, d.reason) for d in letters]
+    masker = Masker(parts.plan.streams)
+    letters = [masker.letter(d) for batch in batches for d in decode_dead_letters(batch.payload)[-_SHOWN:]][-_SHOWN:]
+    return counts, [DeadLetterStatus(d.stream, d.partition, d.offset, d.field, d.reason) for d in letters]
 
 
 def _end(log: Any, topic: str) -> int:

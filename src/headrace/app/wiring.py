@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from headrace.app.settings import Settings
@@ -46,7 +47,8 @@ class Parts:
 
     @cached_property
     def features(self) -> EventLog:
-        """The feature log: topics `windows`, `tables`, `dead_letters`. It can be computed again from the raw topics."""
+        """The feature log: topics `windows`, `tables`, `dead_letters`. What raw topics still hold (`retention`)
+        can be computed again from them."""
         return self._log("features")
 
     @cached_property
@@ -135,6 +137,11 @@ class Parts:
         return any(self.raw.end(stream, partition) > 0 for partition in range(partitions))
 
     @property
+    def checkpoint(self) -> Path:
+        """The file that holds clocks and recent ids of compute."""
+        return self.settings.state / "compute.checkpoint"
+
+    @property
     def memory_bytes(self) -> int:
         """How much of one stream or table history holds in memory at a time."""
         return self.settings.history_mb * 2**20
@@ -158,7 +165,7 @@ class Parts:
             self.plan,
             self.raw,
             self.features,
-            self.settings.state / "compute.checkpoint",
+            self.checkpoint,
             state=lambda: self.derivation,
             past=lambda: self.past,
             horizon_us=self.horizon_us,
@@ -267,4 +274,8 @@ class Parts:
             stream: plan.partition_key or ((plan.schema.id_field,) if plan.schema.id_field else ())
             for stream, plan in self.plan.streams.items()
         }
-        return KafkaRawLog(address.below(name), self.clock, {**keys, UNKNOWN_TOPIC: ()})
+        strange = sorted(self.settings.topics.keys() - keys.keys())
+        if strange:
+            declared = ", ".join(keys) or "none"
+            raise ConfigError(f'streams.{strange[0]}: there is no stream "{strange[0]}"; declared are {declared}')
+        return KafkaRawLog(address.below(name), self.clock, {**keys, UNKNOWN_TOPIC: ()}, self.settings.topics)

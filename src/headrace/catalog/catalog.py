@@ -11,6 +11,7 @@ import msgspec
 import sqlalchemy as sa
 
 from headrace.catalog import tables
+from headrace.catalog.access import ChangeTable, KeyTable, log_change
 from headrace.catalog.database import Database
 from headrace.catalog.models import ModelTables
 from headrace.catalog.records import (
@@ -35,7 +36,8 @@ class Catalog:
     """Small durable records of a project, shared by all of its processes.
 
     Every write is one transaction and visible to all processes when the call returns. `detail` and `body` arguments
-    are plain JSON values. Thread-safe. What `models` holds belongs to the model registry.
+    are plain JSON values. Thread-safe. What `models` holds belongs to the model registry;
+    `keys` are those of the HTTP service, `changes` is the log of who changed what.
     """
 
     def __init__(self, url_or_path: str | Path, clock: Clock, *, env: str = "default") -> None:
@@ -46,6 +48,8 @@ class Catalog:
         self._database = Database(url_or_path, clock, env)
         self._clock = clock
         self.models = ModelTables(self._database, clock)
+        self.keys = KeyTable(self._database, clock)
+        self.changes = ChangeTable(self._database, clock)
 
     def hold(self, what: str) -> AbstractContextManager[None]:
         """Keep `what` to this process among all that share the catalog; Busy names who has it. On PostgreSQL only."""
@@ -66,10 +70,19 @@ class Catalog:
         """How many times `apply` has changed the definitions."""
         return int(self.setting(_GENERATION, 0))
 
-    def apply(self, records: Sequence[DefinitionRecord], *, generation: int | None = None) -> list[DefinitionChange]:
+    def apply(
+        self,
+        records: Sequence[DefinitionRecord],
+        *,
+        generation: int | None = None,
+        settings: Mapping[str, Any] | None = None,
+        who: str | None = None,
+    ) -> list[DefinitionChange]:
         """Make these the active definitions, all of them: what is not among them is removed (kept, inactive).
 
         With `generation`, the one that the caller decided upon, PlanError if another process has applied since then.
+        `settings`, JSON values by name, change with the definitions or not at all, and count as they do. `who` is for
+        the log of changes, which is written with it.
         """
         now_us = self._clock.now_us()
         table = tables.definitions
@@ -90,8 +103,14 @@ class Catalog:
             rows = [_definition_row(record, now_us) for record in records if record not in kept]
             if rows:
                 connection.execute(table.insert(), rows)
-            if rows or gone:
+            told = {name: _json(value) for name, value in (settings or {}).items()}
+            told = {name: value for name, value in told.items() if _setting(connection, name) != value}
+            for name, value in told.items():
+                _put(connection, tables.settings, "name", name, {"value": value})
+            if rows or gone or told:
                 _put(connection, tables.settings, "name", _GENERATION, {"value": _json(found + 1)})
+                named = [f"{c.change} {c.kind} {c.name}" for c in changes if c.change != "unchanged"] + sorted(told)
+                log_change(connection, now_us, who or "unknown", "apply", "definitions", {"changes": named})
         return changes
 
     def definitions(self, kind: str | None = None, *, active: bool = True) -> list[Definition]:

@@ -32,6 +32,16 @@ MIGRATIONS: Final = (
             "CREATE UNIQUE INDEX definitions_active ON definitions (kind, name) WHERE active",
         ),
     ),
+    Migration(
+        "keys of the HTTP service, and a log of changes",
+        (
+            """CREATE TABLE api_keys (id TEXT NOT NULL PRIMARY KEY, name TEXT NOT NULL, digest TEXT NOT NULL,
+                scopes TEXT NOT NULL, reads TEXT, rate FLOAT, burst INTEGER, created_us BIGINT NOT NULL,
+                created_by TEXT NOT NULL, expires_us BIGINT, revoked_us BIGINT)""",
+            """CREATE TABLE change_log (id INTEGER NOT NULL PRIMARY KEY, at_us BIGINT NOT NULL, who TEXT NOT NULL,
+                action TEXT NOT NULL, subject TEXT NOT NULL, detail TEXT NOT NULL)""",
+        ),
+    ),
 )
 """The steps to formats 2, 3, ..."""
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import sqlalchemy as sa
 
 from headrace.catalog import tables
+from headrace.catalog.access import log_change
 from headrace.catalog.database import Database
 from headrace.catalog.records import AliasRow
 from headrace.core.errors import NotFound
@@ -91,6 +92,10 @@ class ModelTables:
             key = connection.execute(tables.alias_history.insert(), row).inserted_primary_key
             assert key is not None
             _bump(connection, model, versions=0)
+            detail = {"alias": alias, "version": number, "previous": previous, "why": why}
+            # To go to an older version is to roll back, whatever it was asked for as.
+            action = "withdraw" if number is None else "rollback" if number < (previous or 0) else "promote"
+            log_change(connection, at_us, who, action, model, detail)
         return AliasRow(key[0], model, alias, number, previous, at_us, who, why)
 
     def alias(self, model: str, alias: str) -> int | None:

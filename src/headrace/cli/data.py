@@ -49,7 +49,7 @@ def register(group: click.Group) -> None:
         with working("computing features"):
             project.settle(wait=False)
         letters = f"{receipt.malformed:,} dead letters" if receipt.malformed != 1 else "1 dead letter"
-        hint = " (see headrace status)" if receipt.malformed else ""
+        hint = " (see headrace dead list)" if receipt.malformed else ""
         session.say(
             f"{receipt.appended:,} appended, {letters}{hint}",
             stream=stream, appended=receipt.appended, dead_letters=receipt.malformed, offsets=receipt.offsets,

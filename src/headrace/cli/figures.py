@@ -67,14 +67,16 @@ def _streams(project: Project) -> tuple[StreamCounts, ...]:
     from collections import Counter
 
     from headrace.engines.stream.commits import DEAD_LETTERS, decode_dead_letters
+    from headrace.ingestion.masking import Masker
 
-    log = project.parts.features
+    log, masker = project.parts.features, Masker(project.parts.plan.streams)
     reasons: dict[str, Counter[str]] = {}
     at = log.begin(DEAD_LETTERS, 0) if DEAD_LETTERS in log.topics() else None
     while at is not None and (batches := log.read(DEAD_LETTERS, 0, at, 10_000)):
         for batch in batches:
             for letter in decode_dead_letters(batch.payload):
-                reasons.setdefault(letter.stream, Counter())[letter.reason.partition(",")[0]] += 1
+                reason = masker.reason(letter.stream, letter.field, letter.reason)
+                reasons.setdefault(letter.stream, Counter())[reason.partition(",")[0]] += 1
         at = batches[-1].end
     return tuple(
         StreamCounts(stream.name, stream.events, dead_letters=dict(reasons.get(stream.name, {})))

@@ -99,9 +99,10 @@ def register(group: click.Group) -> None:
         answer = project.model(model).score(read_fields(fields, request), log=not no_log)
         lines = [f"{answer.value:.6f}  version {answer.version}  {answer.id}"]
         lines += [f"degraded: {', '.join(answer.degraded)}"] if answer.degraded else []
-        lines.append(
-            "position " + ", ".join(f"{name} {ends}" for name, ends in sorted(answer.position.streams.items()))
-        )
+        names = {group.version: f"group {group.name}" for group in project.parts.plan.computed_groups}
+        places = [*sorted(answer.position.streams.items())]
+        places += [(names.get(version, version), ends) for version, ends in answer.position.groups.items()]
+        lines.append("position " + ", ".join(f"{name} {ends}" for name, ends in places))
         moved = _contributions(project, model, answer) if explain else []
         lines += [f"  {name:<32} {value!s:>12}  {share:+.4f}" for name, value, share in moved]
         session.say(

@@ -22,10 +22,12 @@ def register(group: click.Group) -> None:
 
         Definitions are applied if none were before; if they changed since, apply them first.
         """
+        from headrace.app.access import check_address
         from headrace.app.locks import FolderLock
         from headrace.app.supervisor import Supervisor
 
         project = session.open(host=host, port=port)
+        check_address(project.parts)
         with FolderLock(project.settings.state, "up"):
             project.ensure_applied()
         given = {"HEADRACE_HOST": host, "HEADRACE_PORT": None if port is None else str(port)}
@@ -48,12 +50,15 @@ def register(group: click.Group) -> None:
         """Run one layer as this process, until SIGTERM; each may be stopped and killed without the others.
 
         compute: events to features. ingest: features to the stores. serve: the HTTP API. schedule: batch tables,
-        truth, monitors, retraining.
+        scheduled groups, truth, monitors, retraining.
         """
-        from headrace.app.services import run_layer
+        from headrace.app.services import run_layer, until_reached
 
         project = session.open(host=host, port=port)
-        project.ensure_applied()
+        if once:
+            project.ensure_applied()
+        else:
+            until_reached(project.ensure_applied, lambda reason: session.say(reason, layer=layer, reason=reason))
         run_layer(project.parts, layer, once=once, parent=parent)
         session.say("", layer=layer, pid=os.getpid())
 
@@ -68,8 +73,8 @@ def register(group: click.Group) -> None:
     def reconcile(session: Session, dry_run: bool) -> int:
         """Compare all records of the online store with archive and log, bit for bit, and repair what differs.
 
-        Nothing has to stop for it. `headrace run schedule` does a share of it every few minutes. Ends with 1 if something
-        differs that is not repaired.
+        Nothing has to stop for it. `headrace run schedule` does a share of it every few minutes. Ends with 1 if
+        something differs that is not repaired.
         """
         from headrace.app.reconciling import reconcile_all
 

@@ -108,6 +108,7 @@ class Field:
     `entity` names the entity (or request event) that the field is a key of; None if it is no key.
     `default` stands in for a field that does not arrive at all; a field without one and not nullable is required.
     `aliases` are its former names, the oldest first: what arrived or was stored under one of them is this field.
+    `personal`: its values are hidden from people who look at dead letters, statistics and pages.
     """
 
     name: str
@@ -119,6 +120,7 @@ class Field:
     size: int | None = None
     doc: str = ""
     aliases: tuple[str, ...] = ()
+    personal: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:

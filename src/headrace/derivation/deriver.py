@@ -20,7 +20,7 @@ from headrace.core.derived import OUTSIDE, DerivedBatch, decode_derived, encode_
 from headrace.core.errors import HorizonError, LogError
 from headrace.core.events import EventBlock, encode_block
 from headrace.core.positions import Position
-from headrace.core.time import MAX_US
+from headrace.core.time import MAX_US, MIN_US
 from headrace.engines.stream.commits import StreamSpan
 from headrace.engines.stream.engine import RawChunk
 from headrace.engines.stream.verdicts import COUNTED
@@ -110,7 +110,7 @@ class Deriver:
             chunk = read_span(self._project, self._raw, self.plan.source, partition, begin, end)
             codes = waiting.codes.get(partition, {})
             payload = self._derived(chunk, codes, position, waiting.commits)
-            items.append(Append(self.plan.topic, partition, payload, end - begin))
+            items.append(Append(self.plan.topic, partition, payload, end - begin, base=begin))
         self._raw.append(items)
         self._commits = waiting.commits
         return waiting.n
@@ -157,6 +157,8 @@ class Deriver:
             root = self._project.root(stream)
             for partition in range(self._raw.topics()[root]):
                 at = reached[stream][partition] if stream in reached else 0
+                if at < self._raw.begin(root, partition):
+                    return MIN_US  # the state has a long way to go: not even when that arrived is known any more
                 if at < self._raw.end(root, partition):
                     found = min(found, self._raw.read(root, partition, at, 1)[0].arrival_us)
         return found

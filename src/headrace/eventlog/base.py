@@ -9,12 +9,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Append:
-    """A record batch on its way in: `count` records (at least one) encoded in `payload`."""
+    """A record batch on its way in: `count` records (at least one) encoded in `payload`.
+
+    `base`: the offset that it must get, for topics of one writer; None: whatever comes next.
+    """
 
     topic: str
     partition: int
     payload: bytes
     count: int = 1
+    base: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,11 @@ class EventLog(ABC):
     holds. Batches are never split or edited. Any number of processes may append, read and commit at once; a reader
     sees whole batches in offset order without gaps, as soon as they are appended, and never a torn one. After a kill
     of any process everything appended is there; with `sync` also after power loss. Offsets only grow. Thread-safe.
+
+    A server that is away raises LogUnreachable. Topics of single events that other tools write as well (raw topics on
+    Kafka) differ in three ways, which whoever reads or appends raw events has to bear: a batch may be cut anew at every
+    read, offsets at which no event stands are read as rows of nothing (`core.messages`), and an append may come through
+    in part if its process dies. Offsets are without gaps there, too.
     """
 
     @abstractmethod
@@ -56,7 +65,11 @@ class EventLog(ABC):
 
     @abstractmethod
     def append(self, items: Sequence[Append]) -> list[int]:
-        """Append batches, all or none, and return the base offset of each. Unknown topic: NotFound."""
+        """Append batches, all or none, and return the base offset of each.
+
+        Unknown topic: NotFound. A batch that would get another offset than its `base`: LogMoved, so that a writer that
+        was taken for dead cannot write after the one that has taken over.
+        """
 
     @abstractmethod
     def read(self, topic: str, partition: int, offset: int, max_records: int = 10_000) -> list[LogBatch]:

@@ -34,26 +34,28 @@ class FieldSpec:
     default: Any = MISSING
     size: int | None = None
     aliases: tuple[str, ...] = ()
+    personal: bool = False
 
 
 Alias = str | list[str] | tuple[str, ...]
 """Former names of a field of an event, the oldest first."""
 
 
-def key(entity: Entity | type[Any], doc: str = "", *, alias: Alias = ()) -> Any:
+def key(entity: Entity | type[Any], doc: str = "", *, alias: Alias = (), personal: bool = False) -> Any:
     """A field that names an entity, or another event by its id: `hr.key(User)`, `hr.key(Transfer)`.
 
     `alias`: its former name (several: the oldest first), under which older events lie in the log and the archive.
+    `personal`: as in `hr.field`.
     """
-    return FieldSpec("key", doc, entity, aliases=_names(alias))
+    return FieldSpec("key", doc, entity, aliases=_names(alias), personal=personal)
 
 
-def id(doc: str = "", *, alias: Alias = ()) -> Any:
+def id(doc: str = "", *, alias: Alias = (), personal: bool = False) -> Any:
     """The field that identifies an event: a repeated id within the dedupe horizon is dropped.
 
-    `alias`: as in `hr.key`.
+    `alias`: as in `hr.key`; `personal`: as in `hr.field`.
     """
-    return FieldSpec("id", doc, aliases=_names(alias))
+    return FieldSpec("id", doc, aliases=_names(alias), personal=personal)
 
 
 def event_time(doc: str = "", *, alias: Alias = ()) -> Any:
@@ -62,15 +64,25 @@ def event_time(doc: str = "", *, alias: Alias = ()) -> Any:
 
 
 @overload
-def field(doc: str = "", *, size: int | None = None, alias: Alias = ()) -> Any: ...
+def field(doc: str = "", *, size: int | None = None, alias: Alias = (), personal: bool = False) -> Any: ...
 @overload
-def field(doc: str = "", *, default: object, size: int | None = None, alias: Alias = ()) -> Any: ...
-def field(doc: str = "", *, default: object = MISSING, size: int | None = None, alias: Alias = ()) -> Any:
+def field(
+    doc: str = "", *, default: object, size: int | None = None, alias: Alias = (), personal: bool = False
+) -> Any: ...
+def field(
+    doc: str = "",
+    *,
+    default: object = MISSING,
+    size: int | None = None,
+    alias: Alias = (),
+    personal: bool = False,
+) -> Any:
     """Any other field: its documentation, the value that stands in where it does not arrive, the length of a list.
 
     `alias`: its former name (several: the oldest first), under which older events lie in the log and the archive.
+    `personal`: its values are hidden where people look (dead letters, statistics, pages); it changes no version.
     """
-    return FieldSpec("field", doc, None, default, size, _names(alias))
+    return FieldSpec("field", doc, None, default, size, _names(alias), personal)
 
 
 def _names(alias: Alias) -> tuple[str, ...]:
@@ -160,7 +172,7 @@ class Field(Generic[T]):
             default = float(literal[0]) if self.dtype is DType.FLOAT else literal[0]
         return schema.Field(
             self.name, self.dtype, self.nullable, self.has_default, default, entity_name(self.spec.entity),
-            self.spec.size, self.spec.doc, self.spec.aliases,
+            self.spec.size, self.spec.doc, self.spec.aliases, self.spec.personal,
         )  # fmt: skip
 
 

@@ -40,14 +40,12 @@ from headrace.features.plan import GroupPlan, ProjectPlan
 from headrace.retrieval.past import WRITER, events_table
 from headrace.retrieval.stored import as_declared, stored_columns
 from headrace.stores.offline.base import OfflineStore
-from headrace.stores.online.base import OnlineStore
+from headrace.stores.online.base import OnlineStore, Record
 
 PIECE = 250_000
 """Offsets of a stream that are read at once, over all of its partitions."""
 _AT_ONCE = 20_000
 """Records per transaction: a live writer of the store waits for no more than these."""
-SERVED_PIECE = 50_000
-"""Offsets whose records change in one transaction, since they are read meanwhile."""
 Progress = Callable[[int, int], None]
 
 
@@ -108,7 +106,8 @@ class GroupBackfill:
         self._engine = StreamEngine(alone)
         self._raw, self._features, self._offline, self._online = raw, features, offline, online
         self._horizon_us = horizon_us
-        self._piece = piece or (SERVED_PIECE if served else PIECE)
+        # What is read meanwhile changes in pieces of one transaction each, for which a live writer may have to wait.
+        self._piece = piece or (max(online.at_once // (5 * len(groups)), 1) if served else PIECE)
         self._served, self._run_us, self._only = served, run_us, only
         self._clock_us = NULL_US
         self._bound_us = NULL_US if clock_us is None else clock_us
@@ -170,7 +169,7 @@ class GroupBackfill:
         order = sorted({key for _, _, keys in changes for key in keys})
         data = encode_state(done)
 
-        def change(records: list[bytes | None]) -> list[tuple[bytes, bytes | None]]:
+        def change(records: list[bytes | None]) -> list[Record]:
             for raw in records[len(order) :]:
                 found = decode_state(raw)
                 if (begun.at if any(begun.at) else None) != (None if found is None or not any(found.at) else found.at):
@@ -293,7 +292,7 @@ def _bound(
     """The time before which events need not be read: what the caller says, if nothing older counts."""
     if any(layout.lifetime for layout in layouts.values()):
         return since_us
-    if clock_us is None:
+    if clock_us is None or clock_us == NULL_US:  # of dead letters alone
         return None
     # No read reaches further back than this from where the online store stands.
     needed = {group.name: clock_us - horizon_us - layouts[group.version].reach_us for group in groups}

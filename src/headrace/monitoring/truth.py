@@ -17,7 +17,7 @@ import numpy as np
 from headrace.core.columns import BoolArray, FloatArray, IntArray
 from headrace.core.time import MIN_US, US_PER_DAY
 from headrace.engines.stream.admitted import ARRIVAL, OFFSET, PARTITION, VERDICT, judged_events
-from headrace.engines.stream.commits import WINDOWS
+from headrace.engines.stream.commits import WINDOWS, CommitHead
 from headrace.engines.stream.verdicts import COUNTED
 from headrace.engines.stream.worker import read_heads
 from headrace.eventlog.base import Append, EventLog
@@ -59,6 +59,11 @@ class _Chunk:
     known_us: IntArray
 
 
+def joiner(model: str) -> str:
+    """The consumer group under which the feature log notes how far the truth of a model is joined."""
+    return f"truth {model}"
+
+
 class TruthTracker:
     """Joins one model's predictions with its truth; remembers the last `keep_us` of requests.
 
@@ -86,6 +91,7 @@ class TruthTracker:
         internal.create(TOPIC)
         internal.create(LABELS)
         self._at = [0, 0, 0]
+        self._noted = -1
         self.predictions = 0
         self.joined = 0
         self._recovered = False
@@ -102,6 +108,10 @@ class TruthTracker:
             record = TruthRecord(self._model.name, *joined, *ends)
             self._internal.append([Append(TOPIC, 0, msgspec.msgpack.encode(record))])
             self._at = ends
+        if self._noted != self._windows_end:
+            # Whoever trims the raw log asks for it. After the record: what is noted is kept.
+            self._features.commit(joiner(self._model.name), WINDOWS, 0, self._windows_end)
+            self._noted = self._windows_end
         self.joined += len(joined[0])
         return len(joined[0])
 
@@ -160,7 +170,10 @@ class TruthTracker:
         found = read_heads(self._features, self._at[1], end - self._at[1]) if end > self._at[1] else []
         self._windows_end = found[-1][0].end if found else self._at[1]
         stream, derived = self._project.stream(label.stream), label.stream in self._project.derived
-        rows = judged_events(stream, self._raw, [commit for _, commit in found], derived=derived)
+        commits = [commit for _, commit in found]
+        if self._at[1] == 0:
+            commits = self._held(commits)
+        rows = judged_events(stream, self._raw, commits, derived=derived)
         if rows is None:
             return [], [], []
         time = stream.schema.time_field or ""
@@ -170,6 +183,18 @@ class TruthTracker:
         at = np.flatnonzero(counted)
         ids = rows[label.join_field].take(at).to_pylist()
         return ids, values[at].tolist(), np.asarray(rows[ARRIVAL])[at].tolist()
+
+    def _held(self, commits: list[CommitHead]) -> list[CommitHead]:
+        """Those whose labels the log still has: a new model has no predictions that older ones could belong to."""
+        name = self._model.label.stream
+        begin = [self._raw.begin(name, p) for p in range(self._raw.topics().get(name, 0))]
+        gone = [
+            index
+            for index, commit in enumerate(commits)
+            if (span := commit.streams.get(name))
+            and any(b < e and b < held for b, e, held in zip(span.begin, span.end, begin, strict=True))
+        ]
+        return commits[gone[-1] + 1 :] if gone else commits
 
     def _reported(self) -> tuple[list[Any], list[float], list[int], int]:
         batches = self._internal.read(LABELS, 0, self._at[2], 1_000_000)

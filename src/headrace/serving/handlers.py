@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qs
 
 from headrace.core.errors import NotFound, SchemaError, StoreError
 from headrace.core.positions import EMPTY_POSITION, Position, decode_position
@@ -17,6 +15,8 @@ from headrace.features.plan import ModelPlan, ViewPlan
 from headrace.retrieval.online import OnlineReader
 from headrace.retrieval.prediction_blocks import ScoredBlock, one_of
 from headrace.retrieval.predictions import find_prediction
+from headrace.serving.access import NOBODY
+from headrace.serving.calls import Call
 from headrace.serving.labels import LabelRow, append_labels
 from headrace.serving.metrics import CONTENT_TYPE, ServingMetrics
 from headrace.serving.records import Records
@@ -34,27 +34,6 @@ from headrace.serving.scorer import Scored
 from headrace.serving.service import Receipt, Service
 
 _RECENT = 10_000
-_TRUE = {"1", "true", "yes"}
-
-
-@dataclass(slots=True)
-class Call:
-    """A request without its transport: path parameters, raw query, whole body."""
-
-    params: Mapping[str, str]
-    query: bytes = b""
-    body: bytes = b""
-
-    def option(self, name: str) -> str | None:
-        """The last value of a query parameter; None if it is not given."""
-        if not self.query:
-            return None
-        found = parse_qs(self.query.decode("latin-1"), keep_blank_values=True).get(name)
-        return found[-1] if found else None
-
-    def flag(self, *names: str) -> bool:
-        """True if one of these query parameters is 1, true or yes."""
-        return any((self.option(name) or "").lower() in _TRUE for name in names) if self.query else False
 
 
 @dataclass(slots=True)
@@ -166,6 +145,9 @@ class Handlers:
         if scorer is None:
             raise unknown("model", name, self._service.scorers)
         asked = self._parsers[scorer.model.view].parse(call.body)
+        explained = call.flag("features", "explain")
+        if explained:
+            call.caller.check_read(scorer.model.view)
         if not asked.n:
             return Reply(b"[]")
         try:
@@ -174,7 +156,7 @@ class Handlers:
             raise Refused(503, str(error), hint="see /health/ready") from None
         self._metrics.scored(scored)
         self._recent.add(scored.block)
-        replies = _score_replies(scored, explained=call.flag("features", "explain"))
+        replies = _score_replies(scored, explained=explained)
         return Reply(encode_json(replies[0] if asked.single else replies))
 
     async def get_prediction(self, call: Call) -> Reply:
@@ -187,6 +169,7 @@ class Handlers:
             block = await asyncio.to_thread(find_prediction, self._service.internal, name, self._views)
         if block is None:
             raise Refused(404, f'there is no recent prediction "{name}"', hint="older ones are in the offline store")
+        call.caller.check_read(block.view)
         features = block.features
         body = {
             "id": name,
@@ -230,7 +213,10 @@ class Handlers:
         log = self._service.features
         if log is None:
             raise Refused(503, "this service takes no rows", hint="put them where the feature log is written")
-        offset = await asyncio.to_thread(self._records.put, log, call.params["group"], call.params["key"], call.body)
+        table = call.params["group"]
+        offset = await asyncio.to_thread(self._records.put, log, table, call.params["key"], call.body)
+        if self._service.notes is not None:
+            self._service.notes.put(call.caller.who, table)
         return Reply(encode_json({"offset": offset}))
 
     # --- the service itself -------------------------------------------------------------------------------------------
@@ -259,9 +245,11 @@ class Handlers:
             name: scorer.refused for name, scorer in self._service.scorers.items() if scorer.champion and scorer.refused
         }
         body: dict[str, Any] = {"status": "unavailable" if down else "ready"}
-        if down:
+        # What is down names models and files, which is nothing for whoever has no key.
+        known = call.caller is not NOBODY
+        if down and known:
             body["down"] = down
-        if warnings:
+        if warnings and known:
             body["refused"] = warnings
         return Reply(encode_json(body), 503 if down else 200)
 

@@ -10,6 +10,7 @@ import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 from time import perf_counter
 from types import FrameType
 from typing import Any
@@ -23,13 +24,17 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from headrace.core.errors import ConfigError
-from headrace.serving.handlers import Call, Handlers
+from headrace.serving.access import ANY, ANYBODY, PUBLIC, Access, Caller
+from headrace.serving.calls import Call
+from headrace.serving.dead_letters import LetterHandlers
+from headrace.serving.handlers import Handlers
 from headrace.serving.listener import listen
 from headrace.serving.metrics import ServingMetrics
 from headrace.serving.openapi import describe
 from headrace.serving.replies import Refused, Reply, encode_json, refusal
 from headrace.serving.scorer import Scorer
 from headrace.serving.service import Service
+from headrace.serving.tls import Tls
 
 _logger = logging.getLogger("headrace.serving")
 _Handler = Callable[[Call], Reply | Awaitable[Reply]]
@@ -40,33 +45,48 @@ class _Disconnected(Exception):
 
 
 class Endpoint:
-    """One route as an ASGI application: reads the body, calls the handler, answers, and counts.
+    """One route as an ASGI application: admits the caller, reads the body, calls the handler, answers, and counts.
 
-    Whatever a handler raises on purpose becomes a 4xx or 503 with the error in JSON.
+    `scope` is what a key must be for; a caller who is not admitted is answered before the body is looked at. Whatever
+    a handler raises on purpose becomes a 4xx or 503 with the error in JSON.
     """
 
-    def __init__(self, route: str, handler: _Handler, metrics: ServingMetrics, max_body: int) -> None:
+    def __init__(
+        self, route: str, handler: _Handler, metrics: ServingMetrics, max_body: int, access: Access | None, scope: str
+    ) -> None:
         self._route = route
         self._handler = handler
         self._metrics = metrics
         self._max_body = max_body
+        self._access = access
+        self._scope = scope
+        names = [name for name in ("{view}", "{group}") if scope == "read" and name in route]
+        self._resource = names[0][1:-1] if names else ""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         start = perf_counter()
         try:
+            caller = ANYBODY if self._access is None else self._admitted(self._access, scope)
             body = await self._body(scope, receive)
-            answer = self._handler(Call(scope["path_params"], scope["query_string"], body))
+            answer = self._handler(Call(scope["path_params"], scope["query_string"], body, caller))
             reply = answer if isinstance(answer, Reply) else await answer
         except _Disconnected:
             return
         except Exception as error:
             known = refusal(error)
             if known is None:
-                _logger.exception("%s %s failed", scope["method"], scope["path"])
+                # A path may hold a key of somebody.
+                _logger.exception("%s %s failed", scope["method"], self._route)
                 known = Refused(500, "internal error", hint="the service's log says more").reply()
             reply = known
         await _send(send, reply)
         self._metrics.answered(self._route, reply.status, perf_counter() - start)
+
+    def _admitted(self, access: Access, scope: Scope) -> Caller:
+        caller = access.admit(scope["headers"], self._scope)
+        if caller.reads is not None and self._resource:
+            caller.check_read(scope["path_params"][self._resource])
+        return caller
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
         if scope["method"] == "GET":
@@ -105,32 +125,38 @@ def create_app(service: Service) -> Starlette:
     handlers = Handlers(service, metrics)
     document = encode_json(describe(service.project))
     page = _page(service).encode()
-    table: list[tuple[str, str, _Handler]] = [
-        ("POST", "/v1/events", handlers.post_events),
-        ("POST", "/v1/events/{stream}", handlers.post_stream),
-        ("POST", "/v1/features/{view}", handlers.post_features),
-        ("POST", "/v1/models/{model}/score", handlers.post_score),
-        ("GET", "/v1/predictions/{id}", handlers.get_prediction),
-        ("POST", "/v1/labels/{model}", handlers.post_labels),
-        ("GET", "/v1/records/{group}/{key:path}", handlers.get_record),
-        ("PUT", "/v1/records/{group}/{key:path}", handlers.put_record),
-        ("GET", "/metrics", handlers.get_metrics),
-        ("GET", "/health/live", handlers.get_live),
-        ("GET", "/health/ready", handlers.get_ready),
-        ("GET", "/openapi.json", lambda call: Reply(document)),
-        ("GET", "/", lambda call: Reply(page, content_type=b"text/html; charset=utf-8")),
+    letters, letter = LetterHandlers(service.letters), "/v1/dead_letters/{stream}/{partition}/{offset}"
+    table: list[tuple[str, str, str, _Handler]] = [
+        ("POST", "/v1/events", "publish", handlers.post_events),
+        ("POST", "/v1/events/{stream}", "publish", handlers.post_stream),
+        ("POST", "/v1/features/{view}", "read", handlers.post_features),
+        ("POST", "/v1/models/{model}/score", "score", handlers.post_score),
+        ("GET", "/v1/predictions/{id}", "read", handlers.get_prediction),
+        ("POST", "/v1/labels/{model}", "label", handlers.post_labels),
+        ("GET", "/v1/records/{group}/{key:path}", "read", handlers.get_record),
+        ("PUT", "/v1/records/{group}/{key:path}", "publish", handlers.put_record),
+        ("GET", "/v1/dead_letters", "admin", letters.list),
+        ("POST", "/v1/dead_letters/replay", "admin", letters.replay),
+        ("POST", "/v1/dead_letters/drop", "admin", letters.drop),
+        ("GET", letter, "admin", letters.get),
+        ("POST", f"{letter}/fix", "admin", letters.fix),
+        ("GET", "/metrics", ANY, handlers.get_metrics),
+        ("GET", "/health/live", PUBLIC, handlers.get_live),
+        ("GET", "/health/ready", PUBLIC, handlers.get_ready),
+        ("GET", "/openapi.json", ANY, lambda call: Reply(document)),
+        ("GET", "/", ANY, lambda call: Reply(page, content_type=b"text/html; charset=utf-8")),
     ]
     # The routes are tried in turn, so the busiest stand first.
     busy = ("/v1/models/{model}/score", "/v1/features/{view}")
     table.sort(key=lambda row: busy.index(row[1]) if row[1] in busy else len(busy))
     routes = [
-        Route(path, Endpoint(path, handler, metrics, service.max_body), methods=[method])
-        for method, path, handler in table
+        Route(path, Endpoint(path, handler, metrics, service.max_body, service.access, scope), methods=[method])
+        for method, path, scope, handler in table
     ]
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        watcher = asyncio.create_task(_follow_promotions(service, metrics))
+        watcher = asyncio.create_task(_follow_catalog(service, metrics))
         try:
             yield
         finally:
@@ -139,6 +165,8 @@ def create_app(service: Service) -> Starlette:
                 await watcher
             if service.predictions is not None:
                 await asyncio.to_thread(service.predictions.flush)
+            if service.notes is not None:
+                await asyncio.to_thread(partial(service.notes.flush, everything=True))
 
     return Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _no_route})
 
@@ -150,27 +178,28 @@ def serve(
     *,
     listener: socket.socket | None = None,
     on_ready: Callable[[int], None] | None = None,
+    tls: Tls | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT: then finish the requests that are under way, flush the prediction log, return.
 
     `port` 0 takes any free one; `on_ready` is told the port once connections are accepted. A `listener` that listens
-    already is used instead of host and port, and closed at the end. Raises ConfigError if the address cannot be
-    listened on.
+    already is used instead of host and port, and closed at the end. With `tls` it speaks HTTPS only. Raises ConfigError
+    if the address cannot be listened on.
     """
     listener = listener or listen(host, port)
     with listener, _returning_from_signals():
-        _server(service, listener, on_ready).run(sockets=[listener])
+        _server(service, listener, on_ready, tls).run(sockets=[listener])
 
 
 @contextmanager
-def serving(service: Service, host: str = "127.0.0.1", port: int = 0) -> Iterator[int]:
+def serving(service: Service, host: str = "127.0.0.1", port: int = 0, *, tls: Tls | None = None) -> Iterator[int]:
     """Serve from a thread of this process while the context lasts; gives the port.
 
     Leaving it stops the service as SIGTERM would. Raises ConfigError if the address cannot be listened on.
     """
     with listen(host, port) as listener:
         ready = threading.Event()
-        server = _server(service, listener, lambda _: ready.set())
+        server = _server(service, listener, lambda _: ready.set(), tls)
         thread = threading.Thread(target=lambda: server.run(sockets=[listener]), name="headrace-http", daemon=True)
         thread.start()
         try:
@@ -183,7 +212,10 @@ def serving(service: Service, host: str = "127.0.0.1", port: int = 0) -> Iterato
             thread.join()
 
 
-def _server(service: Service, listener: socket.socket, on_ready: Callable[[int], None] | None) -> _Server:
+def _server(
+    service: Service, listener: socket.socket, on_ready: Callable[[int], None] | None, tls: Tls | None
+) -> _Server:
+    secure: dict[str, Any] = {} if tls is None else tls.options()
     config = uvicorn.Config(
         create_app(service),
         access_log=False,
@@ -192,6 +224,7 @@ def _server(service: Service, listener: socket.socket, on_ready: Callable[[int],
         http="httptools",
         ws="none",
         timeout_graceful_shutdown=10,
+        **secure,
     )
     return _Server(config, on_ready, listener.getsockname()[1])
 
@@ -228,13 +261,30 @@ def _returning_from_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-async def _follow_promotions(service: Service, metrics: ServingMetrics) -> None:
-    """Take over what the registry's aliases name, for as long as the service runs."""
+async def _follow_catalog(service: Service, metrics: ServingMetrics) -> None:
+    """Take over what the registry's aliases name and what became of keys, for as long as the service runs."""
     told: dict[str, str] = {}
     while True:
         for name, scorer in service.scorers.items():
             await _reload(name, scorer, metrics, told)
+        for what, do in (
+            ("keys", None if service.access is None else service.access.refresh),
+            ("log of changes", None if service.notes is None else service.notes.flush),
+        ):
+            if do is not None:
+                await _attempt(what, do, told)
         await asyncio.sleep(service.poll_s)
+
+
+async def _attempt(what: str, do: Callable[[], object], told: dict[str, str]) -> None:
+    """Do something with the catalog; where it fails the service goes on with what it knows, and says so once."""
+    try:
+        await asyncio.to_thread(do)
+        told.pop(what, None)
+    except Exception as error:
+        if told.get(what) != str(error):
+            told[what] = str(error)
+            _logger.error("%s: %s", what, error)
 
 
 async def _reload(name: str, scorer: Scorer, metrics: ServingMetrics, told: dict[str, str]) -> None:
@@ -252,7 +302,7 @@ async def _reload(name: str, scorer: Scorer, metrics: ServingMetrics, told: dict
 
 async def _send(send: Send, reply: Reply) -> None:
     length = str(len(reply.body)).encode()
-    headers = [(b"content-type", reply.content_type), (b"content-length", length)]
+    headers = [(b"content-type", reply.content_type), (b"content-length", length), *reply.headers]
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": reply.body})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -14,9 +14,9 @@ from prometheus_client.registry import Collector
 
 from headrace.core.columns import BoolArray, IntArray
 from headrace.core.errors import StoreError
-from headrace.core.positions import decode_position
+from headrace.core.positions import GroupState, decode_position, decode_state, state_key
 from headrace.core.time import US_PER_SECOND
-from headrace.features.plan import ViewPlan
+from headrace.features.plan import GroupPlan, ViewPlan
 from headrace.retrieval.rows import FeatureBlock
 from headrace.serving.scorer import Scored, Scorer
 from headrace.serving.service import Service
@@ -176,8 +176,10 @@ class _ServiceCollector(Collector):
     def _position(self) -> Iterator[Metric]:
         service = self._service
         up = GaugeMetricFamily("headrace_online_store_up", "1 if the online store answers, else 0.")
+        scheduled = [g for g in service.project.computed_groups if g.version in service.project.scheduled]
         try:
-            position = decode_position(service.online.position())
+            states, raw_position = service.online.read([state_key(group.version) for group in scheduled])
+            position = decode_position(raw_position)
         except StoreError:
             up.add_metric([], 0)
             yield up
@@ -197,6 +199,25 @@ class _ServiceCollector(Collector):
                     ends = [service.raw.end(stream, partition) for partition in range(partitions)]
                     lag.add_metric([stream], sum(ends) - sum(offsets[:partitions]))
             yield lag
+        if scheduled:
+            yield from self._scheduled(scheduled, list(map(decode_state, states)), now)
+
+    def _scheduled(
+        self, groups: Sequence[GroupPlan], states: Sequence[GroupState | None], now_us: int
+    ) -> Iterator[Metric]:
+        service = self._service
+        age = _gauge(
+            "headrace_group_age_seconds", "Now less the newest event that a scheduled group reflects.", ["group"]
+        )
+        lag = _gauge("headrace_group_lag_events", "Events that a scheduled group does not reflect.", ["group"])
+        for group, state in zip(groups, states, strict=True):
+            if state is not None and state.clock_us is not None:
+                age.add_metric([group.name], (now_us - state.clock_us) / US_PER_SECOND)
+            root = service.project.root(group.stream)
+            if service.raw is not None and root in service.raw.topics():
+                ends = [service.raw.end(root, partition) for partition in range(service.raw.topics()[root])]
+                lag.add_metric([group.name], sum(ends) - (0 if state is None else sum(state.at)))
+        yield from (age, lag)
 
 
 def _versions(scorers: Iterable[Scorer]) -> Iterator[Metric]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from headrace.core.schema import DType, Field, Schema
 from headrace.features.plan import GroupPlan, ModelPlan, ProjectPlan, TablePlan, ViewColumn, ViewPlan
+from headrace.serving.openapi_letters import LETTER_SCHEMAS, letter_paths
 
 _TYPES: dict[DType, dict[str, Any]] = {
     DType.INT: {"type": "integer", "format": "int64"},
@@ -35,10 +36,27 @@ _EXAMPLES: dict[DType, Any] = {
 }
 _REFUSALS = {
     "400": "the body is no JSON",
+    "401": "the service has keys, and the request brings none that is live",
+    "403": "the key is not for this",
     "404": "nothing of that name",
     "413": "too much at once",
     "422": "a field does not fit; it is named",
+    "429": "the key asks too often; Retry-After says how many seconds to wait",
     "503": "a layer is down",
+}
+SCOPES_BY_PATH = {
+    "/v1/events": "publish",
+    "/v1/features": "read",
+    "/v1/predictions": "read",
+    "/v1/models": "score",
+    "/v1/labels": "label",
+    "/v1/dead_letters": "admin",
+    "/metrics": "any",
+}
+"""What a key must be for, by the beginning of a path; records are read by "read" and put by "publish"."""
+_SCHEMES = {
+    "key": {"type": "http", "scheme": "bearer", "description": "An API key: headrace keys make NAME --scope ..."},
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same key."},
 }
 
 
@@ -62,13 +80,27 @@ def describe(project: ProjectPlan) -> dict[str, Any]:
     for model in project.models.values():
         paths |= _of_model(model, schemas, project)
     paths |= _records(project)
+    paths |= letter_paths(_refusals())
     paths |= _fixed()
+    _secure(paths)
     return {
         "openapi": "3.1.0",
         "info": {"title": "Headrace scoring service", "version": version("headrace")},
         "paths": paths,
-        "components": {"schemas": schemas},
+        "components": {"schemas": schemas | LETTER_SCHEMAS, "securitySchemes": _SCHEMES},
     }
+
+
+def _secure(paths: dict[str, Any]) -> None:
+    """Say at each operation what a key must be for; a service without keys asks for none."""
+    for path, operations in paths.items():
+        for method, operation in operations.items():
+            scope = next((scope for start, scope in SCOPES_BY_PATH.items() if path.startswith(start)), None)
+            if path.startswith("/v1/records"):
+                scope = "read" if method == "get" else "publish"
+            if scope is not None:
+                operation["security"] = [{"key": []}, {"header": []}]
+                operation["x-scope"] = scope
 
 
 def example_of(schema: Schema, *, now: bool = False) -> dict[str, Any]:
@@ -142,9 +174,12 @@ def _responses(answer: str) -> dict[str, Any]:
     found: dict[str, Any] = {
         "200": {"description": "OK", "content": {"application/json": {"schema": _one_or_many(answer)}}}
     }
-    for status, text in _REFUSALS.items():
-        found[status] = {"description": text, "content": {"application/json": {"schema": _ref("Refusal")}}}
-    return found
+    return found | _refusals()
+
+
+def _refusals() -> dict[str, Any]:
+    content = {"application/json": {"schema": _ref("Refusal")}}
+    return {status: {"description": text, "content": content} for status, text in _REFUSALS.items()}
 
 
 def _mixed_events(project: ProjectPlan) -> dict[str, Any]:

@@ -23,6 +23,8 @@ from headrace.core.time import to_iso
 from headrace.retrieval.rows import FeatureBlock
 
 JSON = b"application/json"
+Headers = tuple[tuple[bytes, bytes], ...]
+"""Response headers beside type and length, names in lower case."""
 encode_json = msgspec.json.Encoder().encode
 
 
@@ -33,14 +35,18 @@ class Reply:
     body: bytes
     status: int = 200
     content_type: bytes = JSON
+    headers: Headers = ()
 
 
 class Refused(Exception):
     """A request that cannot be answered: HTTP status, what is wrong, the field at fault, what to do, and more."""
 
-    def __init__(self, status: int, error: str, *, field: str | None = None, hint: str = "", **more: Any) -> None:
+    def __init__(
+        self, status: int, error: str, *, field: str | None = None, hint: str = "", headers: Headers = (), **more: Any
+    ) -> None:
         super().__init__(error)
         self.status, self.error, self.field, self.hint, self.more = status, error, field, hint, more
+        self.headers = headers
 
     def reply(self) -> Reply:
         """The refusal as JSON: error, field, hint and whatever else was given."""
@@ -49,7 +55,7 @@ class Refused(Exception):
             body["field"] = self.field
         if self.hint:
             body["hint"] = self.hint
-        return Reply(encode_json(body | self.more), self.status)
+        return Reply(encode_json(body | self.more), self.status, headers=self.headers)
 
 
 class FeatureReply(msgspec.Struct, omit_defaults=True):

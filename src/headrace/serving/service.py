@@ -10,6 +10,9 @@ from headrace.core.events import EventBlock
 from headrace.core.time import Clock
 from headrace.eventlog.base import EventLog
 from headrace.features.plan import ProjectPlan
+from headrace.serving.access import Access
+from headrace.serving.dead_letters import LetterDoor
+from headrace.serving.notes import PutNotes
 from headrace.serving.prediction_log import PredictionLog
 from headrace.serving.scorer import Scorer
 from headrace.stores.online.base import OnlineStore
@@ -51,7 +54,10 @@ class Service:
         raw: the log of raw events, for the lag in `/metrics`; None leaves it out.
         features: the feature log, for rows that callers put; None refuses these.
         layers: gives the counters of the project's layers by name, for `/metrics`; None leaves them out.
-        poll_s: how often promotions are looked for.
+        access: admits requests; None admits all.
+        notes: counts rows that callers put, for the log of changes; None counts none.
+        letters: the dead letters; None refuses to show them.
+        poll_s: how often promotions and keys are looked for.
         max_body: bytes that a request body may have.
         max_rows: requests that one call may score or read.
     """
@@ -67,6 +73,9 @@ class Service:
     raw: EventLog | None = None
     features: EventLog | None = None
     layers: Callable[[], Mapping[str, Mapping[str, float]]] | None = None
+    access: Access | None = None
+    notes: PutNotes | None = None
+    letters: LetterDoor | None = None
     poll_s: float = 0.2
     max_body: int = 8 * 1024 * 1024
     max_rows: int = 2_000

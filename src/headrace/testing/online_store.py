@@ -202,6 +202,29 @@ class OnlineStoreTests(ABC):
             thread.join()
         assert failures == []
 
+    def test_threads_see_a_revision_whole(self, store: OnlineStore) -> None:
+        failures: list[object] = []
+        done = threading.Event()
+        note = b"\xff\xffnote"
+        store.write([(key, b"0") for key in (*_KEYS, note)], b"p")
+
+        def watch() -> None:
+            while not done.is_set():
+                records, position = store.read([*_KEYS, note])
+                if len(set(records)) != 1 or position != b"p":
+                    failures.append((records, position))
+
+        threads = [threading.Thread(target=watch) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for number in range(100):
+            text = b"%d" % number
+            store.revise(_KEYS, lambda found, text=text: [(key, text) for key in (*_KEYS, note)])  # type: ignore[misc]
+        done.set()
+        for thread in threads:
+            thread.join()
+        assert failures == []
+
     def test_a_closed_store_refuses(self, store: OnlineStore) -> None:
         store.close()
         for refused in (

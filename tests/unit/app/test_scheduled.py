@@ -368,3 +368,48 @@ def test_predictions_are_audited_at_the_positions_of_their_groups(reopen: Reopen
         pass
     stored = parts.offline.scan("predictions/risk")
     assert sorted(stored[f"_position_group.{version}"].to_pylist(), key=str) == sorted(lists, key=str)
+
+
+def test_a_version_that_is_kept_for_a_model_runs_as_its_group_does(reopen: Reopen) -> None:
+    shop = reopen(HOURLY)
+    past = orders(200, NOON - timedelta(hours=3), step_s=100, users=3)
+    shop.publish("order", past)
+    shop.publish("outcome", outcomes(past))
+    model = shop.model("risk")
+    model.promote(model.train(), why="the first one")
+    shop.backfill("spend")
+    former = shop.parts.plan.groups["spend"].version
+    file = shop.settings.folder / "features.py"
+    file.write_text(file.read_text().replace('"1h", "7d"', '"1h", "7d", "9d"'))
+    shop = reopen(HOURLY)
+    shop.apply()
+    assert set(shop.parts.plan.scheduled) == {former, shop.parts.plan.groups["spend"].version}
+    bought(shop, 6, 200)
+    first = shop.model("risk").score(asked(2)[1])
+    assert first.position.groups == {former: [200]}
+    assert [group.behind for group in shop.status().groups] == [6, 6]
+    assert shop.backfill("spend").events == 12
+    second = shop.model("risk").score(asked(2)[1])
+    assert second.position.groups == {former: [206]}
+    bought(shop, 3, 206)
+    # Both versions go over to the stream, the kept one under its own name.
+    shop = reopen()
+    assert str(shop.plan()).count("runs in the stream, so far every 1h") == 2
+    shop.apply()
+    bought(shop, 3, 209)
+    third = shop.model("risk").score(asked(2)[1])
+    assert (third.position.groups, third.position.streams["order"]) == ({}, [212])
+    assert [shop.audit(one.id).audit.differing for one in (first, second, third)] == [0, 0, 0]
+    assert count(shop) == len([row for row in past if row["user"] == "u1"]) + 4
+
+
+def test_groups_that_are_one_computation_run_alike(reopen: Reopen) -> None:
+    file = reopen().settings.folder / "features.py"
+    spend = file.read_text().split("class Profile")[0].split("class Spend")[1]
+    file.write_text(file.read_text().replace("class Profile", f"class Same{spend}class Profile", 1))
+    with pytest.raises(
+        ConfigError, match="are computed once, for they are the same, but run every 1h and in the stream"
+    ):
+        _ = reopen(HOURLY).definition_plan
+    both = reopen('[groups]\nspend = "1h"\nsame = "1h"\n')
+    assert len(both.definition_plan.scheduled) == 1

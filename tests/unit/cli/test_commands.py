@@ -120,7 +120,7 @@ def test_a_backfill_says_what_it_read_and_what_is_next(tmp_path: Path) -> None:
 def test_publish_counts_what_came_and_what_did_not_fit(loaded: Path, run: Run) -> None:
     line = b'{"order_id":"p1","user":"u9","amount":1,"at":"2026-01-01T00:00:00Z"}\n'
     done = run("publish", "order", "-", input=line + b'{"order_id":"p2"}\n')
-    assert done.output == "2 appended, 1 dead letter (see headrace status)\n"
+    assert done.output == "2 appended, 1 dead letter (see headrace dead list)\n"
     assert run("publish", "order", "-", input=b"").exit_code == 1
     empty = loaded / "empty.parquet"
     empty.touch()

@@ -16,8 +16,9 @@ EXPECTED = [
     *("publish", "put", "get", "online", "history", "snapshot", "dataset", "datasets", "backfill", "replay"),
     *("train", "evaluate", "promote", "rollback", "score"),
     *("search", "describe", "statistics", "report", "audit"),
-    *("up", "run", "status", "doctor", "demo"),
+    *("up", "run", "status", "dead", "keys", "changes", "doctor", "demo"),
 ]
+GROUPS = {"dead": ["drop", "fix", "list", "replay", "show"], "keys": ["list", "make", "revoke"]}
 
 
 def commands() -> Iterator[str]:
@@ -28,13 +29,24 @@ def test_the_commands_are_all_there_in_the_order_of_the_work() -> None:
     assert list(commands()) == EXPECTED
 
 
-@pytest.mark.parametrize("name", EXPECTED)
+def test_groups_of_commands_say_what_they_are_for() -> None:
+    for name, members in GROUPS.items():
+        command = main.get_command(click.Context(main), name)
+        assert isinstance(command, click.Group)
+        assert command.list_commands(click.Context(command)) == members
+        assert command.get_short_help_str(200).endswith(".")
+
+
+@pytest.mark.parametrize("name", [f"{name} {one}".strip() for name in EXPECTED for one in GROUPS.get(name, [""])])
 def test_help_has_a_sentence_an_example_and_json(name: str) -> None:
-    done = CliRunner().invoke(main, [name, "--help"])
+    done = CliRunner().invoke(main, [*name.split(), "--help"])
     assert done.exit_code == 0
     assert f"headrace {name}" in done.output.partition("Example")[2]
     assert "--json" in done.output
-    command = main.get_command(click.Context(main), name)
+    command: click.Command | None = main
+    for part in name.split():
+        assert isinstance(command, click.Group)
+        command = command.get_command(click.Context(command), part)
     assert command is not None
     assert command.get_short_help_str(200).endswith(".")
 

@@ -89,16 +89,38 @@ def test_what_the_engine_keeps_for_other_tables_has_no_name_in_a_query(engine: D
             engine.run(replace(PLANE, query=f"select * from {name}"))
 
 
+def test_a_name_leads_out_of_no_folder(engine: DuckDBBatchEngine, secret: Path, tmp_path: Path) -> None:
+    (tmp_path / "data" / ".hidden.csv").write_text("tail,built\nN1,1\n")
+    for name in ("../private/secret", str(secret.with_suffix("")), ".hidden", "..", "private/../../private/secret"):
+        with pytest.raises(NotFound, match="there is no source"):
+            engine.run(replace(PLANE, query=f'select * from "{name}"'))
+    (tmp_path / "data" / "seen.csv").write_text("tail,built\nN1,1\n")
+    assert engine.run(replace(PLANE, query="select * from seen")).num_rows == 1
+
+
 def test_a_query_on_sqlite_writes_nothing(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "house.db") as lite:
         lite.execute("create table planes (tail text, built integer)")
         lite.execute("insert into planes values ('N1', 1999)")
     lite.close()
     engine = DuckDBBatchEngine({"lite": f"sqlite:///{tmp_path}/house.db"}, CLOCK)
-    for query in ("delete from planes returning tail, built", "drop table planes"):
+    with sqlite3.connect(tmp_path / "other.db") as other:
+        other.execute("create table planes as select 'secret' as tail, 1 as built")
+    other.close()
+    for query in (
+        "delete from planes returning tail, built",
+        "drop table planes",
+        "pragma query_only = off",
+        f"attach '{tmp_path}/other.db' as other",
+        "select * from other.planes",
+        "select tail, load_extension('x') as built from planes",
+        "select tail, built from planes; delete from planes",
+    ):
         with pytest.raises(PlanError, match="plane"):
             engine.run(replace(PLANE, on="lite", query=query))
     assert engine.run(replace(PLANE, on="lite")).num_rows == 1
+    counted = "with recursive n(i) as (select 1 union all select i + 1 from n where i < 3) select i as built from n"
+    assert engine.run(replace(PLANE, on="lite", query=counted))["built"].to_pylist() == [1, 2, 3]
     engine.close()
 
 

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from headrace.core.events import encode_block
+from headrace.core.messages import encode_nothing
 from headrace.core.rows import encode_rows
 from headrace.core.schema import DType, Field, Schema
 from headrace.core.time import US_PER_DAY, US_PER_HOUR, SimulatedClock
@@ -21,7 +22,7 @@ from headrace.engines.stream.commits import (
     decode_dead_letters,
 )
 from headrace.engines.stream.verdicts import COUNTED, DEAD, DUPLICATE, LATE
-from headrace.engines.stream.worker import ComputeWorker
+from headrace.engines.stream.worker import ComputeWorker, committed_positions
 from headrace.eventlog.base import Append
 from headrace.eventlog.memory import MemoryEventLog
 from headrace.features.plan import AggregateSpec, GroupPlan, KeyPart, ProjectPlan, StreamPlan
@@ -172,3 +173,36 @@ def test_a_restarted_worker_knows_the_ids_and_the_clock_of_before(stream: Stream
     commit = stream.send(order("a"), order("b"), order("c", START - 9))
     assert verdicts(commit, 3) == [DUPLICATE, DUPLICATE, COUNTED]
     assert commit.streams["order"].clocks_us == [START]
+
+
+def test_offsets_at_which_no_event_stands_move_nothing_and_are_no_dead_letters(stream: Stream, tmp_path: Path) -> None:
+    stream.send(order("a", START - 5))
+    stream.raw.append([Append("order", 0, encode_nothing(3), 3)])
+    commit = stream.send(order("b", START - 3), order("a", START - 3))
+    assert commit.streams["order"].begin == [1]
+    assert commit.positions == {"order": [6]}
+    assert verdicts(commit, 5) == [DEAD, DEAD, DEAD, COUNTED, DUPLICATE]
+    assert commit.streams["order"].clocks_us == [START - 3]
+    assert commit.groups[GROUP.version].counts == [1]
+    assert stream.dead() == []
+    stream.raw.append([Append("order", 0, encode_nothing(2), 2)])  # and nothing else
+    assert stream.worker.step() == 2
+    assert committed_positions(stream.features) == {"order": [8]}
+    stream.worker = ComputeWorker(stream.project, stream.raw, stream.features, tmp_path / "none")
+    assert verdicts(stream.send(order("b")), 1) == [DUPLICATE]
+
+
+def test_a_topic_that_has_lost_its_beginning_is_read_from_what_is_left(stream: Stream, tmp_path: Path) -> None:
+    for name in "abc":
+        stream.raw.append([Append("order", 0, encode_block(encode_rows(stream.plan.schema, [order(name)])))])
+    stream.raw.trim("order", 0, 1)
+    features = MemoryEventLog(stream.clock)
+    worker = ComputeWorker(stream.project, stream.raw, features, tmp_path / "new")
+    assert worker.step() == 2
+    last = features.last(WINDOWS, 0)
+    assert last is not None
+    assert decode_commit(last.payload).streams["order"].begin == [1]
+    # Nor does a worker without a checkpoint ask for what is gone.
+    stream.raw.trim("order", 0, 2)
+    stream.features, stream.worker = features, ComputeWorker(stream.project, stream.raw, features, tmp_path / "again")
+    assert verdicts(stream.send(order("c"), order("d")), 2) == [DUPLICATE, COUNTED]

@@ -5,6 +5,7 @@ A query only reads: it is one SELECT, in a transaction that cannot write where t
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
@@ -123,7 +124,14 @@ def _on_duckdb(what: str, path: str, query: str) -> pa.Table:
 def _read_only(connection: sa.Connection) -> None:
     # Elsewhere nothing is committed either.
     if connection.dialect.name == "sqlite":
-        connection.exec_driver_sql("PRAGMA query_only = ON")
+        driver: Any = connection.connection.driver_connection
+        driver.set_authorizer(_only_reads)
+
+
+def _only_reads(action: int, *_: object) -> int:
+    """SQLite's authorizer: a query reads its own database, and attaches no other."""
+    reads = (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE)
+    return sqlite3.SQLITE_OK if action in (*reads, sqlite3.SQLITE_TRANSACTION) else sqlite3.SQLITE_DENY
 
 
 def _within(rows: pa.Table, table: TablePlan, since_us: int, now_us: int) -> pa.Table:

@@ -133,6 +133,7 @@ class DuckDBBatchEngine(BatchEngine):
                     yield reader.schema.empty_table()
             except (duckdb.Error, pa.ArrowException) as error:
                 raise PlanError(f"the query of table {table.name} failed: {error}") from None
+
     def look(self, name: str) -> str:
         """What a source is, in words, once it has answered; raises what `run` says."""
         source = self._sources[name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ KNOWN_AT = "known_at"
 """A source with a column of this name is taken to become known row by row at those times."""
 
 _OBJECTS = "s3://"
+_NO_NAME = re.compile(r"[/\\\0]|^\.")
+"""What would lead out of the folder in which files are looked for by name."""
 
 READERS = {
     ".parquet": "read_parquet",
@@ -70,7 +73,7 @@ class Sources:
         known = self._declared.get(name)
         if known is not None:
             return known
-        found = None if self._folder is None else _file_named(self._folder, name)
+        found = None if self._folder is None or _NO_NAME.search(name) else _file_named(self._folder, name)
         if found is not None:
             return Source(found)
         near = difflib.get_close_matches(name, self._declared, 3)

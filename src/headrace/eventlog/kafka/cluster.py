@@ -13,11 +13,11 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
-from headrace.core.errors import ConfigError, LogError
+from headrace.core.errors import ConfigError, LogError, LogUnreachable
 
 T = TypeVar("T")
 
-PATIENCE_S: Final = 60.0
+PATIENCE_S: Final = 15.0
 """How long a call waits for a broker that is away before it gives up."""
 _TELL_S: Final = 3.0
 _LOG: Final = logging.getLogger(__name__)
@@ -53,6 +53,9 @@ _AWAY: Final = frozenset(
     }
 )
 """What passes by itself when the broker is back, or has heard of what was just made."""
+
+
+_UNWELCOME: Final = (KafkaError._AUTHENTICATION, KafkaError._SSL, KafkaError.SASL_AUTHENTICATION_FAILED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,17 +112,18 @@ class KafkaCluster:
     Every method waits for a broker that is away, with growing pauses, and raises LogError after `patience_s`.
     """
 
-    def __init__(self, address: KafkaAddress, *, patience_s: float = PATIENCE_S) -> None:
+    def __init__(self, address: KafkaAddress, *, patience_s: float | None = None) -> None:
         self.address = address
-        self.patience_s = patience_s
+        self.patience_s = PATIENCE_S if patience_s is None else patience_s
         self._admin: AdminClient | None = None
+        self._unwelcome: KafkaError | None = None
 
     def config(self, **own: Any) -> dict[str, Any]:
         """Settings of a client: those of the address, then `own` (with `_` for `.`), which no address can change."""
         base: dict[str, Any] = {
             "client.id": "headrace",
             "logger": _SILENT,
-            "error_cb": _told_by_calls,
+            "error_cb": self._heard,
             "reconnect.backoff.max.ms": 1_000,
         }
         fixed = {key.replace("_", "."): value for key, value in own.items()}
@@ -162,7 +166,7 @@ class KafkaCluster:
 
     def partitions(self, names: Collection[str] | None = None) -> dict[str, int]:
         """Number of partitions by topic, of the topics below the prefix or of these, by the names that Kafka knows."""
-        found = self.patient("list its topics", lambda: self.admin.list_topics(timeout=_CALL_S))
+        found = self.patient("list its topics", lambda: self.admin.list_topics(timeout=min(_CALL_S, self.patience_s)))
         start = self.address.prefix + "."
         return {
             name: len(topic.partitions)
@@ -228,6 +232,11 @@ class KafkaCluster:
             except (KafkaException, TimeoutError) as error:
                 if isinstance(error, KafkaException) and _code(error) not in _AWAY:
                     raise self.refused(what, error) from None
+                if self._admin is not None:
+                    self._admin.poll(0)  # hears of a user that is refused
+                unwelcome, self._unwelcome = self._unwelcome, None
+                if unwelcome is not None:
+                    raise self.refused(what, KafkaException(unwelcome)) from None
                 if time.monotonic() - began > self.patience_s:
                     raise self.away(what, error) from None
                 if not told and time.monotonic() - began > _TELL_S:
@@ -236,9 +245,9 @@ class KafkaCluster:
                 time.sleep(pause)
                 pause = min(2 * pause, 1.0)
 
-    def away(self, what: str, error: BaseException) -> LogError:
+    def away(self, what: str, error: BaseException) -> LogUnreachable:
         """The error for a broker that does not answer."""
-        return LogError(
+        return LogUnreachable(
             f"Kafka at {self.address.servers} could not {what} within {self.patience_s:g} s ({_reason(error)}): "
             f"start the broker or mend the address in `log`; nothing is lost, try again then"
         )
@@ -249,6 +258,11 @@ class KafkaCluster:
             f"Kafka at {self.address.servers} refused to {what}: {_reason(error)}; "
             f"look at the rights of this user and at the options of `log`"
         )
+
+    def _heard(self, error: KafkaError) -> None:
+        """Calls tell their own errors; but of a user that is refused they say only that nobody answers."""
+        if error.code() in _UNWELCOME:
+            self._unwelcome = error
 
     def _made(self, make: Callable[[], T]) -> T:
         try:
@@ -274,10 +288,6 @@ def own_name(address: KafkaAddress, name: str) -> str:
     """The inverse of `kafka_name`."""
     quoted = name[len(address.prefix) + 1 :]
     return re.sub(rb"\.([0-9a-f]{2})", lambda found: bytes.fromhex(found[1].decode()), quoted.encode()).decode()
-
-
-def _told_by_calls(_: KafkaError) -> None:
-    """Takes what librdkafka would otherwise raise inside of any call; each call tells its own error."""
 
 
 def _code(error: KafkaException) -> int:

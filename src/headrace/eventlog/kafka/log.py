@@ -16,12 +16,12 @@ from typing import Final
 
 from confluent_kafka import TopicPartition
 
-from headrace.core.errors import LogError
+from headrace.core.errors import LogError, LogUnreachable
 from headrace.core.time import Clock
 from headrace.eventlog.base import Append, EventLog, LogBatch
-from headrace.eventlog.checks import check_count, check_name, check_partitions, no_topic
+from headrace.eventlog.checks import check_base, check_count, check_name, check_partitions, no_topic
 from headrace.eventlog.kafka.batches import APPEND, ARRIVAL, BASE, COUNT, LAST, BatchPartition, SharedProbe, Tail
-from headrace.eventlog.kafka.cluster import PATIENCE_S, KafkaAddress, KafkaCluster, kafka_name, own_name
+from headrace.eventlog.kafka.cluster import KafkaAddress, KafkaCluster, kafka_name, own_name
 from headrace.eventlog.kafka.groups import GroupOffsets
 from headrace.eventlog.kafka.writer import Aborted, Lost, Outgoing, TransactionalWriter
 
@@ -53,7 +53,7 @@ class KafkaEventLog(EventLog):
         patience_s: how long a call waits for a broker that is away.
     """
 
-    def __init__(self, address: KafkaAddress, clock: Clock, *, patience_s: float = PATIENCE_S) -> None:
+    def __init__(self, address: KafkaAddress, clock: Clock, *, patience_s: float | None = None) -> None:
         self.address = address
         self._clock = clock
         self._cluster: KafkaCluster | None = KafkaCluster(address, patience_s=patience_s)
@@ -118,7 +118,7 @@ class KafkaEventLog(EventLog):
             self._writer.acquire()
         except LogError as error:
             if tried:
-                raise LogError(
+                raise LogUnreachable(
                     f"it is not known whether the append came through; look before you repeat it: {error}"
                 ) from None
             raise
@@ -137,6 +137,7 @@ class KafkaEventLog(EventLog):
         for index, item in enumerate(items):
             key = (item.topic, item.partition)
             tail = tails.get(key) or self._tails.get(key) or self._partition(*key).tail()
+            check_base(*key, item.base, tail.end)
             arrival = max(now, tail.arrival_us)
             tails[key] = Tail(tail.end + item.count, arrival)
             bases.append(tail.end)

@@ -13,7 +13,7 @@ from headrace.core.time import Clock
 from headrace.eventlog.base import Append, EventLog, LogBatch
 from headrace.eventlog.checks import check_count, check_name, check_partitions, no_topic
 from headrace.eventlog.kafka.batches import SharedProbe
-from headrace.eventlog.kafka.cluster import PATIENCE_S, KafkaAddress, KafkaCluster, kafka_name, own_name
+from headrace.eventlog.kafka.cluster import KafkaAddress, KafkaCluster, kafka_name, own_name
 from headrace.eventlog.kafka.groups import GroupOffsets
 from headrace.eventlog.kafka.log import KafkaEventLog
 from headrace.eventlog.kafka.records import RecordPartition, RecordWriter
@@ -50,7 +50,7 @@ class KafkaRawLog(EventLog):
         records: Mapping[str, Sequence[str]],
         names: Mapping[str, str] | None = None,
         *,
-        patience_s: float = PATIENCE_S,
+        patience_s: float | None = None,
     ) -> None:
         self.address = address
         self._records = dict(records)
@@ -96,6 +96,8 @@ class KafkaRawLog(EventLog):
         for item in items:
             check_count(item.topic, item.partition, item.count)
             self._partition(item.topic, item.partition)
+            if item.base is not None:
+                raise LogError(f"{item.topic} has many writers: an event there cannot demand offset {item.base}")
         named = [(self._kafka_name(item.topic), item, self._records[item.topic]) for item in items]
         return self._writer.append(named)
 

@@ -16,7 +16,7 @@ from typing import Final
 
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
-from headrace.core.errors import LogError
+from headrace.core.errors import LogError, LogUnreachable
 from headrace.core.messages import encode_messages, encode_nothing, messages_of
 from headrace.core.time import NULL_US
 from headrace.eventlog.base import Append, LogBatch
@@ -24,18 +24,20 @@ from headrace.eventlog.checks import below_begin
 from headrace.eventlog.kafka.batches import SharedProbe
 from headrace.eventlog.kafka.cluster import KafkaCluster
 from headrace.eventlog.kafka.reader import Damaged, Deleted, KafkaCursor, KafkaMessage, headers_of
+from headrace.eventlog.kafka.writer import TOO_LARGE
 
 OURS: Final = "headrace"
 MALFORMED: Final = "headrace-malformed"
 
 _CURSORS: Final = 2
 _CALL_S: Final = 5.0
-_DELIVERY_MS: Final = 60_000
+_POLL_S: Final = 0.005
+_DELIVERY_MS: Final = 30_000
 _HEADERS: Final[list[tuple[str, str | bytes | None]]] = [(OURS, b"1")]
 
 
 class RecordWriter:
-    """Writes events as messages, each once and in order. Thread-safe: one append at a time."""
+    """Writes events as messages, each once and in order. Thread-safe."""
 
     def __init__(self, cluster: KafkaCluster) -> None:
         self._cluster = cluster
@@ -51,17 +53,17 @@ class RecordWriter:
         for _, item, messages, _, _ in encoded:
             if len(messages) != item.count:
                 raise LogError(f"a block for {item.topic} holds {len(messages)} events, not {item.count}")
-        with self._lock:
+        report = _Report()
+        bases = []
+        with self._lock:  # so that what is appended together stands together, as far as it is up to this process
             if self._made is None:
-                self._made = self._cluster.producer(linger_ms=5, message_timeout_ms=_DELIVERY_MS, batch_size=1_000_000)
-            report = _Report()
-            total = sum(len(messages) for _, _, messages, _, _ in encoded)
-            bases = []
+                self._made = self._cluster.producer(linger_ms=2, message_timeout_ms=_DELIVERY_MS, batch_size=1_000_000)
+            producer = self._made
             for topic, item, messages, keys, bad in encoded:
                 first = _First(report)
                 bases.append(first)
-                self._produce(self._made, topic, item.partition, messages, keys, bad, first, report)
-            self._wait(self._made, report, total)
+                self._produce(producer, topic, item.partition, messages, keys, bad, first, report)
+        self._wait(producer, report, sum(len(messages) for _, _, messages, _, _ in encoded))
         return [first.offset for first in bases]
 
     def close(self) -> None:
@@ -96,27 +98,35 @@ class RecordWriter:
             done = report
 
     def _wait(self, producer: Producer, report: _Report, total: int) -> None:
-        while report.delivered + len(report.failures) < total:
-            producer.flush(_CALL_S)
-        if report.failures:
+        # Several threads wait at once, and each hears of the messages of all.
+        reason = ""
+        try:
+            while len(report.delivered) + len(report.failures) < total:
+                producer.poll(_POLL_S)
+        except (KafkaException, SystemError) as error:  # a fatal error of the client, or one that met a callback
+            reason = str(error.__cause__ or error)
+        if report.failures or reason:
             self._made = None  # a producer that has lost a message may not keep the order of the next ones
-            raise LogError(
-                f"Kafka at {self._cluster.address.servers} confirmed {report.delivered} of {total} events: "
-                f"{report.failures[0].str()}; publish all of them again with the same ids: what came through the first "
-                f"time is a duplicate then"
+            confirmed = f"Kafka at {self._cluster.address.servers} confirmed {len(report.delivered)} of {total} events"
+            worst = next((failure for failure in report.failures if failure.code() in TOO_LARGE), None)
+            if worst is not None:
+                raise LogError(f"{confirmed}: {worst.str()}; send less in one event, or raise the topic's limit")
+            raise LogUnreachable(
+                f"{confirmed}: {reason or report.failures[0].str()}; publish all of them again with the same ids: what "
+                f"came through the first time is a duplicate then"
             )
 
 
 class _Report:
-    """How many messages of an append were delivered, and what failed."""
+    """The messages of an append that were delivered, and what failed; told from any thread, so by appending alone."""
 
     def __init__(self) -> None:
-        self.delivered = 0
+        self.delivered: list[None] = []
         self.failures: list[KafkaError] = []
 
     def __call__(self, error: KafkaError | None, message: KafkaMessage) -> None:
         if error is None:
-            self.delivered += 1
+            self.delivered.append(None)
         else:
             self.failures.append(error)
 
@@ -129,9 +139,9 @@ class _First:
         self.offset = -1
 
     def __call__(self, error: KafkaError | None, message: KafkaMessage) -> None:
-        self._report(error, message)
         if error is None:
             self.offset = message.offset() or 0
+        self._report(error, message)
 
 
 @dataclass(slots=True)

@@ -20,6 +20,7 @@ from headrace.eventlog.kafka.reader import KafkaMessage
 
 _CALL_S: Final = 5.0
 _TRANSACTION_MS: Final = 20_000
+TOO_LARGE: Final = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ class TransactionalWriter:
         producer = self._cluster.producer(
             transactional_id=self._id, transaction_timeout_ms=_TRANSACTION_MS, message_timeout_ms=_TRANSACTION_MS
         )
-        # With a connection that is up the coordinator is found at once; else librdkafka looks again after half a second.
+        # Over a connection that is up the coordinator is found at once; else librdkafka tries again in half a second.
         self._cluster.patient("tell its brokers", lambda: producer.list_topics(timeout=_CALL_S))
         self._cluster.patient("hand over its transactions", lambda: producer.init_transactions(_CALL_S))
         self._producer = producer
@@ -143,15 +144,12 @@ class TransactionalWriter:
             if final is not None:
                 raise LogError(
                     f"nothing was appended: Kafka at {self._cluster.address.servers} refuses it: {final.str()}"
-                    + ("; append less at once, or raise max.message.bytes" if final.code() in _TOO_LARGE else "")
+                    + ("; append less at once, or raise max.message.bytes" if final.code() in TOO_LARGE else "")
                 ) from None
             if self._producer is not None:
                 raise Aborted from None
         self._producer = None
         raise Lost from None
-
-
-_TOO_LARGE: Final = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE)
 
 
 def _passing(error: KafkaError) -> bool:

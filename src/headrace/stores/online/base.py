@@ -50,10 +50,10 @@ class OnlineStore(ABC):
 
     @abstractmethod
     def revise(self, keys: Sequence[bytes], change: Revision) -> None:
-        """Like `update`, but the position stays as it is: for records that nobody reads yet, prepared beside a writer.
+        """Like `update`, but the position stays as it is: for records that are made beside the writer.
 
-        It may write other keys than those it was given. What others write in the meantime, the position above all, is
-        never undone. Of many thousand records a kill may leave a part: prepare them in steps that can be repeated.
+        It may write other keys than those it was given, and readers see all of it or none. A writer in another process
+        waits for it; what others write, the position above all, is never undone.
         """
 
     @abstractmethod
@@ -69,8 +69,8 @@ class OnlineStore(ABC):
         """Number of records."""
 
     def about(self) -> str:
-        """What the store is and where, without secrets; asks the server, if there is one."""
-        return "embedded"
+        """What keeps the store, such as " in Redis 7.2.4"; empty for an embedded one. Asks the server."""
+        return ""
 
     def problems(self) -> list[tuple[str, str]]:
         """What is wrong with the server behind the store, each with its cure; an embedded store has none."""

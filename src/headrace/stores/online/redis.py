@@ -1,13 +1,15 @@
 """OnlineStore in Redis or Valkey: one server, a primary that Sentinel watches, or a cluster.
 
 All keys begin with `{prefix:s/S}`, the hash tag of shard s of S, so that a cluster keeps a shard together. Behind it
-stand `r` and a record's own key, `p` (the head: 16 bytes of a token, then the position), `c` (how many records there
-are), `v` (changes with each revision) and `n` (what the next write will bring, while it is under way).
+stand `r` and a record's own key, `p` (the head: 16 bytes of a token that changes with every write, then the position),
+`c` (how many records there are), `n` (what the next write will bring, while it is under way) and `w` (who asks others
+to wait).
 
 A write is a transaction that the server refuses if the head has changed since it was read (WATCH), so a writer that
 was overtaken while it slept writes nothing. With one shard that is all. With several, what the write brings to each is
 laid down there first; the transaction of shard 0 decides, and the others follow. Whoever finds a shard behind takes
-what lies ready in it: a reader to answer, the next writer to finish the write.
+what lies ready in it: a reader to answer, the next writer to finish the write. A revision is a write that leaves the
+position as it is; since it may take longer than the writer beside it leaves between two writes, it has others wait.
 """
 
 from __future__ import annotations
@@ -15,8 +17,8 @@ from __future__ import annotations
 import os
 import time
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Final
 
 import msgspec
@@ -31,36 +33,13 @@ from headrace.stores.online.redis_servers import Command, RedisServers, exchange
 _TOKEN: Final = 16
 _AT_ONCE: Final = 1_000
 """Keys that one command names: the server turns to others in between."""
-_REVISED_AT_ONCE: Final = 2_000
 _TRIES: Final = 50
+_WAITS: Final = 6_000
+_LEASE_MS: Final = 10_000
+"""How long others wait for a revision at most; then it must do without."""
 _PAUSE_S: Final = 0.005
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(tuple[bytes, int, list[bytes], list[bytes | None]]).decode
-# KEYS: revision, count, what a write has laid ready, records. ARGV: the new revision, seconds to live, then per record
-# what it was and what it becomes, each behind a letter: "-" there is none, "+" it expires if others do, "=" it stays.
-_REVISE: Final = """
-local ttl, made = ARGV[2], 0
-if redis.call('EXISTS', KEYS[3]) == 1 then return 2 end
-for i = 4, #KEYS do
-  local was = redis.call('GET', KEYS[i])
-  local told = ARGV[2 * i - 5]
-  if was and was ~= string.sub(told, 2) or not was and told ~= '-' then return 0 end
-end
-for i = 4, #KEYS do
-  local new = ARGV[2 * i - 4]
-  local letter = string.sub(new, 1, 1)
-  if ARGV[2 * i - 5] ~= '-' then made = made - 1 end
-  if letter == '-' then redis.call('DEL', KEYS[i])
-  else
-    made = made + 1
-    if letter == '=' or ttl == '0' then redis.call('SET', KEYS[i], string.sub(new, 2))
-    else redis.call('SET', KEYS[i], string.sub(new, 2), 'EX', ttl) end
-  end
-end
-redis.call('SET', KEYS[1], ARGV[1])
-if made ~= 0 then redis.call('INCRBY', KEYS[2], made) end
-return 1
-"""
 
 
 class RedisOnlineStore(OnlineStore):
@@ -150,56 +129,32 @@ class RedisOnlineStore(OnlineStore):
 
     def update(self, keys: Sequence[bytes], change: Change) -> None:
         check_keys(keys)
-        for _ in range(_TRIES):
-            with self._session() as session:
-                if session.commit(keys, change):
-                    return
-                session.unwatch()
-        raise Unreachable(f"others keep writing to the online store at {self.address.shown}: stop one writer")
+
+        def checked_change(found: list[bytes | None], position: bytes) -> tuple[dict[bytes, bytes | None], bytes]:
+            records, after = change(found, position)
+            return updated(records, keys), after
+
+        self._commit(keys, checked_change, b"")
 
     def revise(self, keys: Sequence[bytes], change: Revision) -> None:
         check_keys(keys)
-        done: dict[bytes, tuple[bytes | None, bytes | None]] = {}  # what was there before, what was put there
-        for turn in range(4 * _TRIES):
-            now = dict(zip(keys, self._records(keys), strict=True))
-            # What an earlier turn has put in place is not revised twice.
-            found = [done[key][0] if key in done and done[key][1] == now[key] else now[key] for key in keys]
-            latest = checked(change(found))
-            unread = [key for key in latest if key not in now]
-            now.update(zip(unread, self._records(unread), strict=True))
-            if self._revised(now, latest, dict(zip(keys, found, strict=True)), done):
-                return
-            if turn % _TRIES == _TRIES - 1:
-                with self._session() as session:
-                    session.settle()
-            time.sleep(_PAUSE_S if len(self._shards) > 1 else 0)
-        raise Unreachable(f"others keep writing the same records at {self.address.shown}: stop one of them")
+        self._commit(keys, lambda found, position: (checked(change(found)), position), os.urandom(8))
 
-    def _revised(
-        self,
-        now: dict[bytes, bytes | None],
-        latest: dict[bytes, bytes | None],
-        found: dict[bytes, bytes | None],
-        done: dict[bytes, tuple[bytes | None, bytes | None]],
-    ) -> bool:
-        """Replace records, some thousands at a time, and note them in `done`; False if others have changed one that
-        was to be replaced, or a write is under way."""
-        order = sorted(key for key, record in latest.items() if key not in done or record != now[key])
-        for number, at in self._by_shard(order).items():
-            shard = self._shards[number]
-            for first in range(0, len(at), _REVISED_AT_ONCE):
-                some = [order[i] for i in at[first : first + _REVISED_AT_ONCE]]
-                pairs: list[bytes] = []
-                for key in some:
-                    pairs += [_marked(key, now[key]), _marked(key, latest[key])]
-                names = [shard.revision, shard.count, shard.next, *[shard.records + key for key in some]]
-                command = (b"EVAL", _REVISE, len(names), *names, os.urandom(8), self._ttl_s, *pairs)
-                # Not to be asked twice: if it was done and the answer lost, the second would find it done by others.
-                with self._session() as session:
-                    if session.ask([(shard, [command])])[0] != [1]:
-                        return False
-                done.update({key: (found.get(key, now[key]), latest[key]) for key in some})
-        return True
+    def _commit(self, keys: Sequence[bytes], change: _Checked, lease: bytes) -> None:
+        """Write what `change` makes, as often anew as others write in between; with a `lease` others wait."""
+        conflicts = 0
+        for _ in range(_WAITS):
+            with self._session() as session:
+                outcome = session.commit(keys, change, lease)
+                if outcome == _DONE:
+                    return
+                session.unwatch()
+            if outcome == _HELD:
+                time.sleep(_PAUSE_S)
+            conflicts += outcome == _CONFLICT
+            if conflicts == _TRIES:
+                break
+        raise Unreachable(f"others keep writing to the online store at {self.address.shown}: stop one writer")
 
     def _records(self, keys: Sequence[bytes]) -> list[bytes | None]:
         found: list[bytes | None] = [None] * len(keys)
@@ -246,7 +201,7 @@ class RedisOnlineStore(OnlineStore):
         raise Unreachable(f"the online store at {self.address.shown} is being written to: scan it when it rests")
 
     def _marks(self) -> list[list[Any]]:
-        return self._servers.ask([(s.tag, [(b"MGET", s.head, s.revision)]) for s in self._shards])
+        return self._servers.ask([(shard.tag, [(b"GET", shard.head)]) for shard in self._shards])
 
     def _names(self) -> Iterator[bytes]:
         """Names of all records; some may come twice."""
@@ -281,7 +236,7 @@ class RedisOnlineStore(OnlineStore):
         return self._servers.explained(lambda: problems(self._servers))
 
     def about(self) -> str:
-        return f"{self._servers.explained(lambda: software(self._servers))} at {self.address.shown}"
+        return f" in {self._servers.explained(lambda: software(self._servers))}"
 
     def sync(self) -> None:
         """Nothing to do here: what survives power loss is the server's setting (`appendonly`), and the feature log
@@ -296,6 +251,8 @@ class RedisOnlineStore(OnlineStore):
             yield _Session(self, stack)
 
 
+_Checked = Callable[[list[bytes | None], bytes], tuple[dict[bytes, bytes | None], bytes]]
+_DONE, _CONFLICT, _HELD, _FINISHED = range(4)
 _Part = tuple[int, list[bytes], list[bytes | None]]
 """What a write brings to a shard: by how many records it grows, their keys, the records."""
 
@@ -305,8 +262,8 @@ class _Shard:
 
     def __init__(self, number: int, tag: str) -> None:
         self.number, self.tag = number, tag.encode()
-        self.records, self.head, self.count, self.revision, self.next = [
-            self.tag + letter for letter in (b"r", b"p", b"c", b"v", b"n")
+        self.records, self.head, self.count, self.next, self.lease = [
+            self.tag + letter for letter in (b"r", b"p", b"c", b"n", b"w")
         ]
 
 
@@ -337,31 +294,43 @@ class _Session:
             connection.disconnect()  # it may be watching, or owe a reply
         pool.release(connection)
 
-    def commit(self, keys: Sequence[bytes], change: Change) -> bool:
-        """Write what `change` makes of the records; False if others wrote meanwhile and nothing was done."""
-        store = self._store
+    def commit(self, keys: Sequence[bytes], change: _Checked, lease: bytes) -> int:
+        """Write what `change` makes of the records: _DONE, or why nothing was done: others wrote meanwhile (_CONFLICT),
+        or one of them asks to wait (_HELD)."""
+        store, shards = self._store, self._store._shards
+        ask: list[Command] = [(b"GET", shards[0].lease)]
+        if lease:
+            ask.insert(0, (b"SET", shards[0].lease, lease, b"NX", b"PX", _LEASE_MS))
+        watch = [(shard, [(b"WATCH", shard.head), (b"GET", shard.head)]) for shard in shards]
         places = store._by_shard(keys)
-        for shard in store._shards:
-            places.setdefault(shard.number, [])
         questions: list[tuple[_Shard, list[Command]]] = []
-        for shard in store._shards:
-            names = [shard.records + keys[i] for i in places[shard.number]]
-            watch: list[Command] = [(b"WATCH", shard.head, shard.revision), (b"GET", shard.head)]
-            questions.append((shard, watch + _gets(names)))
+        for shard, first in watch:
+            names = [shard.records + keys[i] for i in places.get(shard.number, ())]
+            questions.append((shard, [*([] if shard.number else ask), *first, *_gets(names)]))
+        replies = self.ask(questions)
+        holder = replies[0][len(ask) - 1]
+        if holder not in (None, lease):
+            return _HELD
         found: list[bytes | None] = [None] * len(keys)
         heads: list[bytes] = []
-        for (shard, _), (_, head, *pages) in zip(questions, self.ask(questions), strict=True):
+        del replies[0][: len(ask)]
+        for shard, (_, head, *pages) in zip(shards, replies, strict=True):
             heads.append(head or b"")
-            for i, record in zip(places[shard.number], _joined(pages), strict=True):
+            for i, record in zip(places.get(shard.number, ()), _joined(pages), strict=True):
                 found[i] = record
         if len(heads) > 1 and self._finish(heads):
-            return False
-        newest, oldest = max(heads, key=_age), min(heads, key=_age)
-        changed, position = change(found, oldest[_TOKEN:])
-        latest = updated(changed, keys)
-        count = int.from_bytes(newest[:8], "big") + 1
-        head = count.to_bytes(8, "big") + os.urandom(8) + position
-        return self._write(keys, found, latest, heads, head)
+            return _FINISHED
+        try:
+            latest, position = change(found, min(heads, key=_age)[_TOKEN:])
+            number = int.from_bytes(max(heads, key=_age)[:8], "big") + 1
+            head = number.to_bytes(8, "big") + os.urandom(8) + position
+            done = self._write(keys, found, latest, heads, head, lease)
+        except BaseException:
+            if lease:
+                with suppress(Exception):
+                    self.ask([(shards[0], [(b"DEL", shards[0].lease)])])
+            raise
+        return _DONE if done else _CONFLICT
 
     def _write(
         self,
@@ -370,10 +339,12 @@ class _Session:
         latest: dict[bytes, bytes | None],
         heads: Sequence[bytes],
         head: bytes,
+        lease: bytes,
     ) -> bool:
         shards, written = self._store._shards, list(latest)
         if written != keys:
             before = dict(zip(keys, found, strict=True))
+            before.update(self._unread([key for key in written if key not in before]))
             found = [before[key] for key in written]
         records = list(latest.values())
         made = found.count(None) - records.count(None)
@@ -388,17 +359,27 @@ class _Session:
             if not self._lay_ready(shards[1:], heads[1:], head, parts[1:]):
                 return False
         todo = [(shard, self._transaction(shard, head, *part)) for shard, part in zip(shards, parts, strict=True)]
+        if lease:
+            todo[0][1].insert(-1, (b"DEL", shards[0].lease))
         ((*_, decided),) = self.ask(todo[:1])
         if decided is not None and len(todo) > 1:
             # Where one is refused, somebody has found the shard behind and finished the write there already.
             self.ask(todo[1:])
         return decided is not None
 
-    def _lay_ready(self, shards: Sequence[_Shard], heads: Sequence[bytes], head: bytes, parts: Sequence[_Part]) -> bool:
-        """Put what a write brings into each shard beside it; False if one has changed since it was read.
+    def _unread(self, keys: Sequence[bytes]) -> dict[bytes, bytes | None]:
+        """Records that were not read before the change; the heads are watched already."""
+        found: dict[bytes, bytes | None] = {}
+        for number, at in self._store._by_shard(keys).items() if keys else ():
+            shard = self._store._shards[number]
+            some = [keys[i] for i in at]
+            found.update(
+                zip(some, _joined(self.ask([(shard, _gets([shard.records + key for key in some]))])[0]), strict=True)
+            )
+        return found
 
-        From then on revisions keep off the shard.
-        """
+    def _lay_ready(self, shards: Sequence[_Shard], heads: Sequence[bytes], head: bytes, parts: Sequence[_Part]) -> bool:
+        """Put what a write brings into each shard beside it; False if one has changed since it was read."""
         questions: list[tuple[_Shard, list[Command]]] = []
         for shard, part in zip(shards, parts, strict=True):
             laid: list[Command] = [(b"MULTI",), (b"SET", shard.next, _encode((head, *part))), (b"EXEC",)]
@@ -450,17 +431,6 @@ class _Session:
         self.ask(todo)
         return bool(todo)
 
-    def settle(self) -> None:
-        """Finish the write that shard 0 has and others lack; forget one that was laid ready and never decided."""
-        shards = self._store._shards
-        # Whoever is about to decide is refused from here on, and begins anew.
-        self.ask([(shards[0], [(b"SET", shards[0].revision, os.urandom(8))])])
-        watch = [(shard, [(b"WATCH", shard.head, shard.next), (b"GET", shard.head)]) for shard in shards]
-        heads = [head or b"" for _, head in self.ask(watch)]
-        if not self._finish(heads):
-            self.ask([(shard, [(b"MULTI",), (b"DEL", shard.next), (b"EXEC",)]) for shard in shards[1:]])
-        self.unwatch()
-
     def unwatch(self) -> None:
         """Watch nothing any more: the connections go back to where others take them from."""
         self.ask([(shard, [(b"UNWATCH",)]) for shard in self._store._shards])
@@ -472,10 +442,6 @@ def _gets(names: Sequence[bytes]) -> list[Command]:
 
 def _joined(pages: Sequence[list[bytes | None]]) -> list[bytes | None]:
     return [record for page in pages for record in page]
-
-
-def _marked(key: bytes, record: bytes | None) -> bytes:
-    return b"-" if record is None else (b"=" if key.startswith(NOTE) else b"+") + record
 
 
 def _age(head: bytes) -> bytes:

@@ -145,8 +145,6 @@ class RedisServers:
             raise ConfigError(f"online = {address.shown}: an option behind the ? is wrong: {error}") from None
         self._local = threading.local()
         self._closed = False
-        self._made: list[Any] = []
-        self._gate = threading.Lock()
 
     def pool(self, tag: bytes) -> Any:
         """The connections to the server that holds the keys with this hash tag."""
@@ -172,9 +170,9 @@ class RedisServers:
 
     def _ask(self, questions: Sequence[tuple[bytes, Sequence[Command]]]) -> list[list[Any]]:
         for last in (False, True):
-            connections = [self._kept(tag) for tag, _ in questions]
-            used = any(connection._sock is not None for connection in connections)
+            used = bool(self._local.__dict__.get("kept"))
             try:
+                connections = [self._kept(tag) for tag, _ in questions]
                 return exchange([(c, commands) for c, (_, commands) in zip(connections, questions, strict=True)])
             except (failures.ConnectionError, OSError) as error:
                 self._forget()
@@ -188,20 +186,16 @@ class RedisServers:
     def _kept(self, tag: bytes) -> Any:
         """This thread's connection to a server."""
         pool = self.pool(tag)
-        kept: dict[int, tuple[Any, Any]] = self._local.__dict__.setdefault("kept", {})
+        kept: dict[int, _Kept] = self._local.__dict__.setdefault("kept", {})
         found = kept.get(id(pool))
         if found is None:
-            found = kept[id(pool)] = (pool, pool.make_connection())
-            with self._gate:
-                self._made.append(found[1])
-        return found[1]
+            found = kept[id(pool)] = _Kept(pool)
+        return found.connection
 
     def _forget(self) -> None:
         """Close what this thread has open; it is opened again when it is needed."""
-        for _, connection in self._local.__dict__.pop("kept", {}).values():
-            connection.disconnect()
-            with self._gate, suppress(ValueError):
-                self._made.remove(connection)
+        for kept in self._local.__dict__.pop("kept", {}).values():
+            kept.connection.disconnect()
 
     def explained(self, do: Callable[[], _T]) -> _T:
         """The result of `do`; what redis-py raises in it becomes StoreError or Unreachable in words."""
@@ -262,14 +256,23 @@ class RedisServers:
     def close(self) -> None:
         """Hang up."""
         self._closed = True
-        with self._gate:
-            made, self._made = self._made, []
-        for connection in made:
-            connection.disconnect()
         for name in ("_pool", "_cluster"):
             client = self.__dict__.pop(name, None)
             if client is not None:
                 (client.disconnect if name == "_pool" else client.close)()
+
+
+class _Kept:
+    """A connection that a thread keeps; its pool has it back when the thread ends or wants another."""
+
+    def __init__(self, pool: Any) -> None:
+        self.connection: Any = None
+        self._pool = pool
+        self.connection = pool.get_connection()
+
+    def __del__(self) -> None:
+        if self.connection is not None:
+            self._pool.release(self.connection)
 
 
 def exchange(questions: Sequence[tuple[Any, Sequence[Command]]]) -> list[list[Any]]:
@@ -278,6 +281,8 @@ def exchange(questions: Sequence[tuple[Any, Sequence[Command]]]) -> list[list[An
     A connection that fails is closed. One connection may occur more than once.
     """
     for connection, commands in questions:
+        if connection._sock is None:
+            connection.connect()  # sending would connect too, but past the Sentinel
         connection.send_packed_command([b"".join([hiredis.pack_command(tuple(command)) for command in commands])])
     failed: Exception | None = None
     answers: list[list[Any]] = []

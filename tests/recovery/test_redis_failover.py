@@ -1,0 +1,148 @@
+"""The primary is killed under load, the replica takes over without its last writes, and replay brings the same bits."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from headrace.app.ingesting import Ingesting
+from headrace.app.wiring import Parts
+from headrace.core.errors import Unreachable
+from headrace.core.positions import decode_position
+from headrace.ingestion.materialize import OnlineIngest
+from headrace.stores.online.memory import MemoryOnlineStore
+from headrace.stores.online.redis import RedisOnlineStore
+from tests.recovery.shop import HORIZON_US, PROJECT, Shop, deeds
+from tests.redis_server import RedisServer, until, watched
+
+SEED, DEEDS = 20130202, 120
+PASSWORD = "s3cret"
+
+
+@contextmanager
+def replicated(folder: Path) -> Iterator[tuple[RedisServer, RedisServer, RedisServer]]:
+    """A primary, its replica and the Sentinel that watches them."""
+    primary = RedisServer(folder / "primary", password=PASSWORD).start()
+    replica = RedisServer(
+        folder / "replica", "--replicaof", f"127.0.0.1 {primary.port}", "--repl-diskless-sync-delay", "0",
+        password=PASSWORD,
+    ).start()  # fmt: skip
+    until(lambda: replica.info("master_link_status") == "up")
+    sentinel = watched(folder / "sentinel", primary, "shop")
+    until(lambda: sentinel.ask("SENTINEL", "REPLICAS", "shop"))
+    try:
+        yield primary, replica, sentinel
+    finally:
+        for server in (sentinel, replica, primary):
+            server.kill()
+
+
+class Load:
+    """Publishing and computing, a bit at a time, and a reader that never stops."""
+
+    def __init__(self, shop: Shop, store: RedisOnlineStore) -> None:
+        self.shop, self.store = shop, store
+        self.waiting = list(deeds(SEED, DEEDS))
+        self.compute = shop.compute()
+        self.away, self.answers = 0, 0
+        self.wrong: list[BaseException] = []
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._read)
+        self._thread.start()
+
+    def some(self, share: float) -> None:
+        count = int(len(self.waiting) * share)
+        for deed in self.waiting[:count]:
+            deed(self.shop)
+            self.compute.step()
+        del self.waiting[:count]
+
+    def _read(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                decode_position(self.store.position())
+                self.answers += 1
+            except Unreachable:
+                self.away += 1
+            except BaseException as error:
+                self.wrong.append(error)
+            time.sleep(0.001)
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+
+@pytest.mark.redis
+def test_replay_repairs_what_the_replica_had_not_received(tmp_path: Path) -> None:
+    shop = Shop(tmp_path / "shop")
+    with replicated(tmp_path) as (primary, replica, sentinel):
+        store = RedisOnlineStore(f"redis+sentinel://:{PASSWORD}@127.0.0.1:{sentinel.port}/shop/0?timeout=1")
+        ingest = Ingesting(cast(Parts, SimpleNamespace(ingest=lambda: ingest_of(shop, store))))
+        load = Load(shop, store)
+        load.some(0.5)
+        drain(ingest, shop, store)
+        shared = store.position()
+        until(lambda: primary.ask("WAIT", "1", "1000") == 1)
+        # From here on nothing comes to the replica: it may not log in when it tries again.
+        replica.ask("CONFIG", "SET", "masterauth", "wrong")
+        primary.ask("CLIENT", "KILL", "TYPE", "replica")
+        until(lambda: replica.info("master_link_status") == "down")
+        load.some(0.3)
+        drain(ingest, shop, store)
+        lost = store.position()
+        assert decode_position(lost).windows > decode_position(shared).windows
+        feeding = threading.Thread(target=load.some, args=(1.0,))
+        feeding.start()
+        ingest.step()
+        primary.kill()
+        died = time.monotonic()
+        answers = load.answers
+        until(lambda: ingest.step() == 0 and ingest.problem)
+        assert "does not answer" in ingest.problem
+        assert PASSWORD not in ingest.problem
+        until(lambda: replica.info("role") == "master", 30)
+        held = [key for key in replica.ask("KEYS", "*") if key.endswith(b"}p")]
+        assert replica.ask("GET", held[0])[16:] == shared, "what was written since is lost"
+        feeding.join()
+        drain(ingest, shop, store)
+        assert time.monotonic() - died < 30
+        load.stop()
+        assert load.wrong == []
+        assert load.away > 0
+        assert load.answers > answers, "reads go on once the replica has taken over"
+        model = MemoryOnlineStore()
+        undisturbed = ingest_of(shop, model)
+        while undisturbed.step():
+            pass
+        assert list(store.scan()) == list(model.scan())
+        assert decode_position(store.position()) == decode_position(model.position())
+        assert store.count() == model.count()
+        store.close()
+    shop.close()
+
+
+def ingest_of(shop: Shop, store: Any) -> OnlineIngest:
+    return OnlineIngest(PROJECT, shop.features, store, horizon_us=HORIZON_US)
+
+
+def drain(ingest: Ingesting, shop: Shop, store: RedisOnlineStore) -> None:
+    """Step until the store reflects the whole feature log."""
+
+    def done() -> bool:
+        while ingest.step():
+            pass
+        try:
+            position = decode_position(store.position())
+        except Unreachable:
+            return False
+        return position.windows == shop.features.end("windows", 0) and position.tables == shop.features.end("tables", 0)
+
+    until(done, 40)
