@@ -73,8 +73,8 @@ def register(group: click.Group) -> None:
     def reconcile(session: Session, dry_run: bool) -> int:
         """Compare all records of the online store with archive and log, bit for bit, and repair what differs.
 
-        Nothing has to stop for it. `headrace run schedule` does a share of it every few minutes. Ends with 1 if something
-        differs that is not repaired.
+        Nothing has to stop for it. `headrace run schedule` does a share of it every few minutes. Ends with 1 if
+        something differs that is not repaired.
         """
         from headrace.app.reconciling import reconcile_all
 
