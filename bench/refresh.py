@@ -8,8 +8,9 @@ were written, `peak_rss_mb` the most memory of the process that did it (the page
 counted, too).
 
 Then `--ceiling-users` users are refreshed under a ceiling of `--ceiling` writes a second: `ceiling_writes_per_s` over
-the time that writing took should be the ceiling. `first_load_s` is the run that filled the empty stores. Some answers of
-the online store and of history are compared with what the last Parquet held, to the bit; one that differs ends the run.
+the time that writing took should be the ceiling. `first_load_s` is the run that filled the empty stores. Some answers
+of the online store and of history are compared with what the last Parquet held, to the bit; one that differs ends the
+run.
 """
 
 from __future__ import annotations
