@@ -333,7 +333,9 @@ MUTANTS = (
     ),
     Mutant(
         "backfill: a dropped version is taken to be as far as stream compute", "app/backfill.py",
-        "GroupState(served.streams[stream], clock_us", "GroupState(committed_positions(parts.features)[stream], clock_us", BACKFILLS,
+        "GroupState(served.streams[stream], clock_us",
+        "GroupState(committed_positions(parts.features)[stream], clock_us",
+        BACKFILLS,
     ),
     Mutant(
         "kept: the version to roll back to is let go", "app/kept.py",
