@@ -117,12 +117,12 @@ MUTANTS = (
     ),
     Mutant(
         "kept rows: the greatest is the least", "aggregations/kept.py",
-        "return a > b if greatest else a < b", "return a < b", LIFETIMES,
+        "return a > b if greatest else a < b", "return a < b", GROWING,
     ),
     Mutant(
         "kept rows: a bucket without a value has no row", "aggregations/kept.py",
         "            keep[i] = True\n            found += 1\n        held", "            found += 1\n        held",
-        LIFETIMES,
+        GROWING,
     ),
     Mutant(
         "records: another format is read", "aggregations/records.py",

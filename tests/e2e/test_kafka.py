@@ -19,6 +19,7 @@ import pytest
 from confluent_kafka import Producer
 
 import headrace as hr
+from headrace.app.doctor import examine
 from headrace.core.errors import LogError
 from headrace.engines.stream.commits import DEAD_LETTERS, decode_dead_letters
 from tests.e2e.shop import now, orders, write_shop
@@ -29,10 +30,11 @@ ROOT = Path(__file__).parents[2]
 USERS = 10
 
 
-def shop_on(folder: Path, log: str) -> Path:
+def shop_on(folder: Path, log: str, more: str = "") -> Path:
     """The shop with its logs at an address."""
     write_shop(folder)
-    (folder / "headrace.toml").write_text(f'sync = false\nlog = "{log}"\npartitions = 2\n', encoding="utf-8")
+    lines = f'sync = false\nlog = "{log}"\npartitions = 2\n{more}'
+    (folder / "headrace.toml").write_text(lines, encoding="utf-8")
     return folder
 
 
@@ -87,14 +89,14 @@ def test_the_loop_runs_on_kafka_beside_other_tools(tmp_path: Path) -> None:
     ages = [
         {"user": f"u{n}", "age": 20 + n, "city": None, "at": (end - timedelta(days=1)).isoformat()} for n in range(5)
     ]
-    folder = shop_on(tmp_path / "shop", url)
+    topic = f"core.orders-{uuid.uuid4().hex}"
+    folder = shop_on(tmp_path / "shop", url, f'streams.order = {{ topic = "{topic}" }}\n')
     twin = Twin(tmp_path / "twin", rows, ages)
     with hr.connect(folder) as project:
         project.put("profile", ages)
         project.publish("order", rows[:100])
         answers(project, end)
         # Another tool writes JSON with a key of its own, some of it broken, and some of it takes back.
-        topic = f"{url.rsplit('/', 1)[1]}.default.raw.order"
         other = producer(url, **{"transactional.id": uuid.uuid4().hex})
         other.init_transactions(10)
         for start, kept in ((100, True), (0, False), (200, True)):
@@ -112,6 +114,9 @@ def test_the_loop_runs_on_kafka_beside_other_tools(tmp_path: Path) -> None:
         assert [(letter.stream, letter.payload, letter.reason) for letter in letters(project)] == [
             ("order", b'"what is this?"', "the message is no JSON")
         ] * 2
+    looked_at = {finding.what: finding for finding in examine(folder) if finding.what.endswith(" log")}
+    assert [looked_at[f"{name} log"].ok for name in ("event", "feature", "internal")] == [True] * 3
+    assert looked_at["event log"].found == f"2 topics at {url}"
     assert found == twin.answers(t)
     assert [row["profile__age"] for row in found] == [*range(20, 25), *[None] * 6]
 

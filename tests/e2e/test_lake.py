@@ -122,6 +122,7 @@ def _ingest_until_killed(folder: Path, done: Callable[[], bool]) -> None:
     process.wait()
 
 
+@pytest.mark.slow
 def test_the_loop_gives_the_same_bits_whatever_holds_archive_and_catalog(
     tmp_path: Path, lake: Path, objects: Bucket
 ) -> None:

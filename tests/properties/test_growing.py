@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.aggregations.growing import COUNTS, G_CAP, G_FORM, SUMMED, read_growing
-from headrace.aggregations.layout import Scratch, layout_of, physical_columns
+from headrace.aggregations.layout import GroupLayout, Scratch, layout_of, physical_columns
 from headrace.aggregations.limits import DISTINCT_CAP
 from headrace.aggregations.nested import decoded
 from headrace.aggregations.records import EntityDelta, merge
@@ -21,6 +22,7 @@ from headrace.core.errors import StoreError
 from headrace.core.schema import DType, list_of, map_of
 from headrace.features.nodes import ColumnRef
 from headrace.features.plan import AggregateSpec, GroupPlan, InputSpec
+from headrace.retrieval.group_objects import read_piece, record_rows
 from headrace.testing.oracle.aggregations import Row, aggregate
 from tests.properties.world import bits
 
@@ -62,14 +64,24 @@ PLAN = GroupPlan(
 LAYOUT = layout_of(PLAN)
 
 
-def merged(rows: Sequence[tuple[Any, ...]], times: Sequence[int], clock_us: int, sizes: Sequence[int]) -> bytes:
+EXTREMES = (spec("min", 0, map_of(DType.INT, DType.FLOAT), by=2), spec("max", 0, map_of(DType.INT, DType.FLOAT), by=2))
+KEPT = layout_of(replace(PLAN, aggregates=EXTREMES, order=tuple(s.name for s in EXTREMES)))
+
+
+def merged(
+    rows: Sequence[tuple[Any, ...]],
+    times: Sequence[int],
+    clock_us: int,
+    sizes: Sequence[int],
+    layout: GroupLayout = LAYOUT,
+) -> bytes:
     """The record of these events, which come in pieces of these sizes; the last piece moves the clock."""
     record, at = None, 0
     for size in sizes:
         piece = sorted(range(at, at + size), key=times.__getitem__)
         at += size
         columns = [column_of(dtype, [rows[i][c] for i in piece]) for c, (_, dtype) in enumerate(INPUTS)]
-        words = physical_columns(LAYOUT, [(column.dtype, column.values, column.valid) for column in columns])
+        words = physical_columns(layout, [(column.dtype, column.values, column.valid) for column in columns])
         clock = clock_us if at == len(rows) else max(times[:at])
         delta = EntityDelta(
             size,
@@ -81,7 +93,7 @@ def merged(rows: Sequence[tuple[Any, ...]], times: Sequence[int], clock_us: int,
             clock,
             (at,),
         )
-        record = merge(LAYOUT, record, delta, HORIZON_US)
+        record = merge(layout, record, delta, HORIZON_US)
     assert record is not None
     return record
 
@@ -153,6 +165,23 @@ def test_any_order_and_any_split_give_the_same_words_and_the_oracles_values(
         expected = wanted(rows, [at for _, at in dated], t_us)
         found, _ = read(records[0], t_us)
         assert {name: bits(found[name]) for name in found} == {name: bits(expected[name]) for name in expected}
+
+
+@given(ROWS, st.integers(0, 2**32))
+def test_old_rows_that_extremes_by_bucket_need_stay_and_no_others(rows: list[tuple[Any, ...]], seed: int) -> None:
+    random = Random(seed)
+    times = [random.randint(0, 100) for _ in rows]
+    sizes = [len(rows) - len(rows) // 2, len(rows) // 2] if len(rows) > 1 else [1]
+    record = merged(rows, times, 1_000, sizes, KEPT)
+    words: IntArray = np.frombuffer(record, np.int64).copy()
+    events = record_rows(KEPT, words, np.zeros(1, np.int64), np.array([len(words)]))
+    _, heap, begins = read_piece(KEPT, np.zeros(1, np.int64), events, np.array([999]), Scratch(1))
+    ordered = [Row(at, row) for at, row in sorted(zip(times, rows, strict=True), key=lambda item: item[0])]
+    for index, s in enumerate(EXTREMES):
+        found = decoded(heap, begins[:, index].tolist(), s.dtype, lambda row: ())[0]
+        assert bits(found) == bits(aggregate(s, ordered, 999, None, 999))
+    buckets = {row[2] for row in rows if row[2] is not None and row[3] is True}
+    assert words[1] <= 3 * len(buckets)
 
 
 @pytest.mark.parametrize("different", [300, 511, 700, 1_000, 1_001, 1_200, 1_201, 3_000])

@@ -131,6 +131,9 @@ def _parts(settings: Settings, plan: ProjectPlan, clock: Clock) -> Iterator[Find
             where = "" if address == "embedded" else f" at {shown(address)}"
             try:
                 yield Finding(what, True, look() + where)
+                if what == "internal log":
+                    for found, cure in parts.log_problems():
+                        yield Finding(what, False, found, cure)
                 if what == "online store":
                     for found, cure in parts.online.problems():
                         yield Finding(what, False, found, cure)

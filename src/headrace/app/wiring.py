@@ -247,6 +247,11 @@ class Parts:
             if close is not None:
                 close()
 
+    def log_problems(self) -> list[tuple[str, str]]:
+        """What about the logs' topics would lose something, with the cure."""
+        logs = (self.raw, self.features, self.internal)
+        return [problem for log in logs for problem in getattr(log, "problems", list)()]
+
     def _log(self, name: str) -> EventLog:
         log = self._embedded_log(name) if self.settings.log == "embedded" else self._kafka_log(name)
         self._opened.append(log)

@@ -1,4 +1,4 @@
-"""Two compute workers at once, as on two machines by mistake: one is told, and each event counts once."""
+"""What else could be wrong with the logs of a compute worker: a second worker, other partitions."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from headrace.core.errors import LogMoved
+from headrace.core.errors import LogError, LogMoved
 from headrace.core.events import encode_block
 from headrace.core.rows import encode_rows
 from headrace.engines.stream.commits import WINDOWS, decode_commit
 from headrace.engines.stream.worker import ComputeWorker
 from headrace.eventlog.base import Append
+from headrace.eventlog.memory import MemoryEventLog
 from tests.unit.engines.test_verdicts import GROUP, Stream, order
 
 
@@ -34,3 +35,12 @@ def test_a_worker_that_was_overtaken_writes_nothing_and_goes_on_from_the_log(tmp
     last = stream.features.last(WINDOWS, 0)
     assert last is not None
     assert decode_commit(last.payload).streams["order"].exceptions == [(0, 2, 1)]
+
+
+def test_a_topic_that_has_got_more_partitions_is_refused_and_not_read_in_part(tmp_path: Path) -> None:
+    stream = Stream(tmp_path)
+    stream.send(order("a"))
+    wider = MemoryEventLog(stream.clock)
+    wider.create("order", 2)
+    with pytest.raises(LogError, match="order has 2 partitions now, and had 1"):
+        ComputeWorker(stream.project, wider, stream.features, tmp_path / "none")

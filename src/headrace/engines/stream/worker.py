@@ -181,6 +181,12 @@ class ComputeWorker:
             if name not in self._streams:
                 self._others[name] = target
                 continue
+            held = len(self.positions[name])
+            if held != len(target):
+                raise LogError(
+                    f"topic {name} has {held} partitions now, and had {len(target)} when it was last computed: "
+                    f"keys and ids would change their partitions; publish to a stream of another name"
+                )
             for partition, end in enumerate(target):
                 at = begin[name][partition] if name in begin else self._raw.begin(name, partition)
                 if at > end:

@@ -15,13 +15,17 @@ from headrace.eventlog.checks import check_count, check_name, check_partitions, 
 from headrace.eventlog.kafka.batches import SharedProbe
 from headrace.eventlog.kafka.cluster import KafkaAddress, KafkaCluster, kafka_name, own_name
 from headrace.eventlog.kafka.groups import GroupOffsets
-from headrace.eventlog.kafka.log import KafkaEventLog
+from headrace.eventlog.kafka.log import KEPT, KafkaEventLog, topic_problems
 from headrace.eventlog.kafka.records import RecordPartition, RecordWriter
 
-_TOPIC: Final = {
+_EVENTS: Final = {
     # What counts as arrival is the log's clock, not that of whoever writes.
     "message.timestamp.type": "LogAppendTime",
     "cleanup.policy": "delete",
+}
+"""What topics of events should be set to."""
+_TOPIC: Final = {
+    **_EVENTS,
     "retention.ms": str(7 * 24 * 3_600_000),
 }
 
@@ -85,6 +89,15 @@ class KafkaRawLog(EventLog):
             foreign = self._open.partitions(self._names.values())
             there |= {topic: foreign[name] for topic, name in self._names.items() if name in foreign}
         return dict(sorted(there.items()))
+
+    def problems(self) -> list[tuple[str, str]]:
+        """Settings of topics that would lose something: what was found, and what to do."""
+        cluster = self._open
+        return [
+            problem
+            for topic in self.topics()
+            for problem in topic_problems(cluster, self._kafka_name(topic), _EVENTS if topic in self._records else KEPT)
+        ]
 
     def append(self, items: Sequence[Append]) -> list[int]:
         _ = self._open
