@@ -55,15 +55,11 @@ ALL = Share(0, 1)
 
 
 class Arrivals:
-    """When the feature log took each row of a table; asks for what is new, and remembers the rest.
-
-    Attributes:
-        begin: the first offset that is known: the log may have dropped older ones.
-    """
+    """When the feature log took each row of a table; asks for what is new, and remembers the rest."""
 
     def __init__(self, features: EventLog) -> None:
         self._features = features
-        self.begin = self._next = features.begin(TABLES, 0) if TABLES in features.topics() else 0
+        self._next = features.begin(TABLES, 0) if TABLES in features.topics() else 0
         self._bases: list[int] = []
         self._times: list[int] = []
 
