@@ -129,11 +129,23 @@ def test_replay_repairs_what_the_replica_had_not_received(tmp_path: Path) -> Non
     shop.close()
 
 
-@pytest.mark.redis
-def test_a_node_of_a_cluster_dies_and_its_replica_goes_on(tmp_path: Path) -> None:
-    """With the last writes, or without them in one shard alone: replay brings the shards level again."""
-    shop, nodes = Shop(tmp_path / "shop"), clustered(tmp_path)
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[tuple[list[RedisServer], RedisServer]]:
+    """Three nodes, and a replica of the second one."""
+    nodes = clustered(tmp_path)
     replica = replica_of(nodes, nodes[1], tmp_path / "replica")
+    yield nodes, replica
+    for node in (*nodes, replica):
+        node.kill()
+
+
+@pytest.mark.redis
+def test_a_node_of_a_cluster_dies_and_its_replica_goes_on(
+    tmp_path: Path, cluster: tuple[list[RedisServer], RedisServer]
+) -> None:
+    """With the last writes, or without them in one shard alone: replay brings the shards level again."""
+    shop = Shop(tmp_path / "shop")
+    nodes, replica = cluster
     store = RedisOnlineStore(f"redis+cluster://127.0.0.1:{nodes[0].port}?shards=8&timeout=2")
     ingest = layer_of(shop, store)
     compute = shop.compute()
@@ -172,8 +184,6 @@ def test_a_node_of_a_cluster_dies_and_its_replica_goes_on(tmp_path: Path) -> Non
     assert decode_position(store.position()) == decode_position(model.position())
     assert not unreadable(store)
     store.close()
-    for node in (*nodes, replica):
-        node.kill()
     shop.close()
 
 

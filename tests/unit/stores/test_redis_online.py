@@ -39,6 +39,20 @@ def name() -> Iterator[str]:
 
 
 @pytest.fixture
+def started(tmp_path: Path) -> Iterator[Callable[..., RedisServer]]:
+    """Starts servers that end with the test."""
+    servers: list[RedisServer] = []
+
+    def started(*options: str, password: str = "") -> RedisServer:
+        servers.append(RedisServer(tmp_path / f"redis{len(servers)}", *options, password=password).start())
+        return servers[-1]
+
+    yield started
+    for server in servers:
+        server.kill()
+
+
+@pytest.fixture
 def opened(name: str) -> Iterator[Callable[..., RedisOnlineStore]]:
     stores: list[RedisOnlineStore] = []
 
@@ -222,8 +236,10 @@ def test_records_expire_after_the_time_to_live_and_notes_and_position_stay(
     assert store.read([b"user1-version1", b"user2-version1", note]) == ([None, b"2", b"kept"], b"p")
 
 
-def test_a_server_that_is_away_is_unreachable_and_found_again_when_it_is_back(tmp_path: Path) -> None:
-    server = RedisServer(tmp_path, "--appendonly", "yes", "--appendfsync", "always", password="s3cret").start()
+def test_a_server_that_is_away_is_unreachable_and_found_again_when_it_is_back(
+    started: Callable[..., RedisServer],
+) -> None:
+    server = started("--appendonly", "yes", "--appendfsync", "always", password="s3cret")
     store = RedisOnlineStore(server.url)
     idle = RedisOnlineStore(server.url)
     store.write([(b"a", b"1")], b"p1")
@@ -253,11 +269,10 @@ def test_a_server_that_is_away_is_unreachable_and_found_again_when_it_is_back(tm
     assert "gue55" not in str(wrong.value)
     store.close()
     idle.close()
-    server.stop()
 
 
-def test_what_is_wrong_with_a_server_is_said_with_its_cure(tmp_path: Path) -> None:
-    server = RedisServer(tmp_path, "--maxmemory", "10mb", "--maxmemory-policy", "allkeys-lru").start()
+def test_what_is_wrong_with_a_server_is_said_with_its_cure(started: Callable[..., RedisServer]) -> None:
+    server = started("--maxmemory", "10mb", "--maxmemory-policy", "allkeys-lru")
     store, other = RedisOnlineStore(server.url), RedisOnlineStore(f"{server.url}?ttl=1d")
     cures = [cure for _, cure in store.problems()]
     assert cures == ["set maxmemory-policy noeviction", "set appendonly yes"]
@@ -277,7 +292,6 @@ def test_what_is_wrong_with_a_server_is_said_with_its_cure(tmp_path: Path) -> No
         store.write([(b"a", b"1")], b"p3")
     store.close()
     other.close()
-    server.kill()
 
 
 @pytest.mark.redis
@@ -311,14 +325,16 @@ def test_threads_that_have_ended_leave_no_connection_behind(opened: Callable[...
     assert pool._created_connections + len(pool._available_connections) < 10
 
 
-def test_connections_are_encrypted_and_the_server_is_checked(tmp_path: Path) -> None:
+def test_connections_are_encrypted_and_the_server_is_checked(
+    tmp_path: Path, started: Callable[..., RedisServer]
+) -> None:
     key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
     make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=127.0.0.1"]
     make += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)]
     subprocess.run(make, check=True, capture_output=True)
     port = free_port()
     tls = ["--tls-port", str(port), "--tls-cert-file", str(cert), "--tls-key-file", str(key)]
-    server = RedisServer(tmp_path / "redis", *tls, "--tls-ca-cert-file", str(cert), "--tls-auth-clients", "no").start()
+    started(*tls, "--tls-ca-cert-file", str(cert), "--tls-auth-clients", "no")
     store = RedisOnlineStore(f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={cert}")
     store.write([(b"a", b"1")], b"p")
     assert store.read([b"a"]) == ([b"1"], b"p")
@@ -326,4 +342,3 @@ def test_connections_are_encrypted_and_the_server_is_checked(tmp_path: Path) -> 
     with pytest.raises(Unreachable, match=r"(?i)certificate"):
         stranger.position()
     store.close()
-    server.kill()
