@@ -201,8 +201,9 @@ def read_times(address: str, folder: Path, options: Options) -> dict[str, float]
     plan = compile_project([*reads.GROUPS, reads.Payment, reads.Asked, reads.VIEW])
     parts = parts_at(folder, plan, address, reads.END_US)
     asked = reads.Options(
-        100_000, options.events, options.reads, min(options.checked, 200), 0, 0.0, options.seed, False
-    )
+        entities=100_000, events=options.events, reads=options.reads, checked=min(options.checked, 200), connections=0,
+        seconds=0.0, seed=options.seed,
+    )  # fmt: skip
     filled = reads.fill(parts, asked, random)
     requests = reads.requests_of(asked, int(filled.times[-1]), parts.horizon_us, options.reads, random)
     figures, _ = reads.in_process(parts, filled, requests, asked)

@@ -1,9 +1,9 @@
 """How long an append to the offline store takes, and a scan: in a local folder, and on an S3 server over loopback.
 
-The last line is one JSON object. `append_ms` is the median and `append_p90_ms` the ninth decile of appends of --rows rows
-of one day, each a commit; `scan_rows_per_s` reads all rows and columns of that table; `scan_day_ms` reads the last of
-30 days of another one, which is compacted. What comes back is compared with what was appended. The S3 server is that of
-`make services`, or of HEADRACE_TEST_S3; without one its part is left out, and said so.
+The last line is one JSON object. `append_ms` is the median and `append_p90_ms` the ninth decile of appends of --rows
+rows of one day, each a commit; `scan_rows_per_s` reads all rows and columns of that table; `scan_day_ms` reads the last
+of 30 days of another one, which is compacted. What comes back is compared with what was appended. The S3 server is that
+of `make services`, or of HEADRACE_TEST_S3; without one its part is left out, and said so.
 """
 
 from __future__ import annotations

@@ -43,6 +43,7 @@ from headrace.core.time import US_PER_DAY, US_PER_MINUTE, SimulatedClock, parse_
 from headrace.eventlog.base import Append
 from headrace.features.compile import compile_project
 from headrace.features.plan import ProjectPlan
+from headrace.serving.access import Access
 from headrace.serving.http import serve
 from headrace.serving.service import Service
 from headrace.testing.oracle.events import RawEvent, judge
@@ -157,8 +158,9 @@ class Options:
     connections: int
     seconds: float
     seed: int
-    http: bool
-    peers: bool
+    http: bool = False
+    key: bool = False
+    peers: bool = False
 
 
 @dataclass(frozen=True)
@@ -295,13 +297,19 @@ def plain(request: dict[str, Column]) -> list[dict[str, int]]:
     return [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
 
 
-def run_server(folder: str, pipe: Connection) -> None:
-    """Serve the filled store until told to stop by SIGTERM; sends the port."""
+def run_server(folder: str, pipe: Connection, key: bool) -> None:
+    """Serve the filled store until told to stop by SIGTERM; sends the port, and the key if the service wants one."""
     parts = parts_in(Path(folder), compile_project([*GROUPS, Payment, Asked, VIEW]))
     service = Service(
-        parts.plan, parts.clock, parts.publisher(), parts.online, parts.horizon_us, parts.internal, poll_s=60.0
-    )
-    serve(service, port=0, on_ready=pipe.send)
+        parts.plan, parts.clock, parts.publisher(), parts.online, parts.horizon_us, parts.internal, poll_s=60.0,
+        access=Access(parts.catalog.keys, parts.clock),
+    )  # fmt: skip
+    token = ""
+    if key:
+        _, token = parts.catalog.keys.make("bench", ["read"], who="bench", rate=1e6)
+        assert service.access is not None
+        service.access.refresh()
+    serve(service, port=0, on_ready=lambda port: pipe.send((port, token)))
     parts.close()
 
 
@@ -380,10 +388,11 @@ def run_feast(folder: Path, plan: ProjectPlan, asked: dict[str, Column]) -> dict
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def message(request: dict[str, int]) -> bytes:
+def message(request: dict[str, int], token: str) -> bytes:
     """A whole HTTP request."""
     body = json.dumps(request).encode()
     head = "POST /v1/features/asked HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+    head += f"Authorization: Bearer {token}\r\n" if token else ""
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
@@ -417,12 +426,12 @@ def over_http(
     """Ask a server in a process of its own; returns figures and what was checked."""
     spawn = multiprocessing.get_context("spawn")
     here, there = spawn.Pipe()
-    server = spawn.Process(target=run_server, args=(str(folder), there))
+    server = spawn.Process(target=run_server, args=(str(folder), there, options.key))
     server.start()
     try:
-        port = here.recv()
+        port, token = here.recv()
         requests = plain(rows_at(asked, 0, options.reads))
-        messages = [message(request) for request in requests]
+        messages = [message(request, token) for request in requests]
         connection = KeptAlive(port)
         for body in messages[:200]:
             connection.ask(body)
@@ -473,7 +482,7 @@ def measure(options: Options, folder: Path) -> dict[str, object]:
             "reads": options.reads,
             "seed": options.seed,
             "fill_s": round(filled_s, 1),
-            **({"connections": options.connections, "workers": 1} if options.http else {}),
+            **({"connections": options.connections, "workers": 1, "key": options.key} if options.http else {}),
         },
         "figures": figures,
         "checked": checked,
@@ -496,6 +505,9 @@ def main() -> None:
     parser.add_argument("--checked", type=int, default=1_000, help="answers that are compared with the oracle")
     parser.add_argument("--no-peers", action="store_false", dest="peers", help="do not run Feast with Redis")
     parser.add_argument("--http", action="store_true", help="ask a server process instead of reading in process")
+    parser.add_argument(
+        "--key", action="store_true", help="with --http: each request brings an API key that has a rate"
+    )
     parser.add_argument("--connections", type=int, default=16, help="of the throughput over HTTP")
     parser.add_argument("--seconds", type=float, default=5.0, help="of the throughput over HTTP")
     parser.add_argument("--seed", type=int, default=7)

@@ -5,11 +5,12 @@ earlier run is in both stores when the clock starts. A hundredth of the users is
 since; of the others 5 % have. What is timed is the refresh with the settings of production: the query, what is new in
 it, the feature log, the online and the offline store, until both are durable. `written_share` is the share of rows that
 were written, `peak_rss_mb` the most memory of the process that did it (the pages of the online store that it maps are
-counted, too).
+counted, too). `cpu_s` are the seconds of both cores that it took, whatever else ran.
 
 Then `--ceiling-users` users are refreshed under a ceiling of `--ceiling` writes a second: `ceiling_writes_per_s` over
-the time that writing took should be the ceiling. `first_load_s` is the run that filled the empty stores. Some answers of
-the online store and of history are compared with what the last Parquet held, to the bit; one that differs ends the run.
+the time that writing took should be the ceiling. `first_load_s` is the run that filled the empty stores. Some answers
+of the online store and of history are compared with what the last Parquet held, to the bit; one that differs ends the
+run.
 """
 
 from __future__ import annotations
@@ -146,7 +147,7 @@ def refresh(folder: str, hour: int, ceiling: int = 0) -> dict[str, float]:
     """One run of the table's query into both stores, in a process of its own."""
     parts = parts_in(Path(folder))
     runner = parts.batch({"users": str(Path(folder) / f"users-{hour}.parquet")})
-    began = time.perf_counter()
+    began, worked = time.perf_counter(), time.process_time()
     report = runner.run(parts.plan.tables["profile"])
     appended = time.perf_counter()
 
@@ -170,6 +171,7 @@ def refresh(folder: str, hour: int, ceiling: int = 0) -> dict[str, float]:
     parts.close()
     return {
         "seconds": ended - began,
+        "cpu_s": time.process_time() - worked,
         "run_s": appended - began,
         "online_s": written - writing,
         "rows": report.rows,
@@ -230,6 +232,7 @@ def measure(options: Options, folder: Path) -> dict[str, object]:
             "written_share": round(hourly["appended"] / hourly["rows"], 4),
             "peak_rss_mb": round(hourly["rss_mb"]),
             "seconds": round(hourly["seconds"], 2),
+            "cpu_s": round(hourly["cpu_s"], 2),
             "run_s": round(hourly["run_s"], 2),
             "online_s": round(hourly["online_s"], 2),
             "ceiling_writes_per_s": round(held["appended"] / held["online_s"]),

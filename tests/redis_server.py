@@ -109,10 +109,25 @@ def watched(folder: Path, primary: RedisServer, name: str) -> RedisServer:
     return RedisServer(folder, str(config), "--sentinel").start()
 
 
+_CLUSTER = ("--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf", "--appendonly", "yes")
+_CLUSTER += ("--cluster-node-timeout", "1000", "--repl-diskless-sync-delay", "0")
+
+
+def replica_of(nodes: list[RedisServer], primary: RedisServer, folder: Path) -> RedisServer:
+    """One more node of a cluster, which takes over when `primary` dies."""
+    replica = RedisServer(folder, *_CLUSTER).start()
+    nodes[0].ask("CLUSTER", "MEET", "127.0.0.1", replica.port)
+    name = primary.ask("CLUSTER MYID").decode()
+    until(lambda: replica.ask("CLUSTER", "REPLICATE", name))
+    until(lambda: replica.info("master_link_status") == "up")
+    for node in nodes:
+        until(lambda node=node: any(len(span) > 3 for span in _shards(node)))  # type: ignore[misc]
+    return replica
+
+
 def clustered(folder: Path, nodes: int = 3) -> list[RedisServer]:
     """A cluster of primaries, each with a share of the slots."""
-    options = ("--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf", "--appendonly", "yes")
-    servers = [RedisServer(folder / f"node{number}", *options).start() for number in range(nodes)]
+    servers = [RedisServer(folder / f"node{number}", *_CLUSTER).start() for number in range(nodes)]
     share = -(-16384 // nodes)
     for number, server in enumerate(servers):
         server.ask("CLUSTER", "ADDSLOTSRANGE", number * share, min((number + 1) * share, 16384) - 1)

@@ -353,3 +353,29 @@ def test_a_password_opens_the_log_and_a_wrong_one_is_refused_untold() -> None:
         log.topics()
     assert "wrong-guess" not in str(refused.value)
     log.close()
+
+
+def test_topics_that_would_lose_something_are_found_with_the_cure(log: KafkaRawLog, tmp_path: Path) -> None:
+    from confluent_kafka.admin import AdminClient, NewTopic
+
+    log.create("deed-1")
+    assert log.problems() == []
+    server = address("kafka").removeprefix("kafka://")
+    admin = AdminClient({"bootstrap.servers": server})
+    name = f"foreign-{uuid.uuid4().hex}"
+    short = f"{address_of(tmp_path).prefix}.short-2"
+    settings = {"cleanup.policy": "compact"}, {"retention.ms": "1000"}
+    new = [
+        NewTopic(topic, num_partitions=1, replication_factor=1, config=config)
+        for topic, config in zip((name, short), settings, strict=True)
+    ]
+    for made in admin.create_topics(new).values():
+        made.result(10)
+    mapped = KafkaRawLog(address_of(tmp_path), SimulatedClock(5), {"deed": (), "theirs": ()}, {"theirs": name})
+    assert [found for found, _ in mapped.problems()] == [
+        f"topic {short} has retention.ms=1000",
+        f"topic {name} has message.timestamp.type=CreateTime",
+        f"topic {name} has cleanup.policy=compact",
+    ]
+    assert mapped.problems()[0][1].endswith(f"--entity-name {short} --add-config retention.ms=-1")
+    mapped.close()

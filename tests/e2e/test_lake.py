@@ -18,8 +18,9 @@ import pyarrow as pa
 import pytest
 
 from headrace.app.doctor import Finding, examine
+from headrace.app.locks import holder_of
 from headrace.app.project import Project
-from headrace.app.services import IngestLayer, run_layer
+from headrace.app.services import IngestLayer, ScheduleLayer, run_layer
 from headrace.core.errors import Busy, PlanError, Unreachable
 from headrace.core.time import SimulatedClock, to_us
 from tests.e2e.shop import orders, outcomes, write_shop
@@ -121,6 +122,7 @@ def _ingest_until_killed(folder: Path, done: Callable[[], bool]) -> None:
     process.wait()
 
 
+@pytest.mark.slow
 def test_the_loop_gives_the_same_bits_whatever_holds_archive_and_catalog(
     tmp_path: Path, lake: Path, objects: Bucket
 ) -> None:
@@ -226,6 +228,43 @@ def test_while_the_archive_is_away_everything_else_goes_on(lake: Path, objects: 
             layer.finish(drain=True)
             assert project.parts.offline.scan("events/order").num_rows == 60
             assert len(project.history("order")) == 60
+
+
+def test_while_the_catalog_is_away_jobs_wait_and_layers_start_later(lake: Path, objects: Bucket) -> None:
+    toml = lake / "headrace.toml"
+    port = urlsplit(toml.read_text().split('catalog = "')[1].split('"')[0]).port
+    assert port is not None
+    with Link(port) as link, Link(objects.port) as storage:
+        text = toml.read_text().replace(f":{port}/", f":{link.port}/").replace(f":{objects.port}", f":{storage.port}")
+        toml.write_text(text)
+        with _open(lake) as project:
+            project.publish("order", orders(30, NOON - timedelta(minutes=1)))
+            layer = ScheduleLayer(project.parts)
+            while layer.step():
+                pass
+            assert layer.problem() == ""
+            link.cut()
+            storage.cut()
+            assert isinstance(project.clock, SimulatedClock)
+            project.clock.advance_to(to_us(NOON + timedelta(days=1)))
+            assert layer.step() == 0  # the archive cannot be compacted, and nobody can note it
+            assert "the catalog cannot be written" in layer.problem()
+            project.publish("order", orders(5, NOON, start=30))
+            process = subprocess.Popen(
+                [sys.executable, "-m", "headrace", "--project", str(lake), "run", "compute"],
+                env=dict(os.environ), stdout=subprocess.PIPE, text=True,
+            )  # fmt: skip
+            assert process.stdout is not None
+            assert "waiting: the catalog" in process.stdout.readline()
+            link.mend()
+            _wait(lambda: holder_of(project.settings.state, "compute") is not None)
+            process.terminate()
+            process.communicate(timeout=30)
+            _wait(lambda: layer.step() > 0)
+            assert layer.problem() == ""
+            (failed,) = project.parts.catalog.runs("compact archive")
+            assert failed.status == "failed"
+            assert "does not answer" in failed.detail["reason"]
 
 
 def test_the_doctor_says_what_is_wrong_with_the_servers(lake: Path, monkeypatch: pytest.MonkeyPatch) -> None:

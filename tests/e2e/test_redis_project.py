@@ -113,7 +113,7 @@ def test_everyone_says_that_the_store_is_away_and_goes_on_when_it_is_back(tmp_pa
         assert "does not answer" in str(status)
         said = [finding for finding in examine(folder) if finding.what == "online store"]
         assert [(finding.ok, "does not answer" in finding.found) for finding in said] == [(False, True)]
-        assert "start its server" in said[0].cure
+        assert "start it" in said[0].cure
         for text in (layer.problem(), str(status), repr(said), repr(load_settings(folder))):
             assert PASSWORD not in text
         server.start()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from headrace.core.errors import LogError
+from headrace.core.errors import LogError, LogMoved
 from headrace.eventlog.base import Append, EventLog, LogBatch
 from headrace.eventlog.kafka.cluster import parse_address
 from headrace.eventlog.kafka.log import KafkaEventLog
@@ -80,6 +80,14 @@ class LogMachine(RuleBasedStateMachine):
     def append_with_a_bad_item(self, pick: int, item: Append) -> None:
         with pytest.raises(LookupError):
             self.logs[pick % len(self.logs)].append([item, Append("none", 0, b"")])
+
+    @rule(pick=st.integers(0, 1), items=st.lists(_ITEM, min_size=1, max_size=3), off=st.sampled_from((-1, 1, 7)))
+    def append_where_another_one_has_written(self, pick: int, items: list[Append], off: int) -> None:
+        last = items[-1]
+        end = self.model[last.topic, last.partition].end
+        end += sum(item.count for item in items[:-1] if (item.topic, item.partition) == (last.topic, last.partition))
+        with pytest.raises(LogMoved):
+            self.logs[pick % len(self.logs)].append([*items[:-1], replace(last, base=end + off)])
 
     @rule(
         pick=st.integers(0, 1),
@@ -169,7 +177,7 @@ class KafkaLogMachine(LogMachine):
 @pytest.mark.kafka
 def test_a_log_on_kafka_behaves_like_lists() -> None:
     address("kafka")  # where there is none this test says so, not the machine
-    steps = settings(stateful_step_count=15, max_examples=6, deadline=None)
+    steps = settings(stateful_step_count=15, max_examples=5, deadline=None)
     run_state_machine_as_test(KafkaLogMachine, settings=steps)
 
 

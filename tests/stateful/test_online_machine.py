@@ -163,4 +163,4 @@ def test_a_store_behaves_like_a_dict(machine: type[StoreMachine]) -> None:
 @pytest.mark.parametrize("machine", [RedisStoreMachine, ShardedRedisStoreMachine], ids=["one shard", "three"])
 def test_a_store_in_redis_behaves_like_a_dict(machine: type[StoreMachine]) -> None:
     address("redis")
-    run_state_machine_as_test(machine, settings=settings(stateful_step_count=20, max_examples=40))
+    run_state_machine_as_test(machine, settings=settings(stateful_step_count=20, max_examples=25))

@@ -79,6 +79,20 @@ class NewRows:
             None if self.objects is None else self.objects[a:b],
         )
 
+    def at(self, places: IntArray) -> NewRows:
+        """Those at `places`, in that order; where offsets rise from one to the next, they are in order of writing."""
+        chosen = places.tolist()
+        return NewRows(
+            [self.keys[row] for row in chosen],
+            self.times[places],
+            self.available[places],
+            self.orders[places],
+            self.bits[places],
+            np.ascontiguousarray(self.words[:, places]),
+            self.arrivals[places],
+            None if self.objects is None else [self.objects[row] for row in chosen],
+        )
+
 
 def merge_table(rows: NewRows, records: dict[bytes, bytes | None], horizon_us: int) -> None:
     """Bring `records` up to date with rows of a table; rows that a record holds already change nothing.

@@ -36,6 +36,7 @@ _ADDRESSED = {
 }
 """Which setting says where a part is."""
 _BESIDE = {"offline": " and in [s3], or in AWS_* variables"}
+_SOON_US = 7 * 86_400_000_000
 _BUILT_US = 1_735_689_600_000_000
 """2025-01-01: a clock before it is wrong."""
 
@@ -115,7 +116,7 @@ def _parts(settings: Settings, plan: ProjectPlan, clock: Clock) -> Iterator[Find
         ("event log", lambda: f"{len(parts.raw.topics())} topics"),
         ("feature log", lambda: f"{len(parts.features.topics())} topics"),
         ("internal log", lambda: f"{len(parts.internal.topics())} topics"),
-        ("online store", lambda: f"{parts.online.count():,} records, {parts.online.about()}"),
+        ("online store", lambda: f"{parts.online.count():,} records{parts.online.about()}"),
         ("offline store", lambda: f"{len(parts.offline.tables())} tables"),
         ("catalog", lambda: f"{len(parts.catalog.definitions())} definitions applied"),
         ("model registry", lambda: f"{len(parts.registry.models())} models"),
@@ -130,6 +131,9 @@ def _parts(settings: Settings, plan: ProjectPlan, clock: Clock) -> Iterator[Find
             where = "" if address == "embedded" else f" at {shown(address)}"
             try:
                 yield Finding(what, True, look() + where)
+                if what == "internal log":
+                    for found, cure in parts.log_problems():
+                        yield Finding(what, False, found, cure)
                 if what == "online store":
                     for found, cure in parts.online.problems():
                         yield Finding(what, False, found, cure)
@@ -137,9 +141,35 @@ def _parts(settings: Settings, plan: ProjectPlan, clock: Clock) -> Iterator[Find
                 if isinstance(error, Unreachable):
                     away.add(part)
                 yield Finding(what, False, str(error), _cure_of(error, part, elsewhere=bool(where)))
+        yield _access(parts)
         yield from _sources(parts)
     finally:
         parts.close()
+
+
+def _access(parts: Parts) -> Finding:
+    """Who may use the HTTP API from where."""
+    from headrace.app.access import check_address, is_loopback
+
+    settings, now = parts.settings, parts.clock.now_us()
+    try:
+        check_address(parts)
+        keys = parts.catalog.keys.list()
+    except HeadraceError as error:
+        return Finding("access", False, str(error), "see docs/access.md")
+    live = [key for key in keys if key.state(now) == "live"]
+    if keys and not live:
+        return Finding(
+            "access", False, "no key is live: nobody is let in", "make one: headrace keys make NAME --scope ..."
+        )
+    soon = [key.name for key in live if key.expires_us is not None and key.expires_us - now < _SOON_US]
+    if soon:
+        return Finding("access", False, f"key {soon[0]} expires within a week", "make another, then revoke this one")
+    who = f"{len(live)} live keys" if keys else "open to this machine alone"
+    tls = (
+        "TLS" if settings.tls_cert else "no TLS" if is_loopback(settings.host) else "no TLS: keys travel in clear text"
+    )
+    return Finding("access", True, f"{settings.host}, {who}, {tls}")
 
 
 def _sources(parts: Parts) -> Iterator[Finding]:

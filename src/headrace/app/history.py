@@ -150,7 +150,7 @@ def first_arrival(log: EventLog, topic: str, partition: int, at_us: int) -> int:
 def _first_archived(parts: Parts, stream: str, partition: int, at_us: int) -> int:
     """The first offset of a raw stream that arrived at `at_us` or later, though the log has dropped it."""
     found, begin = first_arrival(parts.raw, stream, partition, at_us), parts.raw.begin(stream, partition)
-    if found > begin or begin == 0:
+    if found > begin or begin == 0 or parts.offline.version(events_table(stream)) is None:
         return found
     # What the log dropped is archived, but for malformed events, which make no difference to anybody.
     columns = [PARTITION, OFFSET, ARRIVAL]

@@ -14,9 +14,14 @@ from headrace.core.errors import ConfigError, PlanError
 from headrace.core.time import parse_duration
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from headrace.app.settings import Settings
     from headrace.app.wiring import Parts
     from headrace.features.plan import TablePlan
     from headrace.orchestration.jobs import Where
+
+_SEEN = "headrace_seen_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +88,19 @@ def active_part(parts: Parts, table: TablePlan, refresh: Refresh) -> Where:
         import pyarrow.compute as pc
         import pyarrow.parquet as pq
 
-        folder = parts.settings.state / "active"
-        folder.mkdir(parents=True, exist_ok=True)
-        file = folder / f"{table.name}.parquet"
+        file = _file(parts.settings, table.name)
+        file.parent.mkdir(parents=True, exist_ok=True)
         keys = pc.unique(parts.past.events(stream, [field], since_us=now_us - refresh.within_us)[field])
         pq.write_table(pa.table({"key": keys}), file)
-        return f'"{key.name}" IN (SELECT key FROM read_parquet({_quoted(str(file))}))'
+        return f'"{key.name}" IN (SELECT key FROM {_SEEN}{table.name})'
 
     return seen
 
 
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
+def seen_sources(settings: Settings) -> dict[str, str]:
+    """The sources that hold the active keys of tables: files that a run of the active part writes before it reads."""
+    return {_SEEN + name: str(_file(settings, name)) for name, refresh in settings.refresh.items() if refresh.seen_in}
+
+
+def _file(settings: Settings, table: str) -> Path:
+    return settings.state / "active" / f"{table}.parquet"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from headrace.app.refresh import seen_sources
 from headrace.core.errors import PlanError
 from headrace.core.time import US_PER_DAY, US_PER_HOUR, US_PER_MINUTE
 
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from headrace.app.wiring import Parts
     from headrace.engines.batch.runner import BatchRunner
     from headrace.features.plan import ModelPlan
+    from headrace.ingestion.reconcile import Reconciler
     from headrace.orchestration.jobs import RunControl
     from headrace.orchestration.schedule import Job, Scheduler
 
@@ -20,14 +22,19 @@ _AUDITED = "audited until "
 
 
 def project_scheduler(
-    parts: Parts, runner: BatchRunner | None = None, control: RunControl | None = None
+    parts: Parts,
+    runner: BatchRunner | None = None,
+    control: RunControl | None = None,
+    worker: Reconciler | None = None,
 ) -> tuple[Scheduler, list[str]]:
     """The scheduler of a project, and the names of the jobs that run at its start.
 
     Every table with a query runs at the start (a run appends only what is new) and by its schedule, and so does every
     scheduled group; active parts of tables run by theirs; truth is joined by the minute; models with triggers are
-    looked after by the hour; served values are audited every ten minutes. `runner` and `control` are those of tables.
+    looked after by the hour; served values are audited every ten minutes; the online store is compared with the
+    archive. `runner` and `control` are those of tables, `worker` that of the comparison.
     """
+    from headrace.app.reconciling import reconcile_job, reconciler
     from headrace.app.scheduled import group_jobs
     from headrace.orchestration.jobs import batch_jobs
     from headrace.orchestration.schedule import Scheduler
@@ -36,6 +43,8 @@ def project_scheduler(
     runner = runner or parts.batch(sources_of(parts))
     at_start = batch_jobs(parts.plan, runner, control) + _unscheduled(parts, runner, control) + group_jobs(parts)
     jobs = [*at_start, *_upkeep(parts), *_active(parts, runner, control)]
+    if parts.settings.reconcile_s:
+        jobs.append(reconcile_job(parts, worker or reconciler(parts)))
     for model in parts.plan.models.values():
         jobs += _model_jobs(parts, model, now)
     for job in jobs:
@@ -66,10 +75,10 @@ def _upkeep(parts: Parts) -> list[Job]:
 def sources_of(parts: Parts) -> dict[str, object]:
     """The configured sources of queries; paths are relative to the project's folder."""
     folder = parts.settings.folder
-    return {
-        name: address if "://" in address else str(folder / address)
-        for name, address in parts.settings.sources.items()
-    }  # fmt: skip
+    configured = {
+        name: address if "://" in address else str(folder / address) for name, address in parts.settings.sources.items()
+    }
+    return {**configured, **seen_sources(parts.settings)}
 
 
 def _active(parts: Parts, runner: BatchRunner, control: RunControl | None) -> list[Job]:

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from headrace.app.heartbeats import Heartbeat, layer_counters, write_heartbeat
 from headrace.app.locks import FolderLock
@@ -26,7 +26,11 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("headrace.app")
 BUSY_S, IDLE_S = 0.001, 0.05
 _BEAT_S = 1.0
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 10.0
+"""Between two calls of a server that is away."""
 _ARCHIVE_EVENTS = 100_000
+
+T = TypeVar("T")
 
 
 class Layer(ABC):
@@ -144,24 +148,43 @@ class ScheduleLayer(Layer):
     name = "schedule"
 
     def __init__(self, parts: Parts) -> None:
+        from headrace.app.reconciling import reconciler
         from headrace.app.schedules import project_scheduler, sources_of
         from headrace.orchestration.jobs import RunControl
 
         self._runner = parts.batch(sources_of(parts))
         control = RunControl(lambda: self.stopping(), lambda: self.alive())
-        self._scheduler, self._at_start = project_scheduler(parts, self._runner, control)
+        self._reconciler = reconciler(parts)
+        self._scheduler, self._at_start = project_scheduler(parts, self._runner, control, self._reconciler)
         self._clock = parts.clock
         self._ran = 0
+        self._pause_s, self._again_at = 0.0, 0.0
+        self._problem = ""
 
     def step(self) -> int:
-        now = self._clock.now_us()
-        if self._at_start:
-            self._scheduler.run_now(self._at_start.pop(0), now, "start")
-            self._ran += 1
-            return 1
-        ran = self._scheduler.run_due(now)
+        if time.monotonic() < self._again_at:
+            return 0
+        try:
+            ran = self._run(self._clock.now_us())
+        except Unreachable as error:
+            # The catalog is away. What could not be recorded as done is done again: jobs may be repeated.
+            self._problem = str(error)
+            self._pause_s = min(max(2 * self._pause_s, FIRST_PAUSE_S), LONGEST_PAUSE_S)
+            self._again_at = time.monotonic() + self._pause_s
+            return 0
+        self._problem, self._pause_s = "", 0.0
         self._ran += ran
         return ran
+
+    def _run(self, now_us: int) -> int:
+        if not self._at_start:
+            return self._scheduler.run_due(now_us)
+        self._scheduler.run_now(self._at_start[0], now_us, "start")
+        self._at_start.pop(0)
+        return 1
+
+    def problem(self) -> str:
+        return self._problem
 
     def lag(self) -> int:
         return len(self._at_start) + (1 if self._scheduler.next_us <= self._clock.now_us() else 0)
@@ -174,6 +197,8 @@ class ScheduleLayer(Layer):
             "rows_unchanged": rows.unchanged,
             "rows_written": rows.written,
             "rows_dead": rows.dead,
+            "reconciled": self._reconciler.totals.compared,
+            "repaired": self._reconciler.totals.repaired,
         }
 
     def finish(self, *, drain: bool) -> None:
@@ -201,6 +226,19 @@ def run_layer(parts: Parts, name: str, *, once: bool = False, parent: int | None
     with FolderLock(parts.settings.state, name), stop_on_signals() as stopped:
         layer = LAYER_CLASSES[name](parts)
         _loop(parts, layer, stopped, once, parent)
+
+
+def until_reached(work: Callable[[], T], say: Callable[[str], object]) -> T:
+    """What `work` returns, once the servers that it needs answer; `say` gets the first reason to wait."""
+    pause = FIRST_PAUSE_S
+    while True:
+        try:
+            return work()
+        except Unreachable as error:
+            if pause == FIRST_PAUSE_S:
+                say(f"waiting: {error}")
+        time.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE_S)
 
 
 @contextmanager

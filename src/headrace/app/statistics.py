@@ -78,9 +78,7 @@ def personal_columns(view: ViewPlan, plan: ProjectPlan) -> list[str]:
     """Columns of a view that show a personal field, of the request or of a table, as it is."""
     found = [field.name for field in view.request if field.personal]
     for column in view.columns:
-        if column.binding is None or column.feature is None:
-            continue
-        if view.bindings[column.binding].is_table:
+        if column.binding is not None and column.feature and view.bindings[column.binding].is_table:
             fields = plan.tables[view.bindings[column.binding].source].schema
             if column.feature in fields and fields[column.feature].personal:
                 found.append(column.name)

@@ -120,17 +120,19 @@ def project_status(parts: Parts) -> ProjectStatus:
     catalog = parts.catalog
     now = parts.clock.now_us()
     (dead, waiting), newest = _dead_letters(parts)
+    records, problem = _online(parts)
     return ProjectStatus(
         str(parts.settings.folder),
         parts.settings.env,
         bool(catalog.definitions()),
         [layer_status(parts, layer, now) for layer in LAYERS],
         _streams(parts),
-        [group_status(parts, group) for group in parts.plan.computed_groups],
+        [] if problem else [group_status(parts, group) for group in parts.plan.computed_groups],
         dead,
         waiting,
         newest,
-        *_online(parts),
+        records,
+        problem,
         _end(parts.internal, "predictions"),
         [_model(parts, name) for name in parts.plan.models],
         [msgspec.to_builtins(run) for run in catalog.runs(limit=_SHOWN)],

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from headrace.eventlog.base import EventLog
     from headrace.ingestion.archive import ArchiveWorker
     from headrace.ingestion.ceiling import WriteCeiling
+    from headrace.ingestion.expected import Expected
     from headrace.ingestion.materialize import OnlineIngest
     from headrace.ingestion.publisher import Publisher
     from headrace.registry.base import ModelRegistry
@@ -211,6 +212,15 @@ class Parts:
         self._opened.append(engine)
         return engine
 
+    def expected(self) -> Expected:
+        """What computes from archive and log what the online store should hold."""
+        from headrace.ingestion.expected import Expected
+        from headrace.stores.online.memory import MemoryOnlineStore
+
+        return Expected(
+            self.plan, self.raw, self.features, self.offline, self.past, MemoryOnlineStore, horizon_us=self.horizon_us
+        )
+
     def reader(self, view: str) -> OnlineReader:
         """An online reader of a view, for one thread."""
         return self.view_reader(self.plan.views[view])
@@ -236,6 +246,11 @@ class Parts:
             close = getattr(part, "close", None)
             if close is not None:
                 close()
+
+    def log_problems(self) -> list[tuple[str, str]]:
+        """What about the logs' topics would lose something, with the cure."""
+        logs = (self.raw, self.features, self.internal)
+        return [problem for log in logs for problem in getattr(log, "problems", list)()]
 
     def _log(self, name: str) -> EventLog:
         log = self._embedded_log(name) if self.settings.log == "embedded" else self._kafka_log(name)

@@ -13,7 +13,7 @@ _ORDER = (
     ("Data", ("publish", "put", "get", "online", "history", "snapshot", "dataset", "datasets", "backfill", "replay")),
     ("Models", ("train", "evaluate", "promote", "rollback", "score")),
     ("Look", ("search", "describe", "statistics", "report", "audit")),
-    ("Operate", ("up", "run", "status", "dead", "keys", "changes", "doctor", "demo")),
+    ("Operate", ("up", "run", "status", "dead", "keys", "changes", "doctor", "reconcile", "rebuild", "demo")),
 )
 
 

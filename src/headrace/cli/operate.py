@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import time
 
 import click
 
 from headrace.app.heartbeats import LAYERS
-from headrace.cli.common import REFUSED, Session, command
+from headrace.cli.common import REFUSED, Session, command, progress
 
 
 def register(group: click.Group) -> None:
@@ -51,10 +52,13 @@ def register(group: click.Group) -> None:
         compute: events to features. ingest: features to the stores. serve: the HTTP API. schedule: batch tables,
         scheduled groups, truth, monitors, retraining.
         """
-        from headrace.app.services import run_layer
+        from headrace.app.services import run_layer, until_reached
 
         project = session.open(host=host, port=port)
-        project.ensure_applied()
+        if once:
+            project.ensure_applied()
+        else:
+            until_reached(project.ensure_applied, lambda reason: session.say(reason, layer=layer, reason=reason))
         run_layer(project.parts, layer, once=once, parent=parent)
         session.say("", layer=layer, pid=os.getpid())
 
@@ -63,6 +67,50 @@ def register(group: click.Group) -> None:
         """Show what runs, how far it is, dead letters, models, runs and open alerts."""
         found = session.open().status()
         session.say(str(found), **found.to_dict())
+
+    @command(group, "reconcile", "headrace reconcile\nheadrace reconcile --dry-run")
+    @click.option("--dry-run", is_flag=True, help="Only say what differs.")
+    def reconcile(session: Session, dry_run: bool) -> int:
+        """Compare all records of the online store with archive and log, bit for bit, and repair what differs.
+
+        Nothing has to stop for it. `headrace run schedule` does a share of it every few minutes. Ends with 1 if
+        something differs that is not repaired.
+        """
+        from headrace.app.reconciling import reconcile_all
+
+        project = session.open()
+        project.ensure_applied()
+        with progress("comparing") as shown:
+            found = reconcile_all(
+                project.parts, repair=not dry_run, progress=lambda done, of: shown.update(done, of, f"{done} of {of}")
+            )
+        session.say(
+            str(found), compared=found.compared, missing=found.missing, differing=found.differing,
+            repaired=found.repaired, left=found.left,
+        )  # fmt: skip
+        return REFUSED if found.wrong > found.repaired else 0
+
+    @command(group, "rebuild", "headrace rebuild online\nheadrace rebuild online --replace")
+    @click.argument("store", type=click.Choice(["online"]))
+    @click.option("--replace", is_flag=True, help="Throw away what the store holds.")
+    def rebuild(session: Session, store: str, replace: bool) -> None:
+        """Make the online store anew from archive and log, when it is lost or not to be trusted.
+
+        Compute and ingestion must not run meanwhile. Killed, it is run again with --replace.
+        """
+        from headrace.app.reconciling import rebuild_online
+
+        project = session.open()
+        project.ensure_applied()
+        began = time.monotonic()
+        with progress("making records") as shown:
+            rebuild_online(
+                project.parts,
+                replace=replace,
+                progress=lambda done, of: shown.update(done, max(of, 1), f"{done:,} of {of:,}"),
+            )
+        records, seconds = project.parts.online.count(), time.monotonic() - began
+        session.say(f"{records:,} records in {seconds:.1f} s", records=records, seconds=seconds)
 
     @command(group, "doctor", "headrace doctor")
     def doctor(session: Session) -> int:

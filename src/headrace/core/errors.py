@@ -9,6 +9,7 @@ HeadraceError
 ├── NotFound (LookupError)            no such stream, group, view, model, version, prediction
 ├── HorizonError (ValueError)         an online read further back than the as-of horizon
 ├── LogError (RuntimeError)           the event log cannot do what was asked
+│   ├── LogMoved                      another one has written where one writer was to go on
 │   └── LogUnreachable                its servers do not answer just now; an Unreachable as well
 ├── StoreError (RuntimeError)         an online or offline store, the catalog or the registry cannot
 │   ├── Unreachable                   its server does not answer just now: the same may be asked again
@@ -73,6 +74,10 @@ class StoreError(HeadraceError, RuntimeError):
 
 class Unreachable(StoreError):
     """A server does not answer, or says that it cannot just now; the same call may succeed later."""
+
+
+class LogMoved(LogError):
+    """A partition goes on elsewhere than its one writer left it: another one has written."""
 
 
 class LogUnreachable(LogError, Unreachable):

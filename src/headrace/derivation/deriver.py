@@ -110,7 +110,7 @@ class Deriver:
             chunk = read_span(self._project, self._raw, self.plan.source, partition, begin, end)
             codes = waiting.codes.get(partition, {})
             payload = self._derived(chunk, codes, position, waiting.commits)
-            items.append(Append(self.plan.topic, partition, payload, end - begin))
+            items.append(Append(self.plan.topic, partition, payload, end - begin, base=begin))
         self._raw.append(items)
         self._commits = waiting.commits
         return waiting.n

@@ -9,12 +9,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Append:
-    """A record batch on its way in: `count` records (at least one) encoded in `payload`."""
+    """A record batch on its way in: `count` records (at least one) encoded in `payload`.
+
+    `base`: the offset that it must get, for topics of one writer; None: whatever comes next.
+    """
 
     topic: str
     partition: int
     payload: bytes
     count: int = 1
+    base: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +65,11 @@ class EventLog(ABC):
 
     @abstractmethod
     def append(self, items: Sequence[Append]) -> list[int]:
-        """Append batches, all or none, and return the base offset of each. Unknown topic: NotFound."""
+        """Append batches, all or none, and return the base offset of each.
+
+        Unknown topic: NotFound. A batch that would get another offset than its `base`: LogMoved, so that a writer that
+        was taken for dead cannot write after the one that has taken over.
+        """
 
     @abstractmethod
     def read(self, topic: str, partition: int, offset: int, max_records: int = 10_000) -> list[LogBatch]:

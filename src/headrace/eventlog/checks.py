@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Final
 
-from headrace.core.errors import LogError, NotFound
+from headrace.core.errors import LogError, LogMoved, NotFound
 
 MAX_NAME_BYTES: Final = 128
 """Longest name of a topic or consumer group."""
@@ -34,6 +34,15 @@ def check_count(topic: str, partition: int, count: int) -> None:
     """Raise LogError unless a batch can hold `count` records."""
     if not 1 <= count < 2**32:
         raise LogError(f"a batch for {topic}/{partition} says it holds {count} records: it must hold at least 1")
+
+
+def check_base(topic: str, partition: int, wanted: int | None, base: int) -> None:
+    """Raise LogMoved unless a batch may stand at offset `base`; `wanted` is what its writer asked for."""
+    if wanted is not None and wanted != base:
+        raise LogMoved(
+            f"{topic}/{partition} goes on at offset {base}, its writer has left it at {wanted}: another one writes "
+            f"there too; stop one of them, the other goes on from what is in the log"
+        )
 
 
 def no_topic(topic: str, partition: int, topics: dict[str, int]) -> NotFound:

@@ -27,7 +27,7 @@ from headrace.core.lmdb_env import (
 )
 from headrace.core.time import NULL_US, Clock
 from headrace.eventlog.base import Append, EventLog, LogBatch
-from headrace.eventlog.checks import below_begin, check_count, check_name, check_partitions, no_topic
+from headrace.eventlog.checks import below_begin, check_base, check_count, check_name, check_partitions, no_topic
 
 T = TypeVar("T")
 Key = tuple[str, int]
@@ -125,6 +125,7 @@ class LmdbEventLog(EventLog):
             key = (item.topic, item.partition)
             handle = shared.handles[key]
             base, arrival = changed.get(key) or self._tails.get(key) or self._tail(txn, key, handle)
+            check_base(*key, item.base, base)
             if now > arrival:
                 arrival = now
             payload = item.payload

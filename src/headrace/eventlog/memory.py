@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from headrace.core.errors import LogError
 from headrace.core.time import NULL_US, Clock
 from headrace.eventlog.base import Append, EventLog, LogBatch
-from headrace.eventlog.checks import below_begin, check_count, check_name, check_partitions, no_topic
+from headrace.eventlog.checks import below_begin, check_base, check_count, check_name, check_partitions, no_topic
 
 
 @dataclass(slots=True)
@@ -60,9 +60,13 @@ class MemoryEventLog(EventLog):
     def append(self, items: Sequence[Append]) -> list[int]:
         now = self._clock.now_us()
         with self._lock:
+            ends: dict[tuple[str, int], int] = {}
             for item in items:
                 check_count(item.topic, item.partition, item.count)
-                self._partition(item.topic, item.partition)
+                key = (item.topic, item.partition)
+                base = ends.get(key, self._partition(*key).end)
+                check_base(*key, item.base, base)
+                ends[key] = base + item.count
             return [self._add(item, now) for item in items]
 
     def _add(self, item: Append, now: int) -> int:

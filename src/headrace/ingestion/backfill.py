@@ -75,9 +75,10 @@ class GroupBackfill:
         plan: the definitions that `groups` are of.
         groups: what to compute; their versions must not be computed by the live stream.
         since_us: leave events before this time out. PlanError if they count in some window or lifetime.
-        clock_us: the stream's clock up to which nobody will read the groups behind: of a version that nobody reads yet
-            as the online store reflects it, of a scheduled one as its own position does. None: read everything.
+        clock_us: of versions that nobody reads yet, the stream's clock as the online store reflects it: what no window
+            reaches from there is left out. None: nothing is, so that records are the bytes that the stream would leave.
         served: the groups are read while they are computed; `run_us` is then noted beside their position.
+        only: of these keys of records, which to compute; None: all.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class GroupBackfill:
         piece: int | None = None,
         served: bool = False,
         run_us: int | None = None,
+        only: Callable[[Sequence[bytes]], BoolArray] | None = None,
     ) -> None:
         self.stream = groups[0].stream
         self._stream = plan.stream(self.stream)
@@ -106,7 +108,7 @@ class GroupBackfill:
         self._horizon_us = horizon_us
         # What is read meanwhile changes in pieces of one transaction each, for which a live writer may have to wait.
         self._piece = piece or (max(online.at_once // (5 * len(groups)), 1) if served else PIECE)
-        self._served, self._run_us = served, run_us
+        self._served, self._run_us, self._only = served, run_us, only
         self._clock_us = NULL_US
         self._bound_us = NULL_US if clock_us is None else clock_us
         self._since_us = _bound(groups, self._layouts, horizon_us, clock_us, since_us)
@@ -146,7 +148,8 @@ class GroupBackfill:
             self._merge_whole(deltas, begun, done)
         else:
             for version, delta in deltas.items():
-                for part in _parts(delta):
+                chosen = None if self._only is None else self._only(record_keys(delta.keys, version))
+                for part in parts_of(delta, chosen):
                     self._merge_part(version, part)
             self._note(done)
         self.read += sum(target) - sum(at)
@@ -166,7 +169,7 @@ class GroupBackfill:
         order = sorted({key for _, _, keys in changes for key in keys})
         data = encode_state(done)
 
-        def change(records: list[bytes | None], position: bytes) -> tuple[list[Record], bytes]:
+        def change(records: list[bytes | None]) -> list[Record]:
             for raw in records[len(order) :]:
                 found = decode_state(raw)
                 if (begun.at if any(begun.at) else None) != (None if found is None or not any(found.at) else found.at):
@@ -177,9 +180,9 @@ class GroupBackfill:
             pending = dict(zip(order, records[: len(order)], strict=True))
             if changes:
                 merge_groups(changes, pending, self._horizon_us)
-            return [*pending.items(), *((key, data) for key in states)], position
+            return [*pending.items(), *((key, data) for key in states)]
 
-        self._online.update([*order, *states], change)
+        self._online.revise([*order, *states], change)
 
     def _merge_part(self, version: str, delta: GroupDelta) -> None:
         keys = record_keys(delta.keys, version)
@@ -313,13 +316,14 @@ def _within(rows: pa.Table, begin: list[int], end: list[int]) -> pa.Table:
     return rows if keep is None or pc.all(keep).as_py() else rows.filter(keep)
 
 
-def _parts(delta: GroupDelta) -> Iterator[GroupDelta]:
-    """The delta cut into such of a bounded number of entities, in the order of their keys."""
-    order = sorted(range(len(delta.keys)), key=delta.keys.__getitem__)
+def parts_of(delta: GroupDelta, only: BoolArray | None = None) -> Iterator[GroupDelta]:
+    """The delta cut into such of a bounded number of entities, in the order of their keys; `only` says of which."""
+    chosen = range(len(delta.keys)) if only is None else np.flatnonzero(only).tolist()
+    order = sorted(chosen, key=delta.keys.__getitem__)
     counts = np.array(delta.counts, np.int64)
     starts = np.cumsum(counts) - counts
     clocks = np.frombuffer(delta.clocks, np.int64)
-    positions = np.frombuffer(delta.positions, np.int64).reshape(len(order), -1)
+    positions = np.frombuffer(delta.positions, np.int64).reshape(len(delta.keys), -1)
     for first in range(0, len(order), _AT_ONCE):
         chosen = order[first : first + _AT_ONCE]
         of = counts[chosen]

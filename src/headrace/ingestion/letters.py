@@ -1,16 +1,16 @@
 """Dead letters and what became of them: shown, published again, corrected, dropped; never edited, never erased.
 
 A letter is named by the place of its event: stream, partition, offset. What is done with it is an action, a record of
-topic `_dead_letters` in the log of raw events. A letter is published again by one append that holds both the new event
-and the action, all or none, so a kill leaves either both or neither, and a second replay finds the letter marked. The
-new event is an ordinary one: its block has a column more, which names for each row the letter that it mends.
+topic `_dead_letters` in the log of raw events. The new event is an ordinary one, and names the letter that it mends in
+a column beside its fields. Publishing is announced by an action, then done, then recorded by another; if a kill comes
+between, whoever looks next finds in the log which of the announced events are there, and records these.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from heapq import nlargest
 from typing import Any, Final
 
@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 
 from headrace.core.columns import Column, column_of
-from headrace.core.errors import NotFound, SchemaError
+from headrace.core.errors import Busy, NotFound, SchemaError
 from headrace.core.events import EventBlock, decode_block
 from headrace.core.schema import DType, Field, Schema
 from headrace.core.time import Clock, format_duration, to_iso
@@ -46,7 +46,7 @@ from headrace.ingestion.publisher import UNKNOWN_TOPIC, Publisher
 
 ACTIONS: Final = "_dead_letters"
 """Topic of the log of raw events: what was done with dead letters."""
-MENDS: Final = "@mends"
+MENDS: Final = "_mends"
 """Column of a block beside the fields of its stream: the letter that a row mends. No field can have this name."""
 
 _FORMAT = 1
@@ -87,6 +87,7 @@ class DeadLetters:
         self._masker = Masker(streams)
         self._marks: dict[Place, tuple[Action, Span | None]] = {}
         self._seen = 0
+        self._announced: Action | None = None
 
     # -- looking ----------------------------------------------------------------------------------------------------
 
@@ -96,7 +97,7 @@ class DeadLetters:
         Values of personal fields are hidden unless `personal`, here and in all that follows.
         """
         counts: Counter[tuple[str, str, str]] = Counter()
-        self._refresh()
+        self._look()
 
         def counted() -> Iterator[DeadLetter]:
             for letter in self._chosen(chosen or Chosen(), personal):
@@ -110,13 +111,13 @@ class DeadLetters:
 
     def count(self) -> tuple[int, int]:
         """How many letters there are, and with how many nothing was done yet; reads none of them."""
-        self._refresh()
+        self._look()
         known = sum(log.end(topic, 0) - log.begin(topic, 0) for log, topic in self._topics())
         return known, max(known - len(self._marks), 0)
 
     def get(self, letter: str, *, personal: bool = False) -> Letter:
         """One letter by its id, with where its new event stands; raises NotFound."""
-        self._refresh()
+        self._look()
         found = self._letter(self._one(letter), personal=personal)
         if found.mark is None:
             return found
@@ -146,7 +147,7 @@ class DeadLetters:
             asked = msgspec.structs.replace(asked, state="all")
         done, left, refused = 0, 0, list[Refit]()
         with self._lock():
-            self._refresh()
+            self._catch_up()
             named = bool(asked.letters)
             waiting = (one for one in self._chosen(asked, personal) if self._may_publish(one, named=named))
             for batch in _in_batches(waiting, self._at_once):
@@ -188,7 +189,7 @@ class DeadLetters:
         the letter was published before; then nothing is published.
         """
         with self._lock():
-            self._refresh()
+            self._catch_up()
             dead = self._one(letter)
             place = _place_of(dead)
             if not self._may_publish(dead, named=True):
@@ -226,10 +227,10 @@ class DeadLetters:
             raise SchemaError("say which letters: by id, stream, field, reason or time of arrival")
         chosen, total = msgspec.structs.replace(chosen, state="open"), 0
         with self._lock():
-            self._refresh()
+            self._catch_up()
             for batch in _in_batches(self._chosen(chosen, personal), self._at_once):
                 places = [_place_of(letter) for letter in batch]
-                self._act([], Action(_FORMAT, "drop", self._clock.now_us(), who, why, dropped=places))
+                self._record(Action(_FORMAT, "drop", self._clock.now_us(), who, why, dropped=places))
                 total += len(places)
         if total:
             self._tell(who, "drop", in_words(chosen), {"dropped": total, "why": why})
@@ -351,16 +352,45 @@ class DeadLetters:
         appends = [append for name, block in blocks.items() for append in self._publisher.prepare(name, block)]
         spans = []
         for append in appends:
-            # Others may publish meanwhile, so the event stands here or soon after.
+            # Others may publish meanwhile, so the events stand here or later.
             begin = self._raw.end(append.topic, append.partition)
             mended = [place_of_id(name) for name in _mended(append.payload) if name is not None]
             spans.append(Span(append.topic, append.partition, begin, mended))
-        self._act(appends, Action(_FORMAT, kind, self._clock.now_us(), who, why, spans))
+        action = Action(_FORMAT, kind, self._clock.now_us(), who, why, spans, done=False)
+        self._record(action)
+        self._raw.append(appends)
+        self._record(msgspec.structs.replace(action, done=True))
 
-    def _act(self, appends: Sequence[Append], action: Action) -> None:
+    def _record(self, action: Action) -> None:
         self._raw.create(ACTIONS)
-        self._raw.append([*appends, Append(ACTIONS, 0, msgspec.msgpack.encode(action))])
+        self._raw.append([Append(ACTIONS, 0, msgspec.msgpack.encode(action))])
         self._refresh()
+
+    def _look(self) -> None:
+        """Take over what was done since; an announcement that nobody is at any more is settled."""
+        self._refresh()
+        if self._announced is not None:
+            with suppress(Busy), self._lock():
+                self._catch_up()
+
+    def _catch_up(self) -> None:
+        """Take over what was done since and settle what was announced and cut off; the caller holds the lock."""
+        self._refresh()
+        cut_off = self._announced
+        if cut_off is not None:
+            spans = [msgspec.structs.replace(span, letters=self._arrived(span)) for span in cut_off.spans]
+            self._record(msgspec.structs.replace(cut_off, spans=spans, done=True))
+
+    def _arrived(self, span: Span) -> list[Place]:
+        """Those letters of a span whose new events are in the log."""
+        missing = {letter_id(place): place for place in span.letters}
+        found = []
+        at = max(span.begin, self._raw.begin(span.stream, span.partition))
+        while missing and (batches := self._raw.read(span.stream, span.partition, at, _READ)):
+            for batch in batches:
+                found += [missing.pop(name) for name in _mended(batch.payload) if name is not None and name in missing]
+            at = batches[-1].end
+        return found
 
     def _refresh(self) -> None:
         """Take over the actions that were added since, by whomever."""
@@ -369,6 +399,11 @@ class DeadLetters:
         while batches := self._raw.read(ACTIONS, 0, self._seen, _READ):
             for batch in batches:
                 action = msgspec.msgpack.decode(batch.payload, type=Action)
+                if not action.done:
+                    self._announced = action
+                    continue
+                if action.kind != "drop":
+                    self._announced = None
                 for span in action.spans:
                     self._marks.update(dict.fromkeys(span.letters, (action, span)))
                 self._marks.update(dict.fromkeys(action.dropped, (action, None)))

@@ -7,6 +7,7 @@ again. Keys are looked at in memory; `refresh` takes over what changed in the ca
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from time import monotonic
@@ -22,6 +23,7 @@ PUBLIC: Final = ""
 """Scope of what everybody may see: whether the service lives and is ready."""
 
 _CHALLENGE: Headers = ((b"www-authenticate", b'Bearer realm="headrace"'),)
+_LOCAL = re.compile(rb"https?://(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?")
 _HOW = "send the header Authorization: Bearer KEY (or X-API-Key: KEY); headrace keys make NAME --scope ... makes one"
 
 
@@ -114,9 +116,11 @@ class Access:
         """The caller of a request with these headers, names in lower case, that is for `scope`.
 
         Raises Refused: 401 without a key that is live, 429 with Retry-After if it asks too often, 403 if the key is
-        not for this.
+        not for this. A service without keys refuses what a browser sends for a page of another site (403).
         """
         if not self._required:
+            if scope != PUBLIC:
+                _check_origin(headers)
             return ANYBODY
         if scope == PUBLIC:
             try:
@@ -154,6 +158,16 @@ class Access:
                 hint=f"try again in {wait} s", headers=((b"retry-after", b"%d" % wait),),
             )  # fmt: skip
         held.tokens = tokens - 1.0
+
+
+def _check_origin(headers: Iterable[tuple[bytes, bytes]]) -> None:
+    """Raise Refused (403) if a browser asks for a page that is not of this machine."""
+    for name, value in headers:
+        if name == b"origin" and _LOCAL.fullmatch(value) is None:
+            raise Refused(
+                403, "a page of another site may not ask a service without keys",
+                hint="make a key, and let the site's own server ask with it: headrace keys make NAME --scope ...",
+            )  # fmt: skip
 
 
 def _token(headers: Iterable[tuple[bytes, bytes]]) -> bytes:

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from headrace.catalog.catalog import Catalog
 from headrace.catalog.migrations import FORMAT, MIGRATIONS
 from headrace.catalog.records import DefinitionRecord
-from headrace.core.errors import NotFound, PlanError, StoreError
+from headrace.core.errors import ConfigError, NotFound, PlanError, StoreError
 from headrace.core.time import SimulatedClock
 from headrace.testing.processes import (
     add_versions,
@@ -261,6 +261,57 @@ class CatalogTests(ABC):
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(write, range(4)))
         assert len({alert.id for alert in catalog.alerts(limit=1_000)}) == 100
+
+    def test_keys_are_found_again_and_their_changes_are_told(self, place: Path) -> None:
+        first = self.opener(place)()
+        assert first.keys.generation() == 0
+        made, token = first.keys.make("desk", ["score", "read"], who="ann", reads=["Spend"], rate=0.5)
+        other, _ = first.keys.make("loader", [], who="ann")
+        with pytest.raises(ConfigError, match="live key"):
+            first.keys.make("desk", ["read"], who="bob")
+        first.close()
+        second = self.opener(place)()
+        assert {key.id: key for key in second.keys.list()} == {made.id: made, other.id: other}
+        assert (made.scopes, made.reads, made.rate, made.burst) == (("read", "score"), ("Spend",), 0.5, 1)
+        assert [key.fits(token.encode()) for key in (made, other)] == [True, False]
+        assert second.keys.generation() == 2
+        revoked = second.keys.revoke("desk", who="bob")
+        assert (revoked.state(0), second.keys.generation()) == ("revoked", 3)
+        with pytest.raises(NotFound, match="loader"):
+            second.keys.revoke("desk", who="bob")
+        told = [(change.id, change.who, change.action, change.subject) for change in second.changes.list()]
+        assert told == [
+            (3, "bob", "keys revoke", "desk"),
+            (2, "ann", "keys make", "loader"),
+            (1, "ann", "keys make", "desk"),
+        ]
+        second.close()
+
+    def test_the_log_of_changes_is_searched_and_numbered_without_gaps(
+        self, catalog: Catalog, clock: SimulatedClock
+    ) -> None:
+        catalog.changes._clock = clock
+        catalog.apply([_group("Spend", "v1")], who="ann")
+        clock.advance_to(2_000)
+        catalog.changes.add("key 100%_sure", "put", "Profile", {"rows": 3})
+
+        def write(worker: int) -> None:
+            for _ in range(25):
+                catalog.changes.add(f"user {worker}", "put", "Profile")
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(write, range(4)))
+        found = catalog.changes.list(limit=1_000)
+        assert [change.id for change in found] == list(range(102, 0, -1))
+        assert (found[-1].who, found[-1].action, found[-1].detail) == (
+            "ann",
+            "apply",
+            {"changes": ["added group Spend"]},
+        )
+        assert [change.detail for change in catalog.changes.list(who="100%_")] == [{"rows": 3}]
+        assert catalog.changes.list(who="0%s") == []
+        assert [change.action for change in catalog.changes.list(until_us=2_000)] == ["apply"]
+        assert len(catalog.changes.list(since_us=2_000, action="put", limit=50)) == 50
 
     def test_everything_is_there_after_reopening(self, place: Path) -> None:
         first = self.opener(place)()

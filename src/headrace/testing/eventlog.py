@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.core.errors import LogError, NotFound
+from headrace.core.errors import LogError, LogMoved, NotFound
 from headrace.eventlog.base import Append, EventLog, LogBatch
 from headrace.testing.processes import append_numbered, append_pairs, create_and_append, finished, killed_after, started
 
@@ -81,6 +81,17 @@ class EventLogTests(ABC):
         assert [batch.payload for batch in self.raw_batches(log, place, "t", 0)] == [b"before"]
         assert self.raw_batches(log, place, "t", 1) == []
         assert log.append([Append("t", 0, b"after")]) == [1]
+
+    def test_an_append_may_demand_its_offset(self, log: EventLog, place: Path) -> None:
+        assert log.append([Append("t", 0, b"a", 3, base=0), Append("t", 0, b"b", base=3)]) == [0, 3]
+        for wrong in (0, 3, 5, 10**9):
+            with pytest.raises(LogMoved, match=f"t/0 goes on at offset 4, its writer has left it at {wrong}"):
+                log.append([Append("t", 1, b"lost"), Append("t", 0, b"lost", base=wrong)])
+        with pytest.raises(LogMoved):
+            log.append([Append("t", 0, b"lost", 2, base=4), Append("t", 0, b"lost", base=4)])
+        assert log.append([Append("t", 1, b"c", base=0), Append("t", 0, b"d", base=4)]) == [0, 4]
+        assert [batch.payload for batch in self.raw_batches(log, place, "t", 0)] == [b"a", b"b", b"d"]
+        assert [batch.payload for batch in self.raw_batches(log, place, "t", 1)] == [b"c"]
 
     def test_arrival_is_the_clock_and_never_goes_back_within_a_partition(
         self, log: EventLog, clock: UnrulyClock
@@ -245,6 +256,19 @@ class DurableEventLogTests(EventLogTests):
         assert log.append([Append("u", 0, b"x")]) == [0]
         other.close()
         assert [batch.payload for batch in log.read("t", 0, 0)] == [b"a", b"b", b"c"]
+
+    def test_of_two_writers_that_demand_the_same_offset_one_is_told(
+        self, log: EventLog, place: Path, clock: UnrulyClock
+    ) -> None:
+        other = self.open(place, clock)
+        for number in range(4):
+            first, second = (log, other) if number % 2 else (other, log)
+            assert first.append([Append("t", 0, b"%d" % number, base=number)]) == [number]
+            with pytest.raises(LogMoved):
+                second.append([Append("t", 0, b"lost", base=number), Append("t", 1, b"lost")])
+        other.close()
+        assert [batch.payload for batch in self.raw_batches(log, place, "t", 0)] == [b"0", b"1", b"2", b"3"]
+        assert self.raw_batches(log, place, "t", 1) == []
 
     def test_a_damaged_batch_is_reported_and_never_returned(self, log: EventLog, place: Path) -> None:
         for payload, count in ((b"whole", 1), (b"to be damaged" * 30, 2), (b"next", 1)):

@@ -192,7 +192,7 @@ def test_marks_outlive_the_process_and_a_feature_log_that_is_computed_again(
         again.settle(wait=False)
         assert [letter.id for letter in again.dead_letters()] == ["order/0/3", "order/0/2"]
         assert again.dead_letters().get("order/0/1").state == "fixed"
-        assert again.parts.raw.end(ACTIONS, 0) == 1
+        assert again.parts.raw.end(ACTIONS, 0) == 2  # announced, recorded
 
 
 def test_many_letters_of_several_partitions_go_in_many_appends(tmp_path: Path, clock: SimulatedClock) -> None:

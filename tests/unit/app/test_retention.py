@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from headrace.app.project import Project
+from headrace.app.reconciling import rebuild_online, reconcile_all
 from headrace.app.retention import trim_raw
 from headrace.app.schedules import project_scheduler
 from headrace.app.services import run_layer
@@ -265,3 +266,19 @@ def test_compacting_the_archive_changes_no_row(pair: tuple[Path, Path]) -> None:
         project_scheduler(project.parts)[0].run_now("compact archive", project.clock.now_us(), "test")
         assert len(list(offline.glob("day=2026-05-05/*.parquet"))) > 1, "older versions stay readable"
         assert _rows(project.history("order")) == before
+
+
+def test_the_online_store_is_what_archive_and_log_say_and_is_made_anew_from_them(pair: tuple[Path, Path]) -> None:
+    def compared(project: Project) -> list[Any]:
+        found = reconcile_all(project.parts, repair=False)
+        return [found.compared, found.missing, found.differing]
+
+    def rebuilt(project: Project) -> dict[bytes, bytes]:
+        rebuild_online(project.parts, replace=True)
+        return dict(project.parts.online.scan())
+
+    seen = _both(pair, compared)
+    assert seen[0] > 0
+    assert seen[1:] == [{}, {}]
+    _both(pair, rebuilt)
+    assert _both(pair, compared) == seen

@@ -413,3 +413,67 @@ def test_groups_that_are_one_computation_run_alike(reopen: Reopen) -> None:
         _ = reopen(HOURLY).definition_plan
     both = reopen('[groups]\nspend = "1h"\nsame = "1h"\n')
     assert len(both.definition_plan.scheduled) == 1
+
+
+def test_a_run_that_was_cut_off_leaves_a_position_that_answers(reopen: Reopen, monkeypatch: pytest.MonkeyPatch) -> None:
+    from headrace.ingestion.backfill import GroupBackfill
+    from headrace.stores.online.lmdb import LmdbOnlineStore
+
+    file = reopen().settings.folder / "features.py"
+    file.write_text(file.read_text().replace("    last = hr.last(Order.amount)\n", ""))
+    shop = reopen(HOURLY)
+    long_ago = NOON - timedelta(days=10)
+    shop.publish("order", orders(30, long_ago, users=3, step_s=0.01))
+    shop.backfill("spend")
+    shop.publish("order", orders(30, long_ago + timedelta(seconds=1), start=30, users=3, step_s=0.01))
+    bought(shop, 30, 60)
+    archive = shop.parts.archive()
+    while archive.step():
+        pass
+    # A piece is a fifth of what the store writes at once: the first one is of long ago, and the second never ends.
+    monkeypatch.setattr(LmdbOnlineStore, "at_once", 150)
+    merge, merged = GroupBackfill._merge, []
+
+    def cut_off(self: GroupBackfill, at: list[int], target: list[int]) -> None:
+        if merged:
+            raise KeyboardInterrupt
+        merged.append(target)
+        merge(self, at, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(GroupBackfill, "_merge", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            shop.backfill("spend")
+    assert merged == [[60]]
+    # By the stream's clock no window reaches back to these events; by the group's own it does.
+    row = shop.online("order", {**asked(2)[1], "at": long_ago + timedelta(minutes=1)})
+    assert (row["spend__n_7d"], list(row.position.groups.values())) == (20, [[60]])
+    assert shop.backfill("spend").events == 30
+    assert count(shop) == 10
+
+
+def test_reconciliation_holds_scheduled_groups_to_their_own_position(reopen: Reopen) -> None:
+    """Byte for byte, also where a run brought what no window reaches any more."""
+    from headrace.app.reconciling import reconcile_all
+
+    file = reopen().settings.folder / "features.py"
+    file.write_text(file.read_text().replace("    last = hr.last(Order.amount)\n", ""))
+    shop = reopen()
+    bought(shop, 30)
+    reopen(HOURLY).apply()
+    shop = reopen(HOURLY)
+    shop.publish("order", orders(9, NOON - timedelta(days=30), start=30, users=9, step_s=1))
+    shop.backfill("spend")
+    bought(shop, 9, 39)
+    shop.backfill("spend")
+    bought(shop, 9, 48)
+    found = reconcile_all(shop.parts, repair=False)
+    assert (found.compared, found.wrong, found.left) == (9, 0, 0)
+    keys = [key for key, _ in shop.parts.online.scan() if not key.startswith(b"\xff\xff")]
+    shop.parts.online.revise([], lambda _: [(keys[0], None)])
+    found = reconcile_all(shop.parts)
+    assert (found.missing, found.repaired) == ({"spend": 1}, 1)
+    assert reconcile_all(shop.parts).wrong == 0
+    shop.backfill("spend")
+    reopen().apply()
+    assert reconcile_all(reopen().parts).wrong == 0

@@ -16,7 +16,7 @@ EXPECTED = [
     *("publish", "put", "get", "online", "history", "snapshot", "dataset", "datasets", "backfill", "replay"),
     *("train", "evaluate", "promote", "rollback", "score"),
     *("search", "describe", "statistics", "report", "audit"),
-    *("up", "run", "status", "dead", "keys", "changes", "doctor", "demo"),
+    *("up", "run", "status", "dead", "keys", "changes", "doctor", "reconcile", "rebuild", "demo"),
 ]
 GROUPS = {"dead": ["drop", "fix", "list", "replay", "show"], "keys": ["list", "make", "revoke"]}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -220,6 +221,19 @@ def test_a_damaged_file_is_named(tmp_path: Path, clock: SimulatedClock) -> None:
     engine.close()
 
 
+def test_batches_are_what_a_run_returns(clock: SimulatedClock) -> None:
+    numbers = pa.table({"tail": [f"N{i}" for i in range(10_000)], "built": list(range(10_000))})
+    engine = DuckDBBatchEngine({"planes": numbers}, clock)
+    pieces = list(engine.batches(PLANE, 3_000))
+    assert len(pieces) > 1
+    assert pa.concat_tables(pieces).sort_by("built").to_pylist() == engine.run(PLANE).sort_by("built").to_pylist()
+    (none,) = engine.batches(replace(PLANE, query="select * from planes where false"), 3_000)
+    assert (none.num_rows, none.column_names) == (0, ["tail", "built"])
+    with pytest.raises(PlanError, match="plane"):
+        list(engine.batches(replace(PLANE, query="select tail, built::int / 0 as built, nothing from planes"), 3_000))
+    engine.close()
+
+
 # --- checks ---
 
 ROWS = pa.table({"airport": ["a", "b", "b"], "wind": [1.0, float("nan"), None], "at": [1, 2, 2]})
@@ -357,6 +371,27 @@ def test_what_a_query_gives_must_fit_its_table(
     assert words in str(caught.value)
     assert "plane" in str(caught.value)
     assert log.end("tables", 0) == 0
+
+
+def test_a_part_is_asked_only_checks_that_hold_of_every_part(engine: DuckDBBatchEngine, clock: SimulatedClock) -> None:
+    log, runner = make_runner(engine, clock)
+    counted = replace(WEATHER, checks=(check("rows", min=18, max=None), check("null_share", column="wind", max=0.2)))
+    report = runner.run(counted, where="airport = 'JFK' and \"at\" >= timestamptz '2013-06-01 03:00:00+00'")
+    assert (report.rows, report.appended, report.checks) == (3, 3, 0)
+    ranged = replace(WEATHER, checks=(check("in_range", column="wind", min=0, max=3), check("unique", columns=())))
+    with pytest.raises(CheckFailed, match="lies outside"):
+        runner.run(ranged, where="airport = 'EWR'")
+    assert runner.run(counted).appended == 15
+    assert log.end("tables", 0) == 18
+
+
+def test_an_engine_answers_on_after_a_result_that_did_not_fit(engine: DuckDBBatchEngine, clock: SimulatedClock) -> None:
+    _, runner = make_runner(engine, clock)
+    with pytest.raises(SchemaError) as caught:
+        runner.run(replace(PLANE, query="select maker as tail, 1.5 as built from planes"))
+    with ThreadPoolExecutor(1) as other:
+        assert other.submit(engine.run, PLANE).result(timeout=30).num_rows == 2
+    assert caught.value.field == "built"
 
 
 def test_a_null_key_belongs_to_nobody_and_is_counted(engine: DuckDBBatchEngine, clock: SimulatedClock) -> None:

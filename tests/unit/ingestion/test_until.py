@@ -10,6 +10,7 @@ import pytest
 
 from headrace.aggregations.table_records import decode_rows
 from headrace.core.columns import Column
+from headrace.core.errors import StoreMoved
 from headrace.core.events import encode_block
 from headrace.core.keys import entity_encoder, record_key
 from headrace.core.positions import decode_position
@@ -145,6 +146,28 @@ def test_a_large_batch_is_written_in_pieces_and_what_a_failure_leaves_of_it_is_b
     assert (world.ingest.step(), world.ingest.step()) == (1, 0)
     assert (tables[:2], tables[-1]) == ([3, 6], 8)
     assert world.applied() == (1, list(range(20, 28)))
+
+
+def test_a_store_that_stands_elsewhere_is_not_written_and_a_new_worker_goes_on_from_there(world: World) -> None:
+    world.event(10)
+    world.rows(15)
+    world.ingest.step()
+    world.event(20)
+    other = OnlineIngest(PROJECT, world.features, world.store)
+    assert other.step() == 1
+    written = list(world.store.scan()), world.store.position()
+    with pytest.raises(StoreMoved, match="going on from where it stands"):
+        world.ingest.step()
+    assert (list(world.store.scan()), world.store.position()) == written
+    # A server that has lost its last writes: the same is brought again.
+    world.store.write([(KEY, None)], b"")
+    world.rows(30)
+    with pytest.raises(StoreMoved):
+        other.step()
+    world.ingest = OnlineIngest(PROJECT, world.features, world.store)
+    while world.ingest.step():
+        pass
+    assert world.applied() == (2, [15, 30])
 
 
 def test_compute_leaves_events_that_were_appended_later_for_a_later_step(tmp_path: Path) -> None:

@@ -214,6 +214,32 @@ def test_a_service_without_keys_is_open_and_the_first_key_closes_it_for_good(tmp
         catalog.close()
 
 
+def test_without_keys_a_page_of_another_site_cannot_publish(tmp_path: Path) -> None:
+    with opened(tmp_path) as shop:
+        catalog = Catalog(tmp_path / "keys.db", shop.clock)
+        access = Access(catalog.keys, shop.clock)
+        with serving(shop.service(access=access)) as port, httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+            for origin in ("https://evil.example", "null", "", "http://localhost.evil.example", "http://127.0.0.1.evil.example",
+                           "http://127.0.0.1:1@evil.example", "file://", "http://[::2]"):  # fmt: skip
+                refused = client.post("/v1/events/Payment", json=PAYMENT, headers={"Origin": origin})
+                assert (refused.status_code, "another site" in refused.json()["error"]) == (403, True), origin
+            for origin in (
+                "http://localhost:8888",
+                "http://127.0.0.1",
+                f"http://127.0.0.1:{port}",
+                "https://[::1]:443",
+            ):
+                asked = client.post("/v1/events/Payment", json=PAYMENT, headers={"Origin": origin})
+                assert asked.status_code == 200, origin
+            assert client.get("/health/live", headers={"Origin": "https://evil.example"}).status_code == 200
+            # With keys it is the key that counts.
+            _, token = catalog.keys.make("only", ["publish"], who="tester")
+            access.refresh()
+            headers = {"Origin": "https://shop.example", "X-API-Key": token}
+            assert client.post("/v1/events/Payment", json=PAYMENT, headers=headers).status_code == 200
+        catalog.close()
+
+
 def test_what_keys_did_is_logged_by_their_names_and_no_token_is_kept_anywhere(
     guarded: Guarded, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
 import time
 import uuid
@@ -17,7 +18,7 @@ from headrace.core.errors import ConfigError, StoreError, Unreachable
 from headrace.stores.online import redis as adapter
 from headrace.stores.online.redis import RedisOnlineStore
 from headrace.stores.online.redis_servers import parse_address
-from tests.redis_server import RedisServer
+from tests.redis_server import RedisServer, free_port
 from tests.services import address
 
 KEYS = [b"user-%d-version1" % number for number in range(12)]
@@ -264,7 +265,7 @@ def test_what_is_wrong_with_a_server_is_said_with_its_cure(tmp_path: Path) -> No
     server.ask("CONFIG", "SET", "save", "3600 1")
     assert [cure for _, cure in store.problems()] == ["set maxmemory-policy noeviction"]
     assert other.problems() == []
-    assert store.about() == f"Redis {server.info('redis_version')} at redis://127.0.0.1:{server.port}/0"
+    assert store.about() == f" in Redis {server.info('redis_version')}"
     server.ask("CONFIG", "SET", "maxmemory-policy", "noeviction")
     server.ask("CONFIG", "SET", "maxmemory", "1mb")
     with pytest.raises(Unreachable, match="is full: raise its maxmemory"):
@@ -308,3 +309,21 @@ def test_threads_that_have_ended_leave_no_connection_behind(opened: Callable[...
         thread.join()
     pool = store._servers._pool
     assert pool._created_connections + len(pool._available_connections) < 10
+
+
+def test_connections_are_encrypted_and_the_server_is_checked(tmp_path: Path) -> None:
+    key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
+    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=127.0.0.1"]
+    make += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)]
+    subprocess.run(make, check=True, capture_output=True)
+    port = free_port()
+    tls = ["--tls-port", str(port), "--tls-cert-file", str(cert), "--tls-key-file", str(key)]
+    server = RedisServer(tmp_path / "redis", *tls, "--tls-ca-cert-file", str(cert), "--tls-auth-clients", "no").start()
+    store = RedisOnlineStore(f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={cert}")
+    store.write([(b"a", b"1")], b"p")
+    assert store.read([b"a"]) == ([b"1"], b"p")
+    stranger = RedisOnlineStore(f"rediss://127.0.0.1:{port}/0")
+    with pytest.raises(Unreachable, match=r"(?i)certificate"):
+        stranger.position()
+    store.close()
+    server.kill()

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -129,12 +130,16 @@ class BatchRunner:
         """
         asked = table if where is None else _part_of(table, where)
         now_us = self._clock.now_us()
-        with self._lock:
-            if not asked.checks:
-                results = self._engine.batches(asked, _STREAMED, now_us=now_us, since_us=since_us)
-            else:
-                results = iter([self._engine.run(asked, now_us=now_us, since_us=since_us)])
+        # Closed whatever happens: an engine whose results are read half way answers nobody else.
+        with self._lock, closing(self._results(asked, now_us, since_us)) as results:
             return self._run(asked, results, backfill, since_us, where, now_us, stop, progress)
+
+    def _results(self, table: TablePlan, now_us: int, since_us: int | None) -> Generator[pa.Table, None, None]:
+        """What the query returns; whole where checks are declared, for these speak of all of it."""
+        if table.checks:
+            yield self._engine.run(table, now_us=now_us, since_us=since_us)
+        else:
+            yield from self._engine.batches(table, _STREAMED, now_us=now_us, since_us=since_us)
 
     def _run(
         self,
@@ -306,7 +311,11 @@ class BatchRunner:
         arrival_us = self._arrival_below(state.offset)
         if arrival_us and arrival_us != state.arrival_us:
             state.arrival_us = arrival_us
-            state.save(_file(self._folder, table))
+            file = _file(self._folder, table)
+            state.save(file)
+            for other in self._folder.glob(f"{table.name}-*"):
+                if other != file:  # of a former version, or left by a process that died
+                    other.unlink(missing_ok=True)
 
 
 def _part_of(table: TablePlan, where: str) -> TablePlan:

@@ -27,7 +27,10 @@ class Span(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Action(msgspec.Struct, array_like=True, frozen=True):
-    """What was done, by whom and why: `kind` replay, fix or drop; `spans` of what was published, `dropped` letters."""
+    """What was done, by whom and why: `kind` replay, fix or drop; `spans` of what was published, `dropped` letters.
+
+    Not `done`: it was announced, and whether it came to pass is to be seen where its spans begin.
+    """
 
     format: int
     kind: str
@@ -36,6 +39,7 @@ class Action(msgspec.Struct, array_like=True, frozen=True):
     why: str
     spans: list[Span] = []
     dropped: list[Place] = []
+    done: bool = True
 
 
 class Mark(msgspec.Struct, frozen=True):

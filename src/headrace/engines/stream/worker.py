@@ -84,6 +84,8 @@ class ComputeWorker:
         self._since_checkpoint = 0
         self._torn = False
         self._ahead: dict[tuple[str, int], deque[LogBatch]] = {}
+        # Where its next commit has to stand. Another worker, on another machine say, would have moved it.
+        self._end = 0
         self._recover()
 
     def step(self, max_records: int = 50_000, *, until_us: int = MAX_US, only: Collection[str] | None = None) -> int:
@@ -113,10 +115,10 @@ class ComputeWorker:
         self._torn = True
         output = self._engine.process(chunks, self.positions)
         moved, output.commit.positions = output.commit.positions, {**self._others, **output.commit.positions}
-        items = [Append(WINDOWS, 0, encode_commit(output.commit))]
+        items = [Append(WINDOWS, 0, encode_commit(output.commit), base=self._end)]
         if output.dead:
             items.append(Append(DEAD_LETTERS, 0, encode_dead_letters(output.dead), len(output.dead)))
-        self._features.append(items)
+        self._end = self._features.append(items)[0] + 1
         self._torn = False
         self.positions = moved
         self.counted += output.counted
@@ -162,6 +164,8 @@ class ComputeWorker:
         }
 
     def _recover(self) -> None:
+        # The end first: a commit of another worker that comes in between is found out by the next append.
+        self._end = self._features.end(WINDOWS, 0)
         committed = committed_positions(self._features)
         begin: dict[str, list[int]] = {}
         if committed and self._file.exists():
@@ -177,6 +181,12 @@ class ComputeWorker:
             if name not in self._streams:
                 self._others[name] = target
                 continue
+            held = len(self.positions[name])
+            if held != len(target):
+                raise LogError(
+                    f"topic {name} has {held} partitions now, and had {len(target)} when it was last computed: "
+                    f"keys and ids would change their partitions; publish to a stream of another name"
+                )
             for partition, end in enumerate(target):
                 at = begin[name][partition] if name in begin else self._raw.begin(name, partition)
                 if at > end:

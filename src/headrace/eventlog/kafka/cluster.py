@@ -144,7 +144,7 @@ class KafkaCluster:
                     fetch_wait_max_ms=wait_ms,
                     fetch_queue_backoff_ms=10,
                     fetch_error_backoff_ms=100,
-                    queued_max_messages_kbytes=32_768,
+                    queued_max_messages_kbytes=8_192,
                     receive_message_max_bytes=_MAX_MESSAGE,
                 )
             )
@@ -193,13 +193,13 @@ class KafkaCluster:
         self.patient(f"create topic {topic}", made)
         self.patient(f"find topic {topic}", usable)
 
-    def topic_config(self, topic: str) -> dict[str, str]:
-        """The settings of a topic."""
+    def differing(self, topic: str, wanted: Mapping[str, str]) -> dict[str, str]:
+        """The settings of a topic that are not as wanted, as they are."""
         resource = ConfigResource(ResourceType.TOPIC, topic)
 
         def asked() -> dict[str, str]:
             entries = self.admin.describe_configs([resource], request_timeout=_CALL_S)[resource].result(_CALL_S)
-            return {name: str(entry.value) for name, entry in entries.items()}
+            return {name: str(entries[name].value) for name in wanted if entries[name].value != wanted[name]}
 
         return self.patient(f"describe topic {topic}", asked)
 

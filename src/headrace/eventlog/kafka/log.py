@@ -11,7 +11,7 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from confluent_kafka import TopicPartition
@@ -19,7 +19,7 @@ from confluent_kafka import TopicPartition
 from headrace.core.errors import LogError, LogUnreachable
 from headrace.core.time import Clock
 from headrace.eventlog.base import Append, EventLog, LogBatch
-from headrace.eventlog.checks import check_count, check_name, check_partitions, no_topic
+from headrace.eventlog.checks import check_base, check_count, check_name, check_partitions, no_topic
 from headrace.eventlog.kafka.batches import APPEND, ARRIVAL, BASE, COUNT, LAST, BatchPartition, SharedProbe, Tail
 from headrace.eventlog.kafka.cluster import KafkaAddress, KafkaCluster, kafka_name, own_name
 from headrace.eventlog.kafka.groups import GroupOffsets
@@ -27,12 +27,17 @@ from headrace.eventlog.kafka.writer import Aborted, Lost, Outgoing, Transactiona
 
 Key = tuple[str, int]
 
-_TOPIC: Final = {
+KEPT: Final = {
     # The log's owner trims; nothing else may take away what a reader still needs.
     "cleanup.policy": "delete",
     "retention.ms": "-1",
     "retention.bytes": "-1",
-    "max.message.bytes": str(256 << 20),
+}
+"""What topics of batches must be set to."""
+_TOPIC: Final = {
+    **KEPT,
+    # A commit may be large; less than the 100 MiB of a request that brokers take by default.
+    "max.message.bytes": str(90 << 20),
 }
 _PAUSE_S: Final = 0.02
 _TRIES: Final = 200
@@ -81,6 +86,11 @@ class KafkaEventLog(EventLog):
 
     def topics(self) -> dict[str, int]:
         return {own_name(self.address, name): count for name, count in self._open.partitions().items()}
+
+    def problems(self) -> list[tuple[str, str]]:
+        """Settings of topics that would lose something: what was found, and what to do."""
+        cluster, names = self._open, [kafka_name(self.address, topic) for topic in self.topics()]
+        return [problem for name in names for problem in topic_problems(cluster, name, KEPT)]
 
     def append(self, items: Sequence[Append]) -> list[int]:
         cluster = self._open
@@ -137,6 +147,7 @@ class KafkaEventLog(EventLog):
         for index, item in enumerate(items):
             key = (item.topic, item.partition)
             tail = tails.get(key) or self._tails.get(key) or self._partition(*key).tail()
+            check_base(*key, item.base, tail.end)
             arrival = max(now, tail.arrival_us)
             tails[key] = Tail(tail.end + item.count, arrival)
             bases.append(tail.end)
@@ -260,3 +271,14 @@ class KafkaEventLog(EventLog):
             found = BatchPartition(cluster, topic, partition, name, self._probe)
             found = self._partitions.setdefault((topic, partition), found)
         return found
+
+
+def topic_problems(cluster: KafkaCluster, topic: str, wanted: Mapping[str, str]) -> list[tuple[str, str]]:
+    """What is set otherwise for a topic than it must be, each with the cure."""
+    return [
+        (
+            f"topic {topic} has {name}={found}",
+            f"kafka-configs.sh --alter --entity-type topics --entity-name {topic} --add-config {name}={wanted[name]}",
+        )
+        for name, found in cluster.differing(topic, wanted).items()
+    ]

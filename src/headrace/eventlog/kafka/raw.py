@@ -15,14 +15,19 @@ from headrace.eventlog.checks import check_count, check_name, check_partitions, 
 from headrace.eventlog.kafka.batches import SharedProbe
 from headrace.eventlog.kafka.cluster import KafkaAddress, KafkaCluster, kafka_name, own_name
 from headrace.eventlog.kafka.groups import GroupOffsets
-from headrace.eventlog.kafka.log import KafkaEventLog
+from headrace.eventlog.kafka.log import KEPT, KafkaEventLog, topic_problems
 from headrace.eventlog.kafka.records import RecordPartition, RecordWriter
 
-_TOPIC: Final = {
+_EVENTS: Final = {
     # What counts as arrival is the log's clock, not that of whoever writes.
     "message.timestamp.type": "LogAppendTime",
     "cleanup.policy": "delete",
-    "retention.ms": str(7 * 24 * 3_600_000),
+}
+"""What topics of events should be set to."""
+_TOPIC: Final = {
+    **_EVENTS,
+    # Kafka does not know what is archived: the project's own retention drops what is.
+    "retention.ms": "-1",
 }
 
 
@@ -32,8 +37,7 @@ class KafkaRawLog(EventLog):
     It differs from other logs where events are single messages: an append takes blocks of events (`core.events`), its
     events may stand apart from each other, and if the process dies or the broker is lost meanwhile a part of them may
     have come through, so publishing again relies on ids; the broker gives the arrival, in ms; reading may begin
-    anywhere in a batch. Topics of streams are kept for seven days unless they are set otherwise; the others like those
-    of `KafkaEventLog`.
+    anywhere in a batch. All topics are kept until the project's retention trims them.
 
     Args:
         address: where the cluster is; its prefix names the log.
@@ -86,6 +90,15 @@ class KafkaRawLog(EventLog):
             there |= {topic: foreign[name] for topic, name in self._names.items() if name in foreign}
         return dict(sorted(there.items()))
 
+    def problems(self) -> list[tuple[str, str]]:
+        """Settings of topics that would lose something: what was found, and what to do."""
+        cluster = self._open
+        return [
+            problem
+            for topic in self.topics()
+            for problem in topic_problems(cluster, self._kafka_name(topic), _EVENTS if topic in self._records else KEPT)
+        ]
+
     def append(self, items: Sequence[Append]) -> list[int]:
         _ = self._open
         single = {item.topic in self._records for item in items}
@@ -96,6 +109,8 @@ class KafkaRawLog(EventLog):
         for item in items:
             check_count(item.topic, item.partition, item.count)
             self._partition(item.topic, item.partition)
+            if item.base is not None:
+                raise LogError(f"{item.topic} has many writers: an event there cannot demand offset {item.base}")
         named = [(self._kafka_name(item.topic), item, self._records[item.topic]) for item in items]
         return self._writer.append(named)
 

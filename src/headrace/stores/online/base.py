@@ -69,8 +69,8 @@ class OnlineStore(ABC):
         """Number of records."""
 
     def about(self) -> str:
-        """What the store is and where, without secrets; asks the server, if there is one."""
-        return "embedded"
+        """What keeps the store, such as " in Redis 7.2.4"; empty for an embedded one. Asks the server."""
+        return ""
 
     def problems(self) -> list[tuple[str, str]]:
         """What is wrong with the server behind the store, each with its cure; an embedded store has none."""

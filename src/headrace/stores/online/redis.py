@@ -1,20 +1,25 @@
 """OnlineStore in Redis or Valkey: one server, a primary that Sentinel watches, or a cluster.
 
 All keys begin with `{prefix:s/S}`, the hash tag of shard s of S, so that a cluster keeps a shard together. Behind it
-stand `r` and a record's own key, `p` (the head: 16 bytes of a token that changes with every write, then the position),
-`c` (how many records there are), `n` (what the next write will bring, while it is under way) and `w` (who asks others
-to wait).
+stand `r` and a record's own key, `p` (the head: 16 bytes of a token that changes with every write, a mark, the
+position), `c` (how many records there are), `n` (what the next write will bring, while it is under way) and `w` (who
+asks others to wait).
 
 A write is a transaction that the server refuses if the head has changed since it was read (WATCH), so a writer that
 was overtaken while it slept writes nothing. With one shard that is all. With several, what the write brings to each is
 laid down there first; the transaction of shard 0 decides, and the others follow. Whoever finds a shard behind takes
 what lies ready in it: a reader to answer, the next writer to finish the write. A revision is a write that leaves the
 position as it is; since it may take longer than the writer beside it leaves between two writes, it has others wait.
+
+Where a failover has thrown back one shard and not the others, the store stands where that one does, and records of the
+others are ahead of it. Replay leaves them as they are until it comes there; up to then the mark in the head names the
+position that must be reached before anybody may read again.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +28,8 @@ from typing import Any, Final
 
 import msgspec
 
-from headrace.core.errors import Unreachable
+from headrace.core.errors import ConfigError, Unreachable
+from headrace.core.positions import decode_position
 from headrace.core.time import US_PER_SECOND
 from headrace.stores.online.base import Change, OnlineStore, Record, Revision
 from headrace.stores.online.checks import NOTE, check_keys, checked, updated
@@ -31,10 +37,14 @@ from headrace.stores.online.redis_checks import problems, software
 from headrace.stores.online.redis_servers import Command, RedisServers, exchange, parse_address
 
 _TOKEN: Final = 16
+_LENGTH: Final = 4
+"""Bytes that say how long the mark is."""
 _AT_ONCE: Final = 1_000
 """Keys that one command names: the server turns to others in between."""
 _TRIES: Final = 50
 _WAITS: Final = 6_000
+_UNEVEN_TIMES: Final = 20
+"""As often as shards were found to differ they may have been so because another writer was at work; not more often."""
 _LEASE_MS: Final = 10_000
 """How long others wait for a revision at most; then it must do without."""
 _PAUSE_S: Final = 0.005
@@ -56,6 +66,8 @@ class RedisOnlineStore(OnlineStore):
         self.address = address
         self._servers = RedisServers(address)
         self._ttl_s = str(address.ttl_us // US_PER_SECOND).encode()
+        if not re.fullmatch(r"[^{}*?\[\]\\]*", namespace):
+            raise ConfigError(f"the environment {namespace} cannot be part of a key in Redis: rename it")
         prefix = f"{address.prefix}:{namespace}" if namespace else address.prefix
         self._shards = [_Shard(number, f"{{{prefix}:{number}/{address.shards}}}") for number in range(address.shards)]
         self._pattern = f"{{{prefix}:*/{address.shards}}}r*"
@@ -67,7 +79,7 @@ class RedisOnlineStore(OnlineStore):
         shard = self._shards[0]
         records = shard.records
         head, *found = self._servers.ask([(shard.tag, [(b"MGET", shard.head, *[records + key for key in keys])])])[0][0]
-        return found, b"" if head is None else head[_TOKEN:]
+        return found, _position(head or b"")
 
     def _read_spread(self, keys: Sequence[bytes]) -> tuple[list[bytes | None], bytes]:
         """`read` from several shards, whose heads agree unless a write is under way or a server has lost some."""
@@ -89,7 +101,9 @@ class RedisOnlineStore(OnlineStore):
                     found[i] = record
             if self._catch_up(shards, list(places.values()), heads, newest, keys, found):
                 self._newest = max(self._newest, newest, key=_age)
-                return found, newest[_TOKEN:]
+                if _mark(newest):
+                    break
+                return found, _position(newest)
             if turn > 2:
                 time.sleep(_PAUSE_S)
             if turn == _TRIES // 2:
@@ -142,16 +156,17 @@ class RedisOnlineStore(OnlineStore):
 
     def _commit(self, keys: Sequence[bytes], change: _Checked, lease: bytes) -> None:
         """Write what `change` makes, as often anew as others write in between; with a `lease` others wait."""
-        conflicts = 0
+        conflicts = uneven = 0
         for _ in range(_WAITS):
             with self._session() as session:
-                outcome = session.commit(keys, change, lease)
+                outcome = session.commit(keys, change, lease, fallen=uneven >= _UNEVEN_TIMES)
                 if outcome == _DONE:
                     return
                 session.unwatch()
-            if outcome == _HELD:
+            if outcome in (_HELD, _UNEVEN):
                 time.sleep(_PAUSE_S)
             conflicts += outcome == _CONFLICT
+            uneven = uneven + 1 if outcome == _UNEVEN else 0
             if conflicts == _TRIES:
                 break
         raise Unreachable(f"others keep writing to the online store at {self.address.shown}: stop one writer")
@@ -181,9 +196,9 @@ class RedisOnlineStore(OnlineStore):
             heads = [head or b"" for (head,) in replies]
             newest = max(heads, key=_age)
             if self._catch_up(self._shards, [()] * len(heads), heads, newest, (), []):
-                return newest[_TOKEN:]
+                return _position(newest)
             time.sleep(_PAUSE_S if turn else 0)
-        return min(heads, key=_age)[_TOKEN:]
+        return _position(min(heads, key=_age))
 
     def scan(self) -> Iterator[tuple[bytes, bytes]]:
         """See the port. The server is asked in small pieces; if it is written to meanwhile, from the start again."""
@@ -236,7 +251,7 @@ class RedisOnlineStore(OnlineStore):
         return self._servers.explained(lambda: problems(self._servers))
 
     def about(self) -> str:
-        return f"{self._servers.explained(lambda: software(self._servers))} at {self.address.shown}"
+        return f" in {self._servers.explained(lambda: software(self._servers))}"
 
     def sync(self) -> None:
         """Nothing to do here: what survives power loss is the server's setting (`appendonly`), and the feature log
@@ -252,7 +267,7 @@ class RedisOnlineStore(OnlineStore):
 
 
 _Checked = Callable[[list[bytes | None], bytes], tuple[dict[bytes, bytes | None], bytes]]
-_DONE, _CONFLICT, _HELD, _FINISHED = range(4)
+_DONE, _CONFLICT, _HELD, _FINISHED, _UNEVEN = range(5)
 _Part = tuple[int, list[bytes], list[bytes | None]]
 """What a write brings to a shard: by how many records it grows, their keys, the records."""
 
@@ -294,9 +309,10 @@ class _Session:
             connection.disconnect()  # it may be watching, or owe a reply
         pool.release(connection)
 
-    def commit(self, keys: Sequence[bytes], change: _Checked, lease: bytes) -> int:
+    def commit(self, keys: Sequence[bytes], change: _Checked, lease: bytes, *, fallen: bool) -> int:
         """Write what `change` makes of the records: _DONE, or why nothing was done: others wrote meanwhile (_CONFLICT),
-        or one of them asks to wait (_HELD)."""
+        one of them asks to wait (_HELD), or shards differ (_UNEVEN) and it is not known yet that they will stay so
+        (`fallen`)."""
         store, shards = self._store, self._store._shards
         ask: list[Command] = [(b"GET", shards[0].lease)]
         if lease:
@@ -320,10 +336,16 @@ class _Session:
                 found[i] = record
         if len(heads) > 1 and self._finish(heads):
             return _FINISHED
+        if not fallen and len(set(heads)) > 1:
+            return _UNEVEN
         try:
-            latest, position = change(found, min(heads, key=_age)[_TOKEN:])
-            number = int.from_bytes(max(heads, key=_age)[:8], "big") + 1
-            head = number.to_bytes(8, "big") + os.urandom(8) + position
+            oldest, newest = min(heads, key=_age), max(heads, key=_age)
+            latest, position = change(found, _position(oldest))
+            mark = _mark(newest) if _mark(newest) or newest == oldest else _position(newest)
+            mark = b"" if _reaches(position, mark) else mark
+            number = int.from_bytes(newest[:8], "big") + 1
+            token = number.to_bytes(8, "big") + os.urandom(8)
+            head = token + len(mark).to_bytes(_LENGTH, "big") + mark + position
             done = self._write(keys, found, latest, heads, head, lease)
         except BaseException:
             if lease:
@@ -442,6 +464,22 @@ def _gets(names: Sequence[bytes]) -> list[Command]:
 
 def _joined(pages: Sequence[list[bytes | None]]) -> list[bytes | None]:
     return [record for page in pages for record in page]
+
+
+def _mark(head: bytes) -> bytes:
+    """The position that must be reached before the store may be read; empty: it may."""
+    return head[_TOKEN + _LENGTH : _TOKEN + _LENGTH + int.from_bytes(head[_TOKEN : _TOKEN + _LENGTH], "big")]
+
+
+def _position(head: bytes) -> bytes:
+    return head[_TOKEN + _LENGTH + int.from_bytes(head[_TOKEN : _TOKEN + _LENGTH], "big") :]
+
+
+def _reaches(position: bytes, mark: bytes) -> bool:
+    if not mark:
+        return True
+    here, there = decode_position(position), decode_position(mark)
+    return here.windows >= there.windows and here.tables >= there.tables
 
 
 def _age(head: bytes) -> bytes:

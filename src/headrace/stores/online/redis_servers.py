@@ -174,9 +174,11 @@ class RedisServers:
             try:
                 connections = [self._kept(tag) for tag, _ in questions]
                 return exchange([(c, commands) for c, (_, commands) in zip(connections, questions, strict=True)])
-            except (failures.ConnectionError, OSError) as error:
+            except (failures.ConnectionError, failures.MovedError, OSError) as error:
                 self._forget()
-                if last or not used or isinstance(error, failures.TimeoutError):
+                self._look_around()
+                moved = isinstance(error, failures.MovedError) and self.address.kind == "cluster"
+                if last or not (used or moved) or isinstance(error, failures.TimeoutError):
                     raise
             except BaseException:
                 self._forget()  # replies of other servers may be waiting on their connections
@@ -197,6 +199,12 @@ class RedisServers:
         for kept in self._local.__dict__.pop("kept", {}).values():
             kept.connection.disconnect()
 
+    def _look_around(self) -> None:
+        """Ask a cluster anew which node has which slots: one may have died, and another taken its place."""
+        if self.address.kind == "cluster":
+            with suppress(Exception):
+                self._cluster.nodes_manager.initialize()
+
     def explained(self, do: Callable[[], _T]) -> _T:
         """The result of `do`; what redis-py raises in it becomes StoreError or Unreachable in words."""
         if self._closed:
@@ -212,9 +220,8 @@ class RedisServers:
         if isinstance(error, failures.AuthenticationError | failures.NoPermissionError) or said.startswith("NOAUTH"):
             return StoreError(f"{where} refuses this user or password ({said}): mend the address of online")
         if isinstance(error, _MOVED):
+            self._look_around()
             if self.address.kind == "cluster":
-                with suppress(Exception):
-                    self._cluster.nodes_manager.initialize()
                 return Unreachable(f"{where} is moving keys between its servers; try again")
             return StoreError(f"{where} is part of a cluster: write the address with redis+cluster://")
         if isinstance(error, failures.ReadOnlyError):
@@ -225,6 +232,7 @@ class RedisServers:
             return Unreachable(f"{where} is full: raise its maxmemory, or set ttl= in the address")
         if isinstance(error, failures.BusyLoadingError):
             return Unreachable(f"{where} is loading its data from disk; try again")
+        self._look_around()
         if isinstance(error, (*_TRANSIENT, failures.RedisClusterException)) or said.startswith(
             ("MISCONF", "MASTERDOWN")
         ):

@@ -1,0 +1,116 @@
+"""The online store against archive and log: a share looked at on a schedule, all of it, or all of it made anew."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from headrace.app.locks import FolderLock
+from headrace.core.errors import StoreError
+from headrace.core.time import US_PER_SECOND
+
+if TYPE_CHECKING:
+    from headrace.app.wiring import Parts
+    from headrace.core.positions import Position
+    from headrace.ingestion.reconcile import Reconciled, Reconciler
+    from headrace.orchestration.schedule import Job
+
+SHARES = 8
+"""A run looks at one of so many shares of all entities: each reads the archive once, and holds one share in memory."""
+JOB = "reconcile"
+_NEXT = "next share to reconcile"
+_REST = 4
+"""A run is followed by a rest of at least so many times its length: this work is never more than a fifth of a core."""
+_AT_ONCE = 50_000
+
+
+def reconciler(parts: Parts) -> Reconciler:
+    """What looks at the shares of a project's store."""
+    from headrace.ingestion.reconcile import Reconciler
+
+    return Reconciler(parts.plan, parts.features, parts.online, parts.expected())
+
+
+def reconcile_all(
+    parts: Parts, *, repair: bool = True, progress: Callable[[int, int], None] | None = None
+) -> Reconciled:
+    """Look at all shares, one after the other; whoever runs goes on running."""
+    from headrace.ingestion.expected import Share
+
+    worker = reconciler(parts)
+    for number in range(SHARES):
+        if progress is not None:
+            progress(number, SHARES)
+        worker.run(Share(number, SHARES), repair=repair)
+    return worker.totals
+
+
+def reconcile_job(parts: Parts, worker: Reconciler) -> Job:
+    """The job that looks at the next share; what it had to repair raises an alert."""
+    from headrace.ingestion.expected import Share
+    from headrace.orchestration.schedule import Job
+
+    not_before = 0.0
+
+    def work(_: int) -> Mapping[str, Any] | None:
+        nonlocal not_before
+        began = time.monotonic()
+        if began < not_before:
+            return None
+        number = int(parts.catalog.setting(_NEXT, 0)) % SHARES
+        found = worker.run(Share(number, SHARES))
+        parts.catalog.set_setting(_NEXT, (number + 1) % SHARES)
+        took = time.monotonic() - began
+        not_before = began + took * (1 + _REST)
+        if not found.wrong:
+            return None
+        detail = {"missing": found.missing, "differing": found.differing, "repaired": found.repaired}
+        parts.catalog.raise_alert("online store repaired", "online", detail, "critical")
+        return detail
+
+    return Job(JOB, parts.settings.reconcile_s * US_PER_SECOND, work)
+
+
+def rebuild_online(
+    parts: Parts,
+    *,
+    replace: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+    said: Callable[[str], object] = lambda _: None,
+) -> Position:
+    """Fill an empty online store from archive and log; with `replace` one that holds something is emptied first.
+
+    Raises Busy if compute, ingestion, a scheduled group or a backfill runs, StoreError if the store is not empty.
+    """
+    from headrace.ingestion.reconcile import rebuild
+
+    state = parts.settings.state
+    with (
+        FolderLock(state, "compute"),
+        FolderLock(state, "ingest"),
+        FolderLock(state, "groups"),
+        FolderLock(state, "backfill"),
+    ):
+        held = parts.online.count()
+        if held and not replace:
+            raise StoreError(
+                f"the online store holds {held:,} records; to throw them away and make all anew, run it with "
+                "--replace; to compare and repair them in place, run: headrace reconcile"
+            )
+        if held or parts.online.position():
+            _empty(parts)
+        return rebuild(parts.plan, parts.features, parts.online, parts.expected(), progress=progress, said=said)
+
+
+def _empty(parts: Parts) -> None:
+    """Delete all records; the position goes first, so that nobody goes on from a store that is half emptied."""
+    store = parts.online
+    store.write([], b"")
+    keys: list[bytes] = []
+    for key, _ in store.scan():
+        keys.append(key)
+        if len(keys) == _AT_ONCE:
+            store.write([(one, None) for one in keys], b"")
+            keys.clear()
+    store.write([(one, None) for one in keys], b"")

@@ -1,0 +1,55 @@
+"""Settings: addresses by scheme, options with variables, and nothing secret in what is shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from headrace.app.settings import load_settings
+from headrace.core.errors import ConfigError
+
+TOML = """
+offline = "s3://bucket/prefix"
+
+[s3]
+region = "eu-central-1"
+secret_access_key = "${KEY}"
+allow_http = true
+
+[env.prod]
+catalog = "postgresql://u:${KEY}@db/x"
+
+[env.prod.s3]
+region = "eu-west-1"
+max_retries = 3
+"""
+
+
+def test_options_are_merged_and_variables_filled_in(tmp_path: Path) -> None:
+    (tmp_path / "headrace.toml").write_text(TOML)
+    plain = load_settings(tmp_path, environ={"KEY": "k3y"})
+    assert plain.s3 == {"region": "eu-central-1", "secret_access_key": "k3y", "allow_http": "true"}
+    prod = load_settings(tmp_path, env="prod", environ={"KEY": "k3y"})
+    assert prod.s3 == {**plain.s3, "region": "eu-west-1", "max_retries": "3"}
+    assert (prod.offline, prod.catalog) == ("s3://bucket/prefix", "postgresql://u:k3y@db/x")
+    assert "k3y" not in repr(prod) + repr(plain)
+    with pytest.raises(ConfigError, match="KEY, which is not set"):
+        load_settings(tmp_path, environ={})
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"offline": "gs://bucket"}, 'offline takes "embedded" or "s3://..."'),
+        ({"catalog": "mysql://u:k3y@h/x"}, 'catalog = "mysql://h/x".*"postgresql://..." or "postgres://..."'),
+        ({"offline": "bucket/prefix"}, 'offline takes "embedded"'),
+        ({"models": "mlflow://u:k3y@h"}, "an embedded models only"),
+    ],
+)
+def test_an_address_that_no_part_takes_is_refused_without_its_password(
+    tmp_path: Path, given: dict[str, str], told: str
+) -> None:
+    with pytest.raises(ConfigError, match=told) as raised:
+        load_settings(tmp_path, **given)
+    assert "k3y" not in str(raised.value)
