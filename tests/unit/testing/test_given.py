@@ -241,9 +241,9 @@ def test_what_does_not_fit_is_refused_with_its_place() -> None:
 
 def test_what_this_version_does_not_compute_is_refused() -> None:
     class Payees(hr.FeatureGroup, key=Transfer.sender):
-        top = hr.top_k(Transfer.receiver, 3)
+        paid = hr.sum(Transfer.amount * Fx.usd)
 
-    with pytest.raises(PlanError, match="top_k"):
+    with pytest.raises(PlanError, match=r"looks Fx\.usd up at each event; compute it in a derived stream first"):
         given(transfer("a", "11:00")).get(Payees, sender="ann", at=t("12:00"))
 
 
