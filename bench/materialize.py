@@ -202,7 +202,7 @@ def read_times(address: str, folder: Path, options: Options) -> dict[str, float]
     parts = parts_at(folder, plan, address, reads.END_US)
     asked = reads.Options(
         entities=100_000, events=options.events, reads=options.reads, checked=min(options.checked, 200), connections=0,
-        seconds=0.0, seed=options.seed, http=False, peers=False,
+        seconds=0.0, seed=options.seed,
     )  # fmt: skip
     filled = reads.fill(parts, asked, random)
     requests = reads.requests_of(asked, int(filled.times[-1]), parts.horizon_us, options.reads, random)

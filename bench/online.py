@@ -158,9 +158,9 @@ class Options:
     connections: int
     seconds: float
     seed: int
-    http: bool
-    key: bool
-    peers: bool
+    http: bool = False
+    key: bool = False
+    peers: bool = False
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ DERIVED = ("tests/unit/testing/test_given_derived.py", "tests/recovery/test_deri
 DERIVER = "derivation/deriver.py"
 LISTS = ("tests/unit/testing/test_given_lists.py", "tests/unit/app/test_lists.py")
 BACKFILLS = ("tests/unit/app/test_backfill.py", "tests/recovery/test_backfill.py")
+SCHEDULED = ("tests/unit/app/test_scheduled.py",)
 KERNEL, EXACT = "aggregations/kernel.py", "aggregations/exact.py"
 
 
@@ -55,6 +56,43 @@ MUTANTS = (
     Mutant(
         "resolution: the upper edge is not rounded down", KERNEL,
         "hi -= hi % windows[w, WINDOW_RESOLUTION]", "hi -= 0",
+    ),
+    Mutant(
+        "scheduled: the audit takes the position of the stream", "retrieval/history.py",
+        "own, given = self.groups.get(group.version), self.streams.get(group.stream)",
+        "own, given = None, self.streams.get(group.stream)",
+        SCHEDULED,
+    ),
+    Mutant(
+        "scheduled: an answer names the position of the stream", "retrieval/online.py",
+        "clock_us=clocks, groups=groups)", "clock_us=clocks)",
+        SCHEDULED,
+    ),
+    Mutant(
+        "scheduled: the horizon is that of the stream", "retrieval/online.py",
+        "if name not in self._own_clock}", "}",
+        SCHEDULED,
+    ),
+    Mutant(
+        "scheduled: a run leaves out what only the stream's clock has passed", "app/scheduled.py",
+        "clock_us=None, served=True",
+        "clock_us=decode_position(parts.online.position()).clock_us.get(group.stream), served=True",
+        SCHEDULED,
+    ),
+    Mutant(
+        "scheduled: records change before the position does", "ingestion/backfill.py",
+        "return [*pending.items(), *((key, data) for key in states)]", "return list(pending.items())",
+        SCHEDULED,
+    ),
+    Mutant(
+        "scheduled: a group joins the stream without what it lacks", "app/applying.py",
+        "*(names[version] for version in sorted(joining))", "*()",
+        SCHEDULED,
+    ),
+    Mutant(
+        "scheduled: stream compute goes on with it", "features/plan.py",
+        "if group.version not in self.scheduled)", ")",
+        SCHEDULED,
     ),
     Mutant(
         "running totals: a carry is lost", "aggregations/prefixes.py",
@@ -295,7 +333,9 @@ MUTANTS = (
     ),
     Mutant(
         "backfill: a dropped version is taken to be as far as stream compute", "app/backfill.py",
-        "GroupState(served[stream])", "GroupState(committed_positions(parts.features)[stream])", BACKFILLS,
+        "GroupState(served.streams[stream], clock_us",
+        "GroupState(committed_positions(parts.features)[stream], clock_us",
+        BACKFILLS,
     ),
     Mutant(
         "kept: the version to roll back to is let go", "app/kept.py",

@@ -177,7 +177,7 @@ class KafkaLogMachine(LogMachine):
 @pytest.mark.kafka
 def test_a_log_on_kafka_behaves_like_lists() -> None:
     address("kafka")  # where there is none this test says so, not the machine
-    steps = settings(stateful_step_count=15, max_examples=6, deadline=None)
+    steps = settings(stateful_step_count=15, max_examples=5, deadline=None)
     run_state_machine_as_test(KafkaLogMachine, settings=steps)
 
 

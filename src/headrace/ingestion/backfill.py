@@ -75,8 +75,8 @@ class GroupBackfill:
         plan: the definitions that `groups` are of.
         groups: what to compute; their versions must not be computed by the live stream.
         since_us: leave events before this time out. PlanError if they count in some window or lifetime.
-        clock_us: the stream's clock up to which nobody will read the groups behind: of a version that nobody reads yet
-            as the online store reflects it, of a scheduled one as its own position does. None: read everything.
+        clock_us: of versions that nobody reads yet, the stream's clock as the online store reflects it: what no window
+            reaches from there is left out. None: nothing is, so that records are the bytes that the stream would leave.
         served: the groups are read while they are computed; `run_us` is then noted beside their position.
         only: of these keys of records, which to compute; None: all.
     """

@@ -156,7 +156,8 @@ class Reconciler:
         if isinstance(source, TablePlan):
             for batch in _between(self._features, TABLES, since.tables, until.tables):
                 if is_of_table(batch.payload, source.name, source.version):
-                    rows = new_rows(source, decode_table_rows(batch.payload), batch)
+                    # Ingestion writes a large batch in pieces: a position may lie within it.
+                    rows = new_rows(source, decode_table_rows(batch.payload), batch).between(since.tables, until.tables)
                     mine = np.fromiter((key in records for key in rows.keys), np.bool_, len(rows.keys))
                     if mine.any():
                         merge_table(rows.at(np.flatnonzero(mine)), records, self._expected.horizon_us)

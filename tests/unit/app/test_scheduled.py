@@ -440,12 +440,40 @@ def test_a_run_that_was_cut_off_leaves_a_position_that_answers(reopen: Reopen, m
         merged.append(target)
         merge(self, at, target)
 
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched:
         patched.setattr(GroupBackfill, "_merge", cut_off)
-        shop.backfill("spend")
+        with pytest.raises(KeyboardInterrupt):
+            shop.backfill("spend")
     assert merged == [[60]]
     # By the stream's clock no window reaches back to these events; by the group's own it does.
     row = shop.online("order", {**asked(2)[1], "at": long_ago + timedelta(minutes=1)})
     assert (row["spend__n_7d"], list(row.position.groups.values())) == (20, [[60]])
     assert shop.backfill("spend").events == 30
     assert count(shop) == 10
+
+
+def test_reconciliation_holds_scheduled_groups_to_their_own_position(reopen: Reopen) -> None:
+    """Byte for byte, also where a run brought what no window reaches any more."""
+    from headrace.app.reconciling import reconcile_all
+
+    file = reopen().settings.folder / "features.py"
+    file.write_text(file.read_text().replace("    last = hr.last(Order.amount)\n", ""))
+    shop = reopen()
+    bought(shop, 30)
+    reopen(HOURLY).apply()
+    shop = reopen(HOURLY)
+    shop.publish("order", orders(9, NOON - timedelta(days=30), start=30, users=9, step_s=1))
+    shop.backfill("spend")
+    bought(shop, 9, 39)
+    shop.backfill("spend")
+    bought(shop, 9, 48)
+    found = reconcile_all(shop.parts, repair=False)
+    assert (found.compared, found.wrong, found.left) == (9, 0, 0)
+    keys = [key for key, _ in shop.parts.online.scan() if not key.startswith(b"\xff\xff")]
+    shop.parts.online.revise([], lambda _: [(keys[0], None)])
+    found = reconcile_all(shop.parts)
+    assert (found.missing, found.repaired) == ({"spend": 1}, 1)
+    assert reconcile_all(shop.parts).wrong == 0
+    shop.backfill("spend")
+    reopen().apply()
+    assert reconcile_all(reopen().parts).wrong == 0

@@ -26,7 +26,8 @@ _EVENTS: Final = {
 """What topics of events should be set to."""
 _TOPIC: Final = {
     **_EVENTS,
-    "retention.ms": str(7 * 24 * 3_600_000),
+    # Kafka does not know what is archived: the project's own retention drops what is.
+    "retention.ms": "-1",
 }
 
 
@@ -36,8 +37,7 @@ class KafkaRawLog(EventLog):
     It differs from other logs where events are single messages: an append takes blocks of events (`core.events`), its
     events may stand apart from each other, and if the process dies or the broker is lost meanwhile a part of them may
     have come through, so publishing again relies on ids; the broker gives the arrival, in ms; reading may begin
-    anywhere in a batch. Topics of streams are kept for seven days unless they are set otherwise; the others like those
-    of `KafkaEventLog`.
+    anywhere in a batch. All topics are kept until the project's retention trims them.
 
     Args:
         address: where the cluster is; its prefix names the log.
