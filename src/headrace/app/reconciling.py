@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from headrace.app.wiring import Parts
     from headrace.core.positions import Position
     from headrace.ingestion.reconcile import Reconciled, Reconciler
+    from headrace.orchestration.jobs import RunControl
     from headrace.orchestration.schedule import Job
 
 SHARES = 8
@@ -46,12 +47,22 @@ def reconcile_all(
     return worker.totals
 
 
-def reconcile_job(parts: Parts, worker: Reconciler) -> Job:
+class _Stopped(Exception):
+    """The process is to end."""
+
+
+def reconcile_job(parts: Parts, worker: Reconciler, control: RunControl | None = None) -> Job:
     """The job that looks at the next share; what it had to repair raises an alert."""
     from headrace.ingestion.expected import Share
     from headrace.orchestration.schedule import Job
 
     not_before = 0.0
+
+    def on_way() -> None:
+        if control is not None:
+            control.alive()
+            if control.stop():
+                raise _Stopped
 
     def work(_: int) -> Mapping[str, Any] | None:
         nonlocal not_before
@@ -59,7 +70,10 @@ def reconcile_job(parts: Parts, worker: Reconciler) -> Job:
         if began < not_before:
             return None
         number = int(parts.catalog.setting(_NEXT, 0)) % SHARES
-        found = worker.run(Share(number, SHARES))
+        try:
+            found = worker.run(Share(number, SHARES), on_way=on_way)
+        except _Stopped:
+            return None  # the same share is the next one
         parts.catalog.set_setting(_NEXT, (number + 1) % SHARES)
         took = time.monotonic() - began
         not_before = began + took * (1 + _REST)

@@ -44,7 +44,7 @@ def project_scheduler(
     at_start = batch_jobs(parts.plan, runner, control) + _unscheduled(parts, runner, control) + group_jobs(parts)
     jobs = [*at_start, *_upkeep(parts), *_active(parts, runner, control)]
     if parts.settings.reconcile_s:
-        jobs.append(reconcile_job(parts, worker or reconciler(parts)))
+        jobs.append(reconcile_job(parts, worker or reconciler(parts), control))
     for model in parts.plan.models.values():
         jobs += _model_jobs(parts, model, now)
     for job in jobs:

@@ -46,7 +46,7 @@ PIECE = 250_000
 """Offsets of a stream that are read at once, over all of its partitions."""
 _AT_ONCE = 20_000
 """Records per transaction: a live writer of the store waits for no more than these."""
-Progress = Callable[[int, int], None]
+Progress = Callable[[int, int], object]
 
 
 def read_state(online: OnlineStore, version: str) -> GroupState | None:

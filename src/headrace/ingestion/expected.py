@@ -101,11 +101,18 @@ class Expected:
         self._past, self._scratch, self.horizon_us = past, scratch, horizon_us
         self.arrivals = Arrivals(features)
 
-    def table(self, table: TablePlan, below: int, share: Share = ALL) -> Iterator[dict[bytes, bytes | None]]:
+    def table(
+        self, table: TablePlan, below: int, share: Share = ALL, on_way: Callable[[], object] = lambda: None
+    ) -> Iterator[dict[bytes, bytes | None]]:
         """Records of a table that reflect the rows below an offset of their topic, in the order of their keys, some at
-        a time. All rows of the share are in memory at once, by column."""
-        pieces = [piece for rows in self._past.row_batches(table, None, None, None) if (
-            piece := self._rows(table, rows, below, share)) is not None]  # fmt: skip
+        a time. All rows of the share are in memory at once, by column. `on_way` is called now and then, and may raise.
+        """
+        pieces = []
+        for batch in self._past.row_batches(table, None, None, None):
+            on_way()
+            piece = self._rows(table, batch, below, share)
+            if piece is not None:
+                pieces.append(piece)
         if not pieces:
             return
         rows = NewRows.joined(pieces)

@@ -83,15 +83,17 @@ class Reconciler:
         self._plan, self._features, self._online, self._expected = plan, features, online, expected
         self.totals = Reconciled()
 
-    def run(self, share: Share, *, repair: bool = True) -> Reconciled:
-        """Look at one share; `repair=False` only tells."""
+    def run(self, share: Share, *, repair: bool = True, on_way: Callable[[], object] = lambda: None) -> Reconciled:
+        """Look at one share; `repair=False` only tells. `on_way` is called now and then; what it raises ends the run,
+        after which all is sound that was looked at."""
         found = Reconciled()
         position = decode_position(self._online.position())
         for table in self._plan.tables.values():
-            for records in self._expected.table(table, position.tables, share):
+            for records in self._expected.table(table, position.tables, share, on_way):
                 self._look(table, records, position, found, repair)
+                on_way()
         for groups, at in self._by_stream(position):
-            for records in self._expected.groups(groups, at, share):
+            for records in self._expected.groups(groups, at, share, progress=lambda *_: on_way()):
                 self._look(groups, records, position, found, repair)
         self.totals.add(found)
         return found

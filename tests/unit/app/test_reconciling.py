@@ -11,10 +11,12 @@ import pytest
 from click.testing import CliRunner
 
 from headrace.app.project import Project
-from headrace.app.reconciling import JOB, SHARES
+from headrace.app.reconciling import JOB, SHARES, reconcile_job, reconciler
 from headrace.app.schedules import project_scheduler
 from headrace.cli.main import main
 from headrace.core.time import SimulatedClock, to_us
+from headrace.ingestion.expected import Share
+from headrace.orchestration.jobs import RunControl
 from tests.e2e.shop import orders, write_shop
 from tests.unit.app.conftest import NOON
 from tests.unit.app.test_refresh import TABLE, write_points
@@ -65,6 +67,22 @@ def test_the_job_comes_to_all_shares_and_repairs_with_an_alert(
     assert project.parts.catalog.setting("next share to reconcile") in range(SHARES)
     assert [alert.kind for alert in project.parts.catalog.alerts(open_only=True)][:1] == ["online store repaired"]
     assert dict(project.parts.online.scan()) == sound
+
+
+def test_a_look_that_is_stopped_is_made_again(project: Project) -> None:
+    sound = damage(project, every=1)
+    asked: list[str] = []
+    control = RunControl(lambda: len(asked) > 1, lambda: asked.append("alive"))
+    job = reconcile_job(project.parts, reconciler(project.parts), control)
+    assert job.work(0) is None
+    assert project.parts.catalog.setting("next share to reconcile") is None
+    assert asked == ["alive", "alive"]
+    control.stop = lambda: False
+    share = Share(0, SHARES)
+    mine = [key for key, own in zip(sound, share.holds(list(sound)).tolist(), strict=True) if own]
+    found = job.work(0)
+    assert (0 if found is None else found["repaired"]) == len(mine)
+    assert {key: record for key, record in project.parts.online.scan() if key in mine} == {k: sound[k] for k in mine}
 
 
 def test_the_command_tells_or_repairs(folder: Path, project: Project) -> None:

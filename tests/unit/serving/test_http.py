@@ -357,6 +357,13 @@ def test_metrics_count_what_happened(client: httpx.Client) -> None:
         assert line in lines, "\n".join(lines)
 
 
+def test_metrics_tell_the_totals_of_the_layers(shop: Shop) -> None:
+    with connected(shop, layers=lambda: {"schedule": {"rows_read": 7.0}, "ingest": {"throttled_s": 0.5}}) as client:
+        lines = client.get("/metrics").text.splitlines()
+    assert 'headrace_layer_total{counter="rows_read",layer="schedule"} 7.0' in lines
+    assert 'headrace_layer_total{counter="throttled_s",layer="ingest"} 0.5' in lines
+
+
 def test_readiness_names_the_layer_that_is_down(shop: Shop, models: list[FittedModel]) -> None:
     with connected(shop, poll_s=60.0) as client:
         assert client.get("/health/live").json() == {"status": "live"}
