@@ -189,8 +189,8 @@ MUTANTS = (
         "fresh |= have < positions[p]", "fresh |= have <= positions[p]",
     ),
     Mutant(
-        "fence of table rows", "aggregations/table_records.py",
-        "added = [row for row in new if row.order > newest]", "added = [row for row in new if row.order >= newest]",
+        "fence of table rows", "aggregations/table_splice.py",
+        "if orders[row] <= newest:", "if orders[row] < newest:",
         VERDICTS,
     ),
     Mutant(
