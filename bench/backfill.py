@@ -14,14 +14,10 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import os
-import platform
-import resource
 import tempfile
 import time
 from dataclasses import dataclass
 from datetime import datetime
-from importlib.metadata import version
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -31,6 +27,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 import headrace as hr
+from harness import peak_mb, versions
 from headrace.app.project import Project
 from headrace.core.columns import Column
 from headrace.core.events import EventBlock, encode_block
@@ -144,7 +141,7 @@ def backfill(folder: Path, end_us: int, pipe: Connection) -> None:
                 "seconds": round(report.seconds, 1),
                 "publish_seconds": round(time.perf_counter() - began, 2),
                 "records": project.parts.online.count(),
-                "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+                "peak_rss_mb": peak_mb(),
             }
         )
 
@@ -242,13 +239,7 @@ def main() -> None:
                     "differing": 0,
                 },
                 "runs": runs,
-                "versions": {
-                    "python": platform.python_version(),
-                    "numpy": version("numpy"),
-                    "pyarrow": version("pyarrow"),
-                    "cores": os.cpu_count(),
-                    "machine": platform.machine(),
-                },
+                "versions": versions("numpy", "pyarrow"),
             }
         )
     )

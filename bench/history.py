@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -38,9 +37,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.feather as feather
 import pyarrow.parquet as pq
-from windows import in_process_of_its_own, peak_mb
 
 import headrace as hr
+from harness import in_process_of_its_own, peak_mb, versions
 from headrace.core.time import US_PER_DAY, parse_time
 from headrace.features.compile import compile_project
 from headrace.features.plan import ProjectPlan
@@ -331,12 +330,7 @@ def measure(options: Options, folder: Path) -> dict[str, object]:
         },
         "figures": figures,
         "peers": peers_of(folder, options),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("numpy", "numba", "pyarrow", "deltalake")},
-            "cores": os.cpu_count(),
-            "machine": platform.machine(),
-        },
+        "versions": versions("numpy", "numba", "pyarrow", "deltalake"),
     }
 
 

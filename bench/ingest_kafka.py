@@ -15,12 +15,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import tempfile
 import time
 import uuid
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +37,7 @@ from stream import (
     steady,
 )
 
+from harness import versions
 from headrace.core.time import US_PER_HOUR, US_PER_MINUTE
 
 URL_FILE = Path(__file__).parents[1] / ".services" / "kafka.url"
@@ -95,12 +93,7 @@ def measure(options: Options, folder: Path, log: str) -> dict[str, object]:
             "at_rate": at_rate,
         },
         "checked": checked,
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("numpy", "numba", "confluent-kafka")},
-            "cores": os.cpu_count(),
-            "machine": platform.machine(),
-        },
+        "versions": versions("numpy", "numba", "confluent-kafka"),
     }
 
 

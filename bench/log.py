@@ -12,15 +12,14 @@ import argparse
 import json
 import multiprocessing
 import os
-import platform
 import tempfile
 import time
-from importlib.metadata import version
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 
+from harness import versions
 from headrace.core.columns import Column
 from headrace.core.events import EventBlock, decode_block, encode_block
 from headrace.core.schema import DType, Field, Schema
@@ -144,13 +143,7 @@ def measure(rows: int, batch: int, seed: int, folder: Path) -> dict[str, object]
             "tail_rows_per_s": round(tailed),
         },
         "peers": {"flat_file": {"append_synced_rows_per_s": round(flat)}},
-        "versions": {
-            "python": platform.python_version(),
-            "lmdb": version("lmdb"),
-            "numpy": version("numpy"),
-            "cores": os.cpu_count(),
-            "machine": platform.machine(),
-        },
+        "versions": versions("lmdb", "numpy"),
     }
 
 

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import shutil
 import subprocess
 import tempfile
@@ -24,7 +22,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +29,7 @@ import numpy as np
 import online as reads
 
 import headrace as hr
+from harness import versions
 from headrace.app.settings import Settings
 from headrace.app.wiring import Parts
 from headrace.core.columns import BoolArray, Column, IntArray
@@ -244,12 +242,7 @@ def measure(options: Options, folder: Path) -> dict[str, object]:
         },
         "checked": {"requests": 2 * options.checked, "values": checked, "differing": 0},
         "peers": {},
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("numpy", "numba", "lmdb", "redis", "hiredis")},
-            "cores": os.cpu_count(),
-            "machine": platform.machine(),
-        },
+        "versions": versions("numpy", "numba", "lmdb", "redis", "hiredis"),
     }
 
 

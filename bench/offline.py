@@ -11,11 +11,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import secrets
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,6 +21,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pyarrow as pa
 
+from harness import versions
 from headrace.core.time import US_PER_DAY
 from headrace.stores.objects import s3_options
 from headrace.stores.offline.delta import DeltaOfflineStore
@@ -49,8 +48,7 @@ def main() -> None:
         "bench": "offline",
         "parameters": vars(arguments),
         "figures": figures,
-        "versions": {name: version(name) for name in ("deltalake", "pyarrow")} | {"python": platform.python_version()},
-        "cores": os.cpu_count(),
+        "versions": versions("deltalake", "pyarrow"),
     }
     print(json.dumps(record))
 

@@ -14,8 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import os
-import platform
 import selectors
 import socket
 import subprocess
@@ -24,7 +22,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from importlib.metadata import version
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -33,6 +30,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 import headrace as hr
+from harness import versions
 from headrace.app.rows import python_value, request_columns
 from headrace.app.settings import Settings
 from headrace.app.wiring import Parts
@@ -487,12 +485,7 @@ def measure(options: Options, folder: Path) -> dict[str, object]:
         "figures": figures,
         "checked": checked,
         "peers": peers,
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("numpy", "numba", "lmdb", "uvicorn")},
-            "cores": os.cpu_count(),
-            "machine": platform.machine(),
-        },
+        "versions": versions("numpy", "numba", "lmdb", "uvicorn"),
     }
 
 

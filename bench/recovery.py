@@ -11,19 +11,17 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
-import platform
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
+from harness import versions
 from headrace.app.project import Project
 from headrace.app.schedules import project_scheduler
 from headrace.core.columns import Column
@@ -151,12 +149,7 @@ def measure(options: Options, folder: Path) -> dict[str, object]:
         },
         "checked": {"records": before[0], "differing": 0},
         "peers": {},
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("numpy", "numba", "lmdb", "deltalake")},
-            "cores": os.cpu_count(),
-            "machine": platform.machine(),
-        },
+        "versions": versions("numpy", "numba", "lmdb", "deltalake"),
     }
 
 

@@ -18,16 +18,12 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import os
-import platform
-import resource
 import tempfile
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +33,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import headrace as hr
+from harness import peak_mb, versions
 from headrace.app.clock import SystemClock
 from headrace.app.settings import Settings
 from headrace.app.wiring import Parts
@@ -177,7 +174,7 @@ def refresh(folder: str, hour: int, ceiling: int = 0) -> dict[str, float]:
         "rows": report.rows,
         "appended": report.appended,
         "throttled_s": 0.0 if limit is None else limit.throttled_us / 1e6,
-        "rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "rss_mb": peak_mb(),
     }
 
 
@@ -242,12 +239,7 @@ def measure(options: Options, folder: Path) -> dict[str, object]:
         },
         "checked": checked,
         "peers": {},
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("numpy", "numba", "lmdb", "duckdb", "deltalake")},
-            "cores": os.cpu_count(),
-            "machine": platform.machine(),
-        },
+        "versions": versions("numpy", "numba", "lmdb", "duckdb", "deltalake"),
     }
 
 

@@ -19,14 +19,11 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from importlib.metadata import version
 from multiprocessing.synchronize import Event as Gate
 from pathlib import Path
 from typing import Any
@@ -34,6 +31,7 @@ from typing import Any
 import numpy as np
 
 import headrace as hr
+from harness import versions
 from headrace.app.clock import SystemClock
 from headrace.app.settings import Settings
 from headrace.app.wiring import Parts
@@ -425,12 +423,7 @@ def measure(options: Options, folder: Path) -> dict[str, object]:
         },
         "checked": checked,
         "peers": {},
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("numpy", "numba", "lmdb")},
-            "cores": os.cpu_count(),
-            "machine": platform.machine(),
-        },
+        "versions": versions("numpy", "numba", "lmdb"),
     }
 
 

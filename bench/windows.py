@@ -14,10 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
-import os
-import platform
-import resource
 import statistics
 import tempfile
 import time
@@ -34,6 +30,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import headrace as hr
+from harness import in_process_of_its_own, peak_mb, versions
 from headrace.core.columns import Column
 from headrace.core.schema import DType
 from headrace.core.time import US_PER_DAY, parse_time
@@ -262,11 +259,6 @@ PEERS: dict[str, tuple[Callable[[Path], Answers], tuple[str, ...]]] = {
 }
 
 
-def peak_mb() -> int:
-    """Highest resident memory of this process."""
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-
-
 def run_headrace(folder: Path, options: Options, pipe: Connection) -> None:
     """Measure in a fresh process; sends figures, then what was checked."""
     request = request_of(folder)
@@ -305,21 +297,6 @@ def run_peer(name: str, folder: Path, pipe: Connection) -> None:
     pipe.send(figures | {"windows_compared": list(comparable), "equal": bool(same)})
 
 
-def in_process_of_its_own(target: Callable[..., None], *arguments: object) -> Any:
-    """What the target sends; raises SystemExit if it fails."""
-    spawn = multiprocessing.get_context("spawn")
-    here, there = spawn.Pipe(duplex=False)
-    process = spawn.Process(target=target, args=(*arguments, there))
-    process.start()
-    there.close()
-    try:
-        return here.recv()
-    except EOFError:
-        raise SystemExit(f"{target.__name__} failed; its error is above") from None
-    finally:
-        process.join()
-
-
 def peers_of(folder: Path, options: Options) -> dict[str, object]:
     """Figures of the peers that are installed; why not, for the others."""
     found: dict[str, object] = {}
@@ -354,12 +331,7 @@ def measure(options: Options, folder: Path) -> dict[str, object]:
         "figures": figures,
         "checked": checked,
         "peers": peers,
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("numpy", "numba", "pyarrow", "duckdb")},
-            "cores": os.cpu_count(),
-            "machine": platform.machine(),
-        },
+        "versions": versions("numpy", "numba", "pyarrow", "duckdb"),
     }
 
 
