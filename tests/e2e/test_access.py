@@ -16,7 +16,7 @@ import pytest
 
 from tests.certificates import write_certificate
 from tests.e2e.shop import now, orders, write_shop
-from tests.e2e.test_up import HEADRACE, Up, eventually
+from tests.e2e.up import HEADRACE, Up, eventually
 
 pytestmark = pytest.mark.slow
 

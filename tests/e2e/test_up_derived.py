@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ import pytest
 
 import headrace as hr
 from tests.e2e.shop import FEATURES, now, orders, outcomes, write_shop
-from tests.e2e.test_up import LAYERS, Up, eventually
+from tests.e2e.up import Up, eventually, running
 
 pytestmark = pytest.mark.slow
 DERIVED = """
@@ -69,20 +68,8 @@ def shop(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def up(shop: Path) -> Iterator[Up]:
-    running = Up(shop)
-    try:
-        eventually(lambda: running.said("all layers are up"), running, 90)
-        yield running
-    finally:
-        if running.process.poll() is None:
-            running.process.kill()
-            running.process.wait()
-            running.close()
-        for layer in LAYERS:
-            try:
-                os.kill(running.beat(layer)["pid"], signal.SIGKILL)
-            except (OSError, KeyError, json.JSONDecodeError):
-                continue
+    with running(shop) as up:
+        yield up
 
 
 def test_compute_is_killed_while_it_derives(up: Up, shop: Path) -> None:

@@ -14,7 +14,8 @@ import pytest
 
 import headrace as hr
 from tests.e2e.shop import now, orders
-from tests.e2e.test_up import HEADRACE, LAYERS, Up, eventually, shop
+from tests.e2e.test_up import shop
+from tests.e2e.up import HEADRACE, LAYERS, Up, eventually
 
 pytestmark = pytest.mark.slow
 __all__ = ["shop"]
