@@ -113,10 +113,9 @@ def _wait_until_ready(process: subprocess.Popen[bytes], port: int, log: Any) -> 
         if process.poll() is not None:
             break
         try:
-            client = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
-            client.request("GET", "/health/ready")
-            status = client.getresponse().status
-            client.close()
+            with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=2)) as client:
+                client.request("GET", "/health/ready")
+                status = client.getresponse().status
             if status == 200:
                 return
         except OSError:

@@ -141,7 +141,7 @@ def test_a_letter_of_an_event_ahead_of_its_time_fits_when_that_has_come(shop: Pr
 
 def test_events_of_no_declared_stream_are_letters_too(shop: Project) -> None:
     shop.ensure_applied()
-    shop.publisher.publish_mixed([{"stream": "oder", **order("a")}, order("b"), "nonsense", {"stream": "order"}])
+    shop.publisher.publish_mixed([{"stream": "ordered", **order("a")}, order("b"), "nonsense", {"stream": "order"}])
     shop.settle(wait=False)
     assert {letter.id for letter in shop.dead_letters()} == {
         "_unknown/0/0", "_unknown/0/1", "_unknown/0/2", "order/0/0",

@@ -56,7 +56,7 @@ def shop(tmp_path: Path, clock: SimulatedClock) -> Iterator[Project]:
         project.ensure_applied()
         for event in events():
             project.publisher.publish("order", [event])
-        project.publisher.publish_mixed([{"stream": "oder", "user": SECRET}, SECRET])
+        project.publisher.publish_mixed([{"stream": "ordered", "user": SECRET}, SECRET])
         project.settle(wait=False)
         yield project
 
