@@ -159,6 +159,7 @@ class Options:
     http: bool = False
     key: bool = False
     peers: bool = False
+    one_entity: bool = False
 
 
 @dataclass(frozen=True)
@@ -202,6 +203,8 @@ def fill(parts: Parts, options: Options, random: np.random.Generator) -> Filled:
     each = options.entities // len(KEYS)
     # The square makes low numbers frequent: one entity in a hundred gets a tenth of the events.
     keys = (random.random((options.events, len(KEYS))) ** 2 * each).astype(np.int64)
+    if options.one_entity:
+        keys[:] = keys[:, :1]
     times = np.sort(random.integers(END_US - SPAN_US, END_US, options.events))
     made = Filled(keys, np.round(random.exponential(60.0, options.events), 2), times)
     parts.raw.create(STREAM)
@@ -222,6 +225,8 @@ def requests_of(
     """`n` requests for random entities at random times within the horizon."""
     each = options.entities // len(KEYS)
     columns = {name: Column(DType.INT, random.integers(0, each, n)) for name in KEYS}
+    if options.one_entity:
+        columns = dict.fromkeys(KEYS, columns[KEYS[0]])
     columns["at"] = Column(DType.TIMESTAMP, random.integers(newest_us - horizon_us, newest_us + US_PER_MINUTE, n))
     return columns
 
@@ -474,6 +479,7 @@ def measure(options: Options, folder: Path) -> dict[str, object]:
             "transport": "http" if options.http else "in process",
             "groups": len(plan.groups),
             "features": len(view.visible),
+            "entities_per_request": 1 if options.one_entity else len(KEYS),
             "windows": sum(len({a.window_us for a in g.aggregates if a.window_us is not None}) for g in groups),
             "entities": records,
             "events": options.events,
@@ -496,6 +502,7 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=1_000_000)
     parser.add_argument("--reads", type=int, default=20_000, help="requests that are timed")
     parser.add_argument("--checked", type=int, default=1_000, help="answers that are compared with the oracle")
+    parser.add_argument("--one-entity", action="store_true", help="a request names one entity in all its roles")
     parser.add_argument("--no-peers", action="store_false", dest="peers", help="do not run Feast with Redis")
     parser.add_argument("--http", action="store_true", help="ask a server process instead of reading in process")
     parser.add_argument(
