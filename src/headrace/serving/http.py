@@ -35,6 +35,7 @@ from headrace.serving.replies import Refused, Reply, encode_json, refusal
 from headrace.serving.scorer import Scorer
 from headrace.serving.service import Service
 from headrace.serving.tls import Tls
+from headrace.serving.transport import JoinedProtocol
 
 _logger = logging.getLogger("headrace.serving")
 _Handler = Callable[[Call], Reply | Awaitable[Reply]]
@@ -221,8 +222,9 @@ def _server(
         access_log=False,
         log_level="warning",
         loop="uvloop",
-        http="httptools",
+        http=JoinedProtocol,
         ws="none",
+        proxy_headers=False,  # nothing here asks who the client is
         timeout_graceful_shutdown=10,
         **secure,
     )
