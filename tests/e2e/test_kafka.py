@@ -184,7 +184,8 @@ def test_nothing_is_lost_or_doubled_when_workers_and_the_broker_are_killed(tmp_p
     rows = orders(1_200, end, users=USERS, step_s=10)
     folder = shop_on(tmp_path / "shop", broker.url)
     failures: list[BaseException] = []
-    published = threading.Event()
+    refused: list[str] = []
+    published, given_up = threading.Event(), threading.Event()
     with hr.connect(folder) as project:
         project.publish("order", rows[:10])
         layers = Layers(folder)
@@ -192,11 +193,12 @@ def test_nothing_is_lost_or_doubled_when_workers_and_the_broker_are_killed(tmp_p
         def publish() -> None:
             try:
                 for start in range(10, len(rows), 10):
-                    while True:
+                    while not given_up.is_set():
                         try:
                             project.publish("order", rows[start : start + 10])
                             break
-                        except LogError:  # again, with the same ids
+                        except LogError as error:  # again, with the same ids
+                            refused.append(str(error))
                             time.sleep(0.1)
                     time.sleep(0.03)
             except BaseException as error:
@@ -204,7 +206,7 @@ def test_nothing_is_lost_or_doubled_when_workers_and_the_broker_are_killed(tmp_p
             finally:
                 published.set()
 
-        thread = threading.Thread(target=publish)
+        thread = threading.Thread(target=publish, daemon=True)
         thread.start()
         try:
             time.sleep(2)
@@ -218,7 +220,7 @@ def test_nothing_is_lost_or_doubled_when_workers_and_the_broker_are_killed(tmp_p
             layers.kill("ingest")
             time.sleep(0.7)
             layers.kill("compute")
-            assert published.wait(120)
+            assert published.wait(120), refused[-3:]
             thread.join()
             assert failures == []
             deadline = time.monotonic() + 120
@@ -227,7 +229,8 @@ def test_nothing_is_lost_or_doubled_when_workers_and_the_broker_are_killed(tmp_p
                 layers.keep()
                 time.sleep(0.1)
         finally:
-            published.wait(130)
+            given_up.set()
+            thread.join(60)
             layers.stop()
     with hr.connect(folder) as project:
         t = now()

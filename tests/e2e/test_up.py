@@ -119,7 +119,7 @@ def test_definitions_are_applied_while_all_layers_run_and_callers_notice_nothing
             time.sleep(0.01)
         client.close()
 
-    customer = threading.Thread(target=customers)
+    customer = threading.Thread(target=customers, daemon=True)
     customer.start()
     try:
         eventually(lambda: len(answered) > 20, up)

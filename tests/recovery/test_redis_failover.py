@@ -54,7 +54,7 @@ class Load:
         self.away, self.answers = 0, 0
         self.wrong: list[BaseException] = []
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._read)
+        self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
     def some(self, share: float) -> None:
@@ -99,7 +99,7 @@ def test_replay_repairs_what_the_replica_had_not_received(tmp_path: Path) -> Non
         drain(ingest, shop, store)
         lost = store.position()
         assert decode_position(lost).windows > decode_position(shared).windows
-        feeding = threading.Thread(target=load.some, args=(1.0,))
+        feeding = threading.Thread(target=load.some, args=(1.0,), daemon=True)
         feeding.start()
         ingest.step()
         primary.kill()

@@ -69,6 +69,7 @@ class LmdbEventLog(EventLog):
         self._open: SharedEnvironment | None = shared
         with _explained(shared):
             shared.handle(_META, _META, create=True)
+            shared.settle()
 
     @property
     def _shared(self) -> SharedEnvironment:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -205,7 +206,7 @@ class EventLogTests(ABC):
             except BaseException as error:
                 failures.append(error)
 
-        threads = [threading.Thread(target=work, args=(writer,)) for writer in range(4)]
+        threads = [threading.Thread(target=work, args=(writer,), daemon=True) for writer in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -270,6 +271,14 @@ class DurableEventLogTests(EventLogTests):
         assert [batch.payload for batch in self.raw_batches(log, place, "t", 0)] == [b"0", b"1", b"2", b"3"]
         assert self.raw_batches(log, place, "t", 1) == []
 
+    def test_a_demand_is_measured_by_where_the_log_ends_now(
+        self, log: EventLog, place: Path, clock: UnrulyClock
+    ) -> None:
+        other = self.open(place, clock)
+        for number, writer in enumerate((log, log, other, log, other, other, log)):
+            assert writer.append([Append("t", 0, b"%d" % number, base=number)]) == [number]
+        other.close()
+
     def test_a_damaged_batch_is_reported_and_never_returned(self, log: EventLog, place: Path) -> None:
         for payload, count in ((b"whole", 1), (b"to be damaged" * 30, 2), (b"next", 1)):
             log.append([Append("t", 0, payload, count)])  # each by itself: a checksum may be that of a whole append
@@ -307,7 +316,7 @@ class DurableEventLogTests(EventLogTests):
         _assert_numbered(seen, writers=3, batches_each=150)
         assert self.raw_batches(log, place, "t", 0) == seen
 
-    def test_a_killed_writer_leaves_a_log_without_gaps(self, log: EventLog, place: Path) -> None:
+    def test_a_killed_writer_leaves_a_log_without_gaps(self, log: EventLog, place: Path, clock: UnrulyClock) -> None:
         log.create("u")
         for reports in (1, 40, 7):
             reported = killed_after(append_pairs, self.opener(place), "t", "u", reports=reports)
@@ -316,7 +325,9 @@ class DurableEventLogTests(EventLogTests):
             assert [batch.base for batch in pairs] == [3 * number for number in range(len(pairs))]
             assert [int.from_bytes(batch.payload[:8], "big") for batch in pairs] == list(range(len(pairs)))
             assert [batch.payload for batch in pairs] == [batch.payload for batch in singles]
-            assert log.read("t", 0, 0, max_records=10**9) == pairs
+            # Only who opens the log is sure to see what a dead writer has stored and told nobody.
+            with closing(self.open(place, clock)) as again:
+                assert again.read("t", 0, 0, max_records=10**9) == pairs
         end = log.end("t", 0)
         assert log.append([Append("t", 0, b"after")]) == [end]
 

@@ -231,7 +231,7 @@ class OfflineStoreTests(ABC):
             except BaseException as error:
                 failures.append(error)
 
-        threads = [threading.Thread(target=work, args=(writer,)) for writer in range(3)]
+        threads = [threading.Thread(target=work, args=(writer,), daemon=True) for writer in range(3)]
         for thread in threads:
             thread.start()
         for thread in threads:

@@ -127,7 +127,7 @@ class OnlineStoreTests(ABC):
                     ),
                 )
 
-        thread = threading.Thread(target=write)
+        thread = threading.Thread(target=write, daemon=True)
         thread.start()
         for _ in range(60):
             store.revise([b"both", b"revised"], lambda found: [(b"both", more(found[0])), (b"revised", more(found[1]))])
@@ -191,7 +191,7 @@ class OnlineStoreTests(ABC):
                     failures.append((last, position, records))
                 last = position
 
-        threads = [threading.Thread(target=watch) for _ in range(3)]
+        threads = [threading.Thread(target=watch, daemon=True) for _ in range(3)]
         for thread in threads:
             thread.start()
         for number in range(300):
@@ -214,7 +214,7 @@ class OnlineStoreTests(ABC):
                 if len(set(records)) != 1 or position != b"p":
                     failures.append((records, position))
 
-        threads = [threading.Thread(target=watch) for _ in range(2)]
+        threads = [threading.Thread(target=watch, daemon=True) for _ in range(2)]
         for thread in threads:
             thread.start()
         for number in range(100):

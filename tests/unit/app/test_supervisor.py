@@ -53,7 +53,7 @@ class Said(list[str]):
 
 def stop() -> None:
     """SIGTERM to this process, from a thread, as an operator would."""
-    threading.Thread(target=lambda: (time.sleep(0.05), os.kill(os.getpid(), signal.SIGTERM))).start()
+    threading.Thread(target=lambda: (time.sleep(0.05), os.kill(os.getpid(), signal.SIGTERM)), daemon=True).start()
 
 
 def test_layers_are_started_announced_restarted_and_stopped(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_layers_rest_while_definitions_change_and_start_anew(tmp_path: Path) -> 
             stop(),
         )[0]
 
-    said = Said({"all layers are up": lambda: threading.Thread(target=apply).start()})
+    said = Said({"all layers are up": lambda: threading.Thread(target=apply, daemon=True).start()})
     supervisor.say = said
     supervisor.run()
     assert seen == {"at rest": {"compute", "ingest", "schedule"}, "answering": {"serve"}, "anew": set(LAYERS)}

@@ -140,7 +140,7 @@ def test_many_threads_may_write() -> None:
         for number in range(start, start + 100):
             predictions.write(block(number))
 
-    threads = [threading.Thread(target=write, args=(1_000 * t,)) for t in range(4)]
+    threads = [threading.Thread(target=write, args=(1_000 * t,), daemon=True) for t in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

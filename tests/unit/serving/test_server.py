@@ -46,7 +46,7 @@ def test_promotions_under_sixteen_clients_fail_no_request(tmp_path: Path) -> Non
                     mine.append((time.monotonic(), body["version"], body["value"], body["id"]))
 
         with serving(shop.service()) as port:
-            threads = [threading.Thread(target=hammer, args=(port, mine)) for mine in seen]
+            threads = [threading.Thread(target=hammer, args=(port, mine), daemon=True) for mine in seen]
             for thread in threads:
                 thread.start()
             for switch in range(SWITCHES):

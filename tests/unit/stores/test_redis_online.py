@@ -306,7 +306,7 @@ def test_threads_share_a_store(opened: Callable[..., RedisOnlineStore]) -> None:
             if store.read(keys) != (keys, b"p"):
                 wrong.append(keys)
 
-    threads = [threading.Thread(target=read) for _ in range(4)]
+    threads = [threading.Thread(target=read, daemon=True) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -318,7 +318,7 @@ def test_threads_share_a_store(opened: Callable[..., RedisOnlineStore]) -> None:
 def test_threads_that_have_ended_leave_no_connection_behind(opened: Callable[..., RedisOnlineStore]) -> None:
     store = opened()
     for _ in range(150):
-        thread = threading.Thread(target=store.read, args=([b"a"],))
+        thread = threading.Thread(target=store.read, args=([b"a"],), daemon=True)
         thread.start()
         thread.join()
     pool = store._servers._pool

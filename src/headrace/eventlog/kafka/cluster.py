@@ -36,9 +36,13 @@ _AWAY: Final = frozenset(
         KafkaError._TIMED_OUT,
         KafkaError._TIMED_OUT_QUEUE,
         KafkaError._RESOLVE,
+        KafkaError._DESTROY_BROKER,
+        KafkaError._UNKNOWN_PARTITION,
         KafkaError._WAIT_COORD,
         KafkaError.LEADER_NOT_AVAILABLE,
         KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.FENCED_LEADER_EPOCH,
+        KafkaError.UNKNOWN_LEADER_EPOCH,
         KafkaError.REQUEST_TIMED_OUT,
         KafkaError.BROKER_NOT_AVAILABLE,
         KafkaError.NETWORK_EXCEPTION,
@@ -52,7 +56,11 @@ _AWAY: Final = frozenset(
         KafkaError.UNKNOWN_TOPIC_OR_PART,
     }
 )
-"""What passes by itself when the broker is back, or has heard of what was just made."""
+"""What passes by itself when the broker is back, or has heard of what was just made.
+
+A client that has just lost the last broker of its metadata says that the partition is unknown, or that its handle of
+the broker was destroyed.
+"""
 
 
 _UNWELCOME: Final = (KafkaError._AUTHENTICATION, KafkaError._SSL, KafkaError.SASL_AUTHENTICATION_FAILED)

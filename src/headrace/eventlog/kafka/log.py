@@ -16,7 +16,7 @@ from typing import Final
 
 from confluent_kafka import TopicPartition
 
-from headrace.core.errors import LogError, LogUnreachable
+from headrace.core.errors import LogError, LogMoved, LogUnreachable
 from headrace.core.time import Clock
 from headrace.eventlog.base import Append, EventLog, LogBatch
 from headrace.eventlog.checks import check_base, check_count, check_name, check_partitions, no_topic
@@ -103,12 +103,21 @@ class KafkaEventLog(EventLog):
         name = uuid.uuid4().hex
         started: dict[Key, int] = {}
         with self._write_lock:
+            entered = self._owned
             for number in range(_TRIES):
                 self._own(tried=bool(started))
                 # An earlier try may have come through after all.
                 if started and (found := self._landed(items, name, started)):
                     return found
-                bases, messages, tails = self._planned(items, now, name)
+                try:
+                    bases, messages, tails = self._planned(items, now, name)
+                except LogMoved:
+                    if self._owned != entered:
+                        raise
+                    # Another writer may have gone on without this one having heard of it: only who takes over now
+                    # knows where the partitions end.
+                    self._writer.close()
+                    continue
                 # Nothing of this append can stand before these offsets of Kafka.
                 started = started or {key: self._partition(*key).known_end for key in tails}
                 try:
