@@ -43,7 +43,7 @@ from headrace.retrieval.online import OnlineReader
 from headrace.retrieval.rows import FeatureBlock
 from tests.recovery.faults import DEATH, FULL, Chance, FaultyLog, FaultyOfflineStore, FaultyOnlineStore, Killed
 
-HORIZON_S, PARTITIONS = 30, 2
+HORIZON_S = 30
 User, Currency = hr.Entity("user"), hr.Entity("currency")
 
 
@@ -142,7 +142,10 @@ class Simulation:
     def __post_init__(self) -> None:
         self.chance = Chance(self.seed)
         self.rng: random.Random = self.chance.rng
-        settings = Settings(folder=self.folder, state=self.folder / "state", horizon_s=HORIZON_S, partitions=PARTITIONS)
+        self.partitions = 1 + self.seed % 2
+        settings = Settings(
+            folder=self.folder, state=self.folder / "state", horizon_s=HORIZON_S, partitions=self.partitions
+        )
         self.parts = Parts(settings, PROJECT, self.chance.clock)
         self.derivation = FaultyOnlineStore(self.chance, "store of look-ups", local=True)
         self.online = FaultyOnlineStore(self.chance, "online store")
@@ -155,9 +158,9 @@ class Simulation:
         }  # fmt: skip
         self.parts.__dict__.update(given)
         for name in PROJECT.streams:
-            self.raw.create(name, PARTITIONS)
+            self.raw.create(name, self.partitions)
         self.features.create(TABLES)
-        self.publisher = Publisher(self.raw, PROJECT.streams, partitions=PARTITIONS)
+        self.publisher = Publisher(self.raw, PROJECT.streams, partitions=self.partitions)
         self._waiting: dict[str, list[Sent]] = {"one": [], "two": []}
         self._known: list[str] = ["o"]
         self._made = 0
@@ -363,6 +366,7 @@ class Simulation:
         ahead = self.rng.choice((0, 1, US_PER_SECOND, US_PER_HOUR, -HORIZON_S * US_PER_SECOND))
         request = request_of([max(newest + ahead, 0)])
         self.answers.append(Answer(view, request, reader.read(request)))
+        self.chance.say(f"  read {view.name} as of commit {self.answers[-1].block.position.windows}")
 
 
 def request_of(times: list[int]) -> dict[str, Column]:

@@ -101,15 +101,19 @@ class ComputeWorker:
             self._torn = False
         chunks: dict[str, list[RawChunk]] = {}
         read = 0
-        for name, positions in self.positions.items():
-            if only is not None and name not in only:
-                continue
-            for partition, position in enumerate(positions):
-                batches = self._take(name, partition, position, max_records, until_us)
-                if batches:
-                    chunk = self._chunk(name, partition, position, batches)
-                    chunks.setdefault(name, []).append(chunk)
-                    read += chunk.block.n
+        try:
+            for name, positions in self.positions.items():
+                if only is not None and name not in only:
+                    continue
+                for partition, position in enumerate(positions):
+                    batches = self._take(name, partition, position, max_records, until_us)
+                    if batches:
+                        chunk = self._chunk(name, partition, position, batches)
+                        chunks.setdefault(name, []).append(chunk)
+                        read += chunk.block.n
+        except BaseException:
+            self._ahead.clear()  # what was taken is read again
+            raise
         if not read:
             return 0
         self._torn = True
@@ -139,7 +143,12 @@ class ComputeWorker:
         return taken
 
     def checkpoint(self) -> None:
-        """Save the verdict state, so that a restart has little to judge again. Atomic: written beside, then renamed."""
+        """Save the verdict state, so that a restart has little to judge again. Atomic: written beside, then renamed.
+
+        Does nothing where the last step failed between judging and appending: its events are judged again.
+        """
+        if self._torn:
+            return
         states = {
             name: [
                 _SavedPartition(s.clock_us, s.swept_us, list(s.seen.keys()), list(s.seen.values())) for s in partitions
