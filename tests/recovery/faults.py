@@ -114,7 +114,7 @@ class Chance:
 
 
 class FaultyLog(MemoryEventLog):
-    """An event log that may fail. Appends to topics in `torn` may come through in part, as single events do in Kafka."""
+    """An event log that may fail. Appends to topics in `torn` may come through in part, as events do in Kafka."""
 
     def __init__(self, chance: Chance, part: str, torn: Collection[str] = ()) -> None:
         super().__init__(chance.clock)

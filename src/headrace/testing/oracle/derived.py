@@ -12,8 +12,8 @@ from headrace.testing.oracle.tables import TableRow
 from headrace.testing.oracle.view import view_row
 
 KnownAt: TypeAlias = dict[tuple[str, int, int], tuple[dict[str, list[int]], int]]
-"""By raw stream, partition and offset what an event's look-ups saw: the first offsets not known of each stream, and of the rows of
-tables."""
+"""By raw stream, partition and offset what an event's look-ups saw: the first offsets not known of each stream, and of
+the rows of tables."""
 
 
 def with_derived(
