@@ -109,7 +109,7 @@ def test_only_what_windows_reach_is_read_and_since_may_not_cut_it(shop: Project,
 def test_what_is_dropped_before_it_was_ingested_is_there_when_it_comes_back(
     shop: Project, edited: Edit, monkeypatch: pytest.MonkeyPatch, known: bool, made_up: int
 ) -> None:
-    """It is ingested to the end before it goes, or, if a former version kept no plan of it, computed when it is back."""
+    """It is ingested to the end before it goes; what was applied before plans were kept is computed when it is back."""
     if not known:
         monkeypatch.setattr(applying, "remembered_groups", lambda *_: [])
     file = shop.settings.folder / "features.py"
