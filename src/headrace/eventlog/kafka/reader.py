@@ -67,8 +67,8 @@ class KafkaCursor:
                 raise self._next
             first = self._consumer.poll(_WAIT_S)
             good: list[KafkaMessage] = []
-            # librdkafka takes bytes behind a damaged batch for a batch and asks for what they say; it tells of that even
-            # after another seek.
+            # librdkafka takes bytes behind a damaged batch for a batch and asks for what they say; it tells of that
+            # even after another seek.
             astray = False
             for message in () if first is None else (first, *self._consumer.consume(_AT_ONCE, timeout=0)):
                 error = message.error()
