@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from headrace.aggregations import codes, nested
 from headrace.aggregations import growing as gr
 from headrace.aggregations import lanes as ln
+from headrace.aggregations.aggregation import Composed
 from headrace.aggregations.kept import KEPT_WORDS
 from headrace.aggregations.limits import DISTINCT_CAP
 from headrace.aggregations.registry import aggregation
@@ -59,6 +61,55 @@ class Group(Protocol):
     def aggregates(self) -> tuple[Aggregate, ...]: ...
     @property
     def resolution_us(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """An aggregate that another one is made of."""
+
+    name: str
+    kind: str
+    input: int | None
+    where: int | None
+    window_us: int | None
+    hop_us: int
+    delay_us: int
+    dtype: DType
+    params: tuple[tuple[str, Any], ...]
+    by: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """A group with parts in the place of what is made of them."""
+
+    inputs: tuple[Input, ...]
+    aggregates: tuple[Aggregate, ...]
+    resolution_us: int
+
+
+def taken_apart(group: Group) -> tuple[Group, dict[str, tuple[str, ...]]]:
+    """The group with the parts of composed aggregations in their places, and by feature the names of its parts."""
+    parts: dict[str, tuple[str, ...]] = {}
+    found: list[Aggregate] = []
+    for a in group.aggregates:
+        kind = aggregation(a.kind)
+        if not isinstance(kind, Composed):
+            found.append(a)
+            continue
+        read = None if a.input is None else group.inputs[a.input].dtype
+        parts[a.name] = tuple(element_name(a.name, index) for index in range(len(kind.parts)))
+        for name, part in zip(parts[a.name], kind.parts, strict=True):
+            dtype = aggregation(part.kind).gives_for(read)
+            found.append(
+                _Part(name, part.kind, a.input, a.where, a.window_us, a.hop_us, a.delay_us, dtype, part.params)
+            )
+    return (_Taken(group.inputs, tuple(found), group.resolution_us) if parts else group), parts
+
+
+def element_name(feature: str, element: int) -> str:
+    """The name that an element of a feature's list, or a part of what is made of others, has among the slots."""
+    return f"{feature}[{element}]"
 
 
 def is_text_extreme(group: Group, spec: Aggregate) -> bool:

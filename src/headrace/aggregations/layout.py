@@ -19,6 +19,7 @@ from headrace.aggregations.exact import WORK_WORDS
 from headrace.aggregations.group_tables import (
     Aggregate,
     Group,
+    element_name,
     growing_table,
     is_nested,
     is_text_extreme,
@@ -28,6 +29,7 @@ from headrace.aggregations.group_tables import (
     param_of,
     slot_of,
     sorted_reads,
+    taken_apart,
     text_keys,
     window_of,
 )
@@ -52,6 +54,7 @@ class GroupLayout:
             by (lane, window), as `pointers` says, then those of `window_rows.py`.
         names: feature names in slot order, with `dtypes` beside them; elements of lists have a slot each.
         lists: per feature that is a list of a fixed length the places of its elements in `names`.
+        composed: per feature that is made of others the names of its parts, which are in `names`.
         reach_us: how far below a read time an event can matter to a finite window.
         base_words: additive words of the lifetime in each record (0: none).
         ordered: ties of event time decide values, so records keep ids and offsets.
@@ -80,6 +83,7 @@ class GroupLayout:
     names: tuple[str, ...]
     dtypes: tuple[DType, ...]
     lists: Mapping[str, IntArray]
+    composed: Mapping[str, tuple[str, ...]]
     reach_us: int
     base_words: int
     ordered: bool
@@ -163,6 +167,7 @@ class GroupLayout:
 
 def layout_of(group: Group) -> GroupLayout:
     """Lay out a group; equal plans give equal layouts."""
+    group, composed = taken_apart(group)
     columns: list[tuple[int, int]] = []
     first_column: list[int] = []
     for index, spec in enumerate(group.inputs):
@@ -249,6 +254,7 @@ def layout_of(group: Group) -> GroupLayout:
             for a in group.aggregates
             if a.input is not None and group.inputs[a.input].dtype is DType.LIST
         },
+        composed=composed,
         reach_us=reach + group.resolution_us,
         base_words=base_words,
         ordered=ordered,
@@ -270,11 +276,6 @@ def layout_of(group: Group) -> GroupLayout:
         levels=levels,
         fewest=_fewest(row_words, 1 + tile_words, int(edges.sum())),
     )
-
-
-def element_name(feature: str, element: int) -> str:
-    """The name that an element of a feature's list has among the slots."""
-    return f"{feature}[{element}]"
 
 
 def _elements(group: Group, spec: Aggregate) -> int:

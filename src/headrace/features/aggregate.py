@@ -7,6 +7,7 @@ options of `Options`. `sum`, `min`, `max`, `any` and `all` hide builtins here on
 from __future__ import annotations
 
 import builtins
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypedDict, TypeVar, Unpack, overload
 
@@ -82,6 +83,10 @@ class Aggregate(Expr[T]):
     def _take_type(self) -> str | None:
         """What is wrong with the types of column and buckets; else the type of the value is known, if theirs are."""
         kind, column, by = aggregation(self.kind), self.input, self.by
+        if column is None and kind.takes and not kind.takes_events:
+            return f"hr.{self.kind} needs a column"
+        if by is not None and kind.by_code is None:
+            return f"hr.{self.kind} takes no by="
         if column is None:
             self.dtype = kind.gives_for(None)
         elif column.dtype is not None:
@@ -137,6 +142,18 @@ def make(kind: str, column: Any, window: Any, options: Any, *, by: Any = None, *
             members[name] = made
         return Family(members)
     return Aggregate(kind, read, window, options, params, buckets)
+
+
+def function_of(kind: Aggregation) -> Callable[..., Any]:
+    """What declares an aggregation that has no typed function of its own."""
+
+    def declare(column: Any = None, *, window: Any = None, by: Any = None, **given: Any) -> Any:
+        params = {name: given.pop(name) for name in kind.parameters if name in given}
+        return make(kind.name, column, window, given, by=by, **params)
+
+    declare.__name__ = declare.__qualname__ = kind.name
+    declare.__doc__ = kind.__doc__
+    return declare
 
 
 @overload
