@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -205,16 +206,23 @@ def switch(parts: Parts, *, back: bool = False) -> Sides:
         raise PlanError(f"side {sides.served.name} is served, {side.name} runs beside: use {cure}")
     with beside_of(parts) as beside:
         checked = check_verdicts(parts.features, beside.features, side.fork)
-        with layers_at_rest(state, LAYERS, ("serve",)), layers_at_rest(state / BESIDE, BESIDE_LAYERS, ()):
-            with FolderLock(state, "compute"), FolderLock(state, "ingest"), FolderLock(state, "groups"):
+        with (
+            layers_at_rest(state, LAYERS, ("serve",)),
+            layers_at_rest(state / BESIDE, BESIDE_LAYERS, ()),
+            FolderLock(state, "compute"),
+            FolderLock(state, "ingest"),
+            FolderLock(state, "groups"),
+        ):
+            if side.interpreter == sys.executable:
+                catch_up(parts)
+            else:
                 run_as(side, parts.settings, ["catch-up"])
-                _check_switch(parts, beside, checked)
-                changed = Sides(side, sides.served, "" if back else sides.served.name)
-                write_sides(parts.catalog, changed)
-                parts.catalog.changes.add(
-                    os_user(), "beside back" if back else "beside switch", side.name,
-                    {"from": sides.served.name, "commit": parts.features.end(WINDOWS, 0)},
-                )  # fmt: skip
+            _check_switch(parts, beside, checked)
+            changed = Sides(side, sides.served, "" if back else sides.served.name)
+            write_sides(parts.catalog, changed)
+            what = "beside back" if back else "beside switch"
+            detail = {"from": sides.served.name, "commit": parts.features.end(WINDOWS, 0)}
+            parts.catalog.changes.add(os_user(), what, side.name, detail)
     return changed
 
 

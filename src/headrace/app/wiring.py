@@ -276,11 +276,17 @@ class Parts:
     def expected(self) -> Expected:
         """What computes from archive and log what the online store should hold."""
         from headrace.ingestion.expected import Expected
-        from headrace.stores.online.memory import MemoryOnlineStore
 
         return Expected(
-            self.plan, self.raw, self.features, self.offline, self.past, MemoryOnlineStore, horizon_us=self.horizon_us
+            self.plan, self.raw, self.features, self.offline, self.past, self.scratch, horizon_us=self.horizon_us
         )
+
+    @staticmethod
+    def scratch() -> OnlineStore:
+        """An empty online store in memory."""
+        from headrace.stores.online.memory import MemoryOnlineStore
+
+        return MemoryOnlineStore()
 
     def reader(self, view: str) -> OnlineReader:
         """An online reader of a view, for one thread."""

@@ -75,6 +75,15 @@ def register(group: click.Group) -> None:
         end = bring(project.parts)
         session.say(f"commit {end:,}", commit=end)
 
+    @command(beside, "answer", "headrace beside answer", hidden=True)
+    def answer(session: Session) -> None:
+        """Say what this version reads of a side's records, to a comparison that asks on stdin."""
+        from headrace.app.comparing import answer_all
+
+        project = session.open()
+        project.ensure_applied()
+        answer_all(project.parts, sys.stdin.buffer, sys.stdout.buffer)
+
     @command(beside, "status", "headrace beside status")
     def status(session: Session) -> None:
         """Show the sides and how far they are."""

@@ -35,7 +35,7 @@ class ForkedLog(EventLog):
     def __init__(self, log: EventLog, topic: str, segments: Sequence[Segment]) -> None:
         self._log, self._topic, self._segments = log, topic, tuple(segments)
         begins = [segment.begin for segment in self._segments]
-        if not begins or begins != sorted(set(begins)) or len({s.topic for s in self._segments}) < len(begins):
+        if not begins or begins != sorted(set(begins)):
             raise LogError(f"topic {topic} cannot be read from {list(segments)}: each begins behind the former one")
         self._own = self._segments[-1]
 

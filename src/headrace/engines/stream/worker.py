@@ -146,7 +146,8 @@ class ComputeWorker:
         if not heads:
             return 0
         self._torn = True
-        positions, items = {**self._others, **self.positions}, []
+        positions = {**self._others, **self.positions}
+        items: list[Append] = []
         read = counted = dead = 0
         for head in heads:
             chunks: dict[str, list[RawChunk]] = {}
