@@ -134,7 +134,7 @@ def _chosen(parts: Parts, beside: Parts, sample: int | None) -> list[tuple[Group
     chosen = []
     for version, entities in keys.items():
         first = sorted(entities, key=lambda entity, of=entities: (-of[entity], entity))[:sample]  # type: ignore[misc]
-        values = [list(key) for entity in first if (key := decode_entity(entity)) is not None]
+        values = [list(parsed) for entity in first if (parsed := decode_entity(entity)) is not None]
         chosen.append((sources[version], values))
     return chosen
 

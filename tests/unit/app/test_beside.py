@@ -19,6 +19,7 @@ from headrace.core.positions import decode_position
 from headrace.engines.stream.commits import WINDOWS
 from headrace.eventlog.base import Append
 from tests.e2e.shop import now, orders, write_shop
+from tests.e2e.versions import other_version
 
 USERS = 10
 
@@ -190,21 +191,18 @@ def test_sides_are_compared_while_one_is_behind(shop: Path) -> None:
         assert found.compared == USERS * 2 * 6 + 1 * 3  # u0 alone is put
 
 
-def test_a_side_run_by_another_interpreter_is_asked_there(shop: Path, tmp_path: Path) -> None:
-    script = tmp_path / "python"
-    script.write_text(f'#!/bin/sh\necho "$*" >> {tmp_path}/asked\nexec {sys.executable} "$@"\n')
-    script.chmod(0o755)
+def test_another_version_is_asked_by_its_own_interpreter_and_a_fault_of_it_is_found(shop: Path, tmp_path: Path) -> None:
+    python = other_version(tmp_path / "next", ("retrieval/arithmetic.py", '"div": _DIVIDE', '"div": _MULTIPLY'))
     with hr.connect(shop) as project:
-        begin_side(project.parts, "green", str(script))
+        begin_side(project.parts, "green", str(python))
         fill_side(project.parts)
         found = compare_sides(project.parts, None)
-        assert (found.compared > 0, found.differing) == (True, 0)
+        assert {name: bad for name, (_, bad) in found.features.items() if bad} == {"spend.mean_7d": found.differing}
+        # A user who spent nothing has a mean of nothing, and one of one order the same by either.
+        assert 0 < found.differing <= 2 * USERS
         switch(project.parts)
-        assert layer_interpreter(project.settings, beside=False) == str(script)
+        assert layer_interpreter(project.settings, beside=False) == str(python)
         assert layer_interpreter(project.settings, beside=True) == sys.executable
-    told = (tmp_path / "asked").read_text()
-    assert "beside answer" in told
-    assert "beside catch-up" in told
 
 
 def test_a_fill_that_was_killed_is_begun_again(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
