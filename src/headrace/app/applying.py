@@ -23,6 +23,7 @@ from headrace.app.kept import (
 from headrace.app.locks import holder_of, layers_at_rest
 from headrace.app.retention import check_derivable
 from headrace.app.scheduled import SCHEDULED, applied_schedule, declared_schedule, run_group
+from headrace.app.sides import refuse_beside
 from headrace.app.users import os_user
 from headrace.app.widening import largest_number
 from headrace.core.errors import Busy, PlanError
@@ -94,6 +95,7 @@ def _apply(
     if not current:
         change()
         return current
+    refuse_beside(catalog, parts.settings, "a change of the definitions")
     state = parts.settings.state
     if holder_of(state, "up") is None:
         # Better said before the groups are computed than after.

@@ -214,6 +214,12 @@ def lost_groups(parts: Parts) -> list[str]:
     return found
 
 
+def published_at(parts: Parts, group: GroupPlan) -> list[int] | None:
+    """Where a group stood that was backfilled when it was applied; None of one that was computed from the beginning."""
+    found: list[int] | None = parts.catalog.setting(_PUBLISHED + group.version)
+    return found
+
+
 def _small() -> int:
     from headrace.ingestion.backfill import PIECE
 
