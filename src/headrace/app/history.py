@@ -95,9 +95,12 @@ class PastAsOf(Past):
 
     def computed(self) -> dict[str, list[int]]:
         """Positions below which everything had arrived; never past what is computed now."""
+        # A generation of a derived stream that is not of this plan was not served then, though its source is as old.
+        known = self.plan.topics()
         return {
             name: [min(a, b) for a, b in zip(self._limits.get(name, ends), ends, strict=True)]
             for name, ends in super().computed().items()
+            if name in known
         }
 
     def _row_pieces(

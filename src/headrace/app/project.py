@@ -554,7 +554,7 @@ class Project(Names):
     def _derived_under(self, group: str, due: set[str]) -> str:
         """The derived stream under a group that has nothing else to catch up with; empty if there is none."""
         plan = self.running_plan
-        found = plan.groups[group] if group in plan.groups else None
+        found = plan.groups.get(group)
         if found is None or group in due or found.version in plan.scheduled or found.stream not in plan.derived:
             return ""
         return plan.derived[found.stream].name

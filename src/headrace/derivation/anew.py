@@ -11,8 +11,9 @@ and what was derived before the kill stays what was known then.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
+from functools import partial
 
 from headrace.core.errors import StoreError
 from headrace.core.positions import Position
@@ -29,7 +30,12 @@ from headrace.retrieval.past import MEMORY_BYTES, Past
 from headrace.stores.offline.base import OfflineStore
 from headrace.stores.online.base import OnlineStore
 
-_AT_ONCE = 50_000
+AT_ONCE = 50_000
+"""Events that are derived, and looked up in history, at once."""
+
+
+def _told_after(told: Callable[[int], None], so_far: int, read: int, _: int) -> None:
+    told(so_far + read)
 
 
 class Rederivation:
@@ -54,11 +60,12 @@ class Rederivation:
         *,
         horizon_us: int,
         memory_bytes: int = MEMORY_BYTES,
+        at_once: int = AT_ONCE,
     ) -> None:
         self.plan = plan
         self.streams = [derived for derived in plan.derived.values() if derived.topic in topics]
         self._raw, self._features, self._offline, self._online = raw, features, offline, online
-        self._horizon_us, self._memory_bytes = horizon_us, memory_bytes
+        self._horizon_us, self._memory_bytes, self._at_once = horizon_us, memory_bytes, at_once
         self._log = DraftLog(features)
         self._ends: dict[str, list[int]] = {}
         self._states: dict[str, list[PartitionState]] = {}
@@ -98,11 +105,12 @@ class Rederivation:
                 derived, self.plan, self._raw, self._log, self, None, past,
                 horizon_us=self._horizon_us, until=self._log.windows,
             )  # fmt: skip
-            while found := deriver.step(_AT_ONCE):
+            while found := deriver.step(self._at_once):
                 self.read += found
                 self._draft(derived)
                 told(self.read - before)
-            self._compute(derived, lambda read, _, so_far=self.read - before: told(so_far + read))
+            so_far = self.read - before
+            self._compute(derived, partial(_told_after, told, so_far))
         if progress is not None:
             progress(total, total)
         return self.read - before
@@ -163,7 +171,7 @@ class Rederivation:
         for partition, state in enumerate(self._states[topic]):
             at = self._ends[topic][partition]
             while at < end[partition]:
-                batches = self._raw.read(topic, partition, at, min(_AT_ONCE, end[partition] - at))
+                batches = self._raw.read(topic, partition, at, min(AT_ONCE, end[partition] - at))
                 time = schema.time_field or ""
                 chunk = derived_chunk(derived.stream, partition, at, batches, end[partition], only={time})
                 assert chunk.codes is not None

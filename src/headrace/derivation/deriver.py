@@ -41,7 +41,10 @@ _COMMITS_AT_ONCE = 1_000
 class Reached(Protocol):
     """How far what is looked up has come."""
 
-    position: Position
+    @property
+    def position(self) -> Position:
+        """What is reflected of the logs."""
+        ...
 
 
 @dataclass(slots=True)

@@ -35,7 +35,7 @@ def generations_of(plan: ProjectPlan) -> dict[str, int]:
 
 
 def at_generations(plan: ProjectPlan, wanted: Mapping[str, int]) -> ProjectPlan:
-    """The plan with its derived streams, and all that reads them, at these generations (by first topic; 0 if not named).
+    """The plan with its derived streams, and all that reads them, at these generations (by first topic; else 0).
 
     Groups that run on a schedule go on doing so.
     """
