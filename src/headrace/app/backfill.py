@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from headrace.stores.online.base import OnlineStore
 
 Progress = Callable[[int, int], None]
-_PUBLISHED = "backfilled "
+PUBLISHED = "backfilled "
+"""Settings of the catalog, by version: up to where a backfill computed a group that is served, per partition."""
 _RATE = "backfill.events_per_s"
 
 
@@ -72,10 +73,10 @@ def prepare(
         while True:
             more = _advance(parts, [parts.plan.group(name) for name in names], since_us, progress)
             read += more
-            if more < _small():
+            if more < small():
                 break
     seconds = time.monotonic() - began
-    if read >= _small():
+    if read >= small():
         parts.catalog.set_setting(_RATE, read / seconds)
     return BackfillReport(tuple(names), read, seconds, positions_of(parts, names))
 
@@ -127,7 +128,7 @@ def publish(
         for group in groups:
             found = _state(parts, group)
             if found is not None:
-                parts.catalog.set_setting(_PUBLISHED + group.version, found.at)
+                parts.catalog.set_setting(PUBLISHED + group.version, found.at)
 
 
 def _ingest_all(parts: Parts, former: Sequence[GroupPlan]) -> None:
@@ -166,7 +167,7 @@ def fill_lookups(parts: Parts, store: OnlineStore) -> None:
     from headrace.ingestion.backfill import GroupBackfill, read_state
 
     for group in looked_up(parts.plan).groups.values():
-        published = parts.catalog.setting(_PUBLISHED + group.version)
+        published = parts.catalog.setting(PUBLISHED + group.version)
         found = read_state(store, group.version)
         at = [0] * len(published or ()) if found is None else found.at
         if published is not None and any(a < b for a, b in zip(at, published, strict=True)):
@@ -206,7 +207,7 @@ def lost_groups(parts: Parts) -> list[str]:
     for group in parts.plan.groups.values():
         if group.version in parts.plan.scheduled:
             continue
-        published = parts.catalog.setting(_PUBLISHED + group.version)
+        published = parts.catalog.setting(PUBLISHED + group.version)
         if published is not None:
             state = _state(parts, group)
             if state is None or state.target or any(a < b for a, b in zip(state.at, published, strict=True)):
@@ -214,7 +215,14 @@ def lost_groups(parts: Parts) -> list[str]:
     return found
 
 
-def _small() -> int:
+def published_at(parts: Parts, group: GroupPlan) -> list[int] | None:
+    """Where a group stood that was backfilled when it was applied; None of one that was computed from the beginning."""
+    found: list[int] | None = parts.catalog.setting(PUBLISHED + group.version)
+    return found
+
+
+def small() -> int:
+    """So few events that the rest may wait until the layers rest."""
     from headrace.ingestion.backfill import PIECE
 
     return PIECE // 10

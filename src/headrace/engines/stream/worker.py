@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
-from collections.abc import Collection, Container
+from collections.abc import Collection, Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from headrace.eventlog.checks import decoding
 from headrace.features.plan import ProjectPlan, StreamPlan
 
 _CHECKPOINT_EVERY = 500_000
+_CHECKPOINT_FORMAT = 1
 _logger = logging.getLogger(__name__)
 
 
@@ -48,12 +49,17 @@ class _SavedPartition(msgspec.Struct, array_like=True):
 class _Checkpoint(msgspec.Struct):
     positions: dict[str, list[int]]
     states: dict[str, list[_SavedPartition]]
+    format: int = 1
+
+
+class _Numbered(msgspec.Struct):
+    format: int = 1
 
 
 def checkpoint_positions(file: Path) -> dict[str, list[int]]:
     """Offsets by stream and partition below which a restart reads nothing again; empty if there is no checkpoint.
 
-    Raises LogError if it is damaged.
+    Raises LogError if it is damaged, or of another format.
     """
     saved = _load(file)
     return {} if saved is None else saved.positions
@@ -61,7 +67,11 @@ def checkpoint_positions(file: Path) -> dict[str, list[int]]:
 
 def _load(file: Path) -> _Checkpoint | None:
     try:
-        return msgspec.msgpack.decode(file.read_bytes(), type=_Checkpoint)
+        data = file.read_bytes()
+        # The number first: what another format holds may be of another shape.
+        written = msgspec.msgpack.decode(data, type=_Numbered).format
+        if written == _CHECKPOINT_FORMAT:
+            return msgspec.msgpack.decode(data, type=_Checkpoint)
     except FileNotFoundError:
         return None
     except msgspec.DecodeError as error:
@@ -69,6 +79,10 @@ def _load(file: Path) -> _Checkpoint | None:
             f"the checkpoint {file} is damaged ({error}): delete it, and compute judges again what the raw topics "
             "still hold; of events that were dropped from them (retention) it no longer knows the ids"
         ) from None
+    raise LogError(
+        f"{file} has format {written}, this version reads {_CHECKPOINT_FORMAT}: run compute by the version that "
+        "wrote it; or delete it, and all that the raw topics still hold is judged again"
+    )
 
 
 class ComputeWorker:
@@ -112,12 +126,7 @@ class ComputeWorker:
 
         `until_us` leaves events that were appended later for a later step, `only` those of other streams.
         """
-        if self._torn:
-            # The last step failed between judging and appending: judge again, or its events would be duplicates.
-            self._engine = StreamEngine(self.plan)
-            self._ahead.clear()
-            self._recover()
-            self._torn = False
+        self._mend()
         chunks: dict[str, list[RawChunk]] = {}
         read = 0
         try:
@@ -144,12 +153,73 @@ class ComputeWorker:
         self._end = self._features.append(items)[0] + 1
         self._torn = False
         self.positions = moved
-        self.counted += output.counted
-        self.dead += len(output.dead)
+        self._note(read, output.counted, len(output.dead))
+        return read
+
+    def follow(self, heads: Sequence[CommitHead]) -> int:
+        """Make the next commits of exactly the spans that these commits of another worker have; returns how many.
+
+        Dead letters are left to the one who is followed. Raises LogError if the commits do not go on from here.
+        """
+        self._mend()
+        if not heads:
+            return 0
+        self._torn = True
+        positions = {**self._others, **self.positions}
+        items: list[Append] = []
+        read = counted = dead = 0
+        for head in heads:
+            chunks: dict[str, list[RawChunk]] = {}
+            for name, span in head.streams.items():
+                if name not in self._streams or positions[name] != span.begin:
+                    raise LogError(
+                        f"a commit to follow reads stream {name} from {span.begin} on, but this worker stands at "
+                        f"{positions.get(name, 'no such stream')}: it follows another log, or other definitions"
+                    )
+                chunks[name] = [
+                    self._span(name, partition, begin, end)
+                    for partition, (begin, end) in enumerate(zip(span.begin, span.end, strict=True))
+                    if begin < end
+                ]
+            output = self._engine.process(chunks, positions)
+            items.append(Append(WINDOWS, 0, encode_commit(output.commit), base=self._end + len(items)))
+            positions = output.commit.positions
+            read += sum(chunk.block.n for pieces in chunks.values() for chunk in pieces)
+            counted, dead = counted + output.counted, dead + len(output.dead)
+        self._end = self._features.append(items)[-1] + 1
+        self._torn = False
+        self.positions = {name: positions[name] for name in self.positions}
+        self._note(read, counted, dead)
+        return len(items)
+
+    @property
+    def end(self) -> int:
+        """Where its next commit will stand."""
+        self._mend()
+        return self._end
+
+    def _mend(self) -> None:
+        if self._torn:
+            # The last step failed between judging and appending: judge again, or its events would be duplicates.
+            self._engine = StreamEngine(self.plan)
+            self._ahead.clear()
+            self._recover()
+            self._torn = False
+
+    def _note(self, read: int, counted: int, dead: int) -> None:
+        self.counted += counted
+        self.dead += dead
         self._since_checkpoint += read
         if self._since_checkpoint >= _CHECKPOINT_EVERY:
             self.checkpoint()
-        return read
+
+    def _span(self, name: str, partition: int, begin: int, end: int) -> RawChunk:
+        batches: list[LogBatch] = []
+        at = begin
+        while at < end:
+            batches += self._raw.read(name, partition, at, end - at)
+            at = batches[-1].end
+        return self._chunk(name, partition, begin, batches, end)
 
     def _take(self, name: str, partition: int, position: int, max_records: int, until_us: int) -> list[LogBatch]:
         """The next batches of a partition; what was read but is not due yet is kept for later."""
@@ -174,7 +244,7 @@ class ComputeWorker:
             ]
             for name, partitions in self._engine.states.items()
         }
-        data = msgspec.msgpack.encode(_Checkpoint(self.positions, states))
+        data = msgspec.msgpack.encode(_Checkpoint(self.positions, states, _CHECKPOINT_FORMAT))
         beside = self._file.with_suffix(".new")
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
@@ -232,13 +302,13 @@ class ComputeWorker:
             self.positions[name] = list(target)
 
     def _saved(self) -> _Checkpoint | None:
-        """The checkpoint. A damaged one is not needed where the raw topics are whole: all is judged again."""
+        """The checkpoint. One that cannot be read is not needed where the raw topics are whole: all is judged again."""
         try:
             return _load(self._file)
-        except LogError:
+        except LogError as error:
             if any(self._raw.begin(name, p) for name, found in self.positions.items() for p in range(len(found))):
                 raise
-            _logger.warning("checkpoint %s is damaged: all that the raw topics hold is judged again", self._file)
+            _logger.warning("all that the raw topics hold is judged again: %s", error)
             return None
 
     def _judge_again(self, name: str, partition: int, at: int, end: int) -> None:
