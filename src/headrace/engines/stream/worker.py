@@ -7,6 +7,7 @@ loads it and judges the events between checkpoint and last commit again without 
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import deque
 from collections.abc import Collection, Container
@@ -33,6 +34,7 @@ from headrace.eventlog.base import Append, EventLog, LogBatch
 from headrace.features.plan import ProjectPlan, StreamPlan
 
 _CHECKPOINT_EVERY = 500_000
+_logger = logging.getLogger(__name__)
 
 
 class _SavedPartition(msgspec.Struct, array_like=True):
@@ -48,8 +50,24 @@ class _Checkpoint(msgspec.Struct):
 
 
 def checkpoint_positions(file: Path) -> dict[str, list[int]]:
-    """Offsets by stream and partition below which a restart reads nothing again; empty if there is no checkpoint."""
-    return msgspec.msgpack.decode(file.read_bytes(), type=_Checkpoint).positions if file.exists() else {}
+    """Offsets by stream and partition below which a restart reads nothing again; empty if there is no checkpoint.
+
+    Raises LogError if it is damaged.
+    """
+    saved = _load(file)
+    return {} if saved is None else saved.positions
+
+
+def _load(file: Path) -> _Checkpoint | None:
+    try:
+        return msgspec.msgpack.decode(file.read_bytes(), type=_Checkpoint)
+    except FileNotFoundError:
+        return None
+    except msgspec.DecodeError as error:
+        raise LogError(
+            f"the checkpoint {file} is damaged ({error}): delete it, and compute judges again what the raw topics "
+            "still hold; of events that were dropped from them (retention) it no longer knows the ids"
+        ) from None
 
 
 class ComputeWorker:
@@ -101,15 +119,19 @@ class ComputeWorker:
             self._torn = False
         chunks: dict[str, list[RawChunk]] = {}
         read = 0
-        for name, positions in self.positions.items():
-            if only is not None and name not in only:
-                continue
-            for partition, position in enumerate(positions):
-                batches = self._take(name, partition, position, max_records, until_us)
-                if batches:
-                    chunk = self._chunk(name, partition, position, batches)
-                    chunks.setdefault(name, []).append(chunk)
-                    read += chunk.block.n
+        try:
+            for name, positions in self.positions.items():
+                if only is not None and name not in only:
+                    continue
+                for partition, position in enumerate(positions):
+                    batches = self._take(name, partition, position, max_records, until_us)
+                    if batches:
+                        chunk = self._chunk(name, partition, position, batches)
+                        chunks.setdefault(name, []).append(chunk)
+                        read += chunk.block.n
+        except BaseException:
+            self._ahead.clear()  # what was taken is read again
+            raise
         if not read:
             return 0
         self._torn = True
@@ -139,7 +161,12 @@ class ComputeWorker:
         return taken
 
     def checkpoint(self) -> None:
-        """Save the verdict state, so that a restart has little to judge again. Atomic: written beside, then renamed."""
+        """Save the verdict state, so that a restart has little to judge again. Atomic: written beside, then renamed.
+
+        Does nothing where the last step failed between judging and appending: its events are judged again.
+        """
+        if self._torn:
+            return
         states = {
             name: [
                 _SavedPartition(s.clock_us, s.swept_us, list(s.seen.keys()), list(s.seen.values())) for s in partitions
@@ -147,13 +174,19 @@ class ComputeWorker:
             for name, partitions in self._engine.states.items()
         }
         data = msgspec.msgpack.encode(_Checkpoint(self.positions, states))
-        self._file.parent.mkdir(parents=True, exist_ok=True)
         beside = self._file.with_suffix(".new")
-        with beside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(self._file)
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            with beside.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(self._file)
+        except OSError as error:
+            raise LogError(
+                f"the checkpoint {self._file} cannot be written ({error.strerror}); nothing is lost, the former one "
+                "stands: free some space and start again"
+            ) from error
         self._since_checkpoint = 0
 
     def lag(self) -> dict[str, int]:
@@ -168,8 +201,8 @@ class ComputeWorker:
         self._end = self._features.end(WINDOWS, 0)
         committed = committed_positions(self._features)
         begin: dict[str, list[int]] = {}
-        if committed and self._file.exists():
-            saved = msgspec.msgpack.decode(self._file.read_bytes(), type=_Checkpoint)
+        saved = self._saved() if committed else None
+        if saved is not None:
             begin = saved.positions
             for name, partitions in saved.states.items():
                 if name not in self._streams:
@@ -196,6 +229,16 @@ class ComputeWorker:
                     )
                 self._judge_again(name, partition, at, end)
             self.positions[name] = list(target)
+
+    def _saved(self) -> _Checkpoint | None:
+        """The checkpoint. A damaged one is not needed where the raw topics are whole: all is judged again."""
+        try:
+            return _load(self._file)
+        except LogError:
+            if any(self._raw.begin(name, p) for name, found in self.positions.items() for p in range(len(found))):
+                raise
+            _logger.warning("checkpoint %s is damaged: all that the raw topics hold is judged again", self._file)
+            return None
 
     def _judge_again(self, name: str, partition: int, at: int, end: int) -> None:
         stream = self._streams[name]
