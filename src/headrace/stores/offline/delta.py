@@ -6,6 +6,7 @@ writer appended last is kept as a Delta application transaction, so that an appe
 
 from __future__ import annotations
 
+import json
 import operator
 import os
 import threading
@@ -67,8 +68,9 @@ class DeltaOfflineStore(OfflineStore):
             lost: Exception | None = None
             for _ in range(_ATTEMPTS):
                 delta = held.refreshed()
-                if delta is not None and _number(delta, writer) >= number:
-                    return delta.version()
+                with self._reading(table):
+                    if delta is not None and _number(delta, writer) >= number:
+                        return delta.version()
                 try:
                     return self._append(held, delta, rows, time_column, Transaction(writer, number))
                 except (CommitFailedError, _Raced) as error:
@@ -133,7 +135,7 @@ class DeltaOfflineStore(OfflineStore):
     def _reading(self, table: str) -> Iterator[None]:
         try:
             yield
-        except (DeltaError, OSError) as error:
+        except (DeltaError, OSError, pa.ArrowException) as error:
             raise failure(f'table "{table}" in {self._root} cannot be read', error) from error
 
     def count(self, table: str, *, since_us: int | None = None, until_us: int | None = None) -> int:
@@ -214,7 +216,8 @@ class DeltaOfflineStore(OfflineStore):
         held = self._table(table)
         with held.lock:
             delta = held.refreshed()
-            return -1 if delta is None else _number(delta, writer)
+            with self._reading(table):
+                return -1 if delta is None else _number(delta, writer)
 
     def compact(self, table: str) -> None:
         held = self._table(table)
@@ -265,7 +268,9 @@ class _Table:
         """The table at its newest version; None if it does not exist."""
         try:
             if self._delta is None:
-                self._delta = DeltaTable(self._uri, storage_options=self._options)
+                opened = DeltaTable(self._uri, storage_options=self._options)
+                self._check_newest(opened.version())
+                self._delta = opened
             else:
                 self._delta.update_incremental()
         except TableNotFoundError:
@@ -273,6 +278,28 @@ class _Table:
         except (DeltaError, OSError) as error:
             raise failure(f'table "{self.name}" at {self._uri} cannot be read', error) from error
         return self._delta
+
+    def _check_newest(self, version: int) -> None:
+        """Raise StoreError if the newest commit was cut short, by a power failure say.
+
+        Delta reads such a file as far as it goes, and the writer's number stands in its last line: the same rows would
+        be appended again. An empty file is a commit that was not done, which is no harm.
+        """
+        file = Path(self._uri) / _LOG / f"{version:020}.json"
+        if not self._is_local or not file.exists():
+            return
+        try:
+            actions = [json.loads(line) for line in file.read_bytes().splitlines()]
+        except ValueError:
+            whole = False
+        else:
+            wrote = any(action.get("commitInfo", {}).get("operation") == "WRITE" for action in actions)
+            whole = not wrote or any("txn" in action for action in actions)
+        if not whole:
+            raise StoreError(
+                f'the newest commit of table "{self.name}" was cut short: remove {file}; what it brought is in the '
+                "logs and is appended again"
+            )
 
     def at(self, version: int) -> DeltaTable | None:
         """The table at an older version; None if it does not exist at all."""
