@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from headrace.app.heartbeats import LAYERS, read_heartbeat
+from headrace.app.heartbeats import COPY, LAYERS, read_heartbeat
 from headrace.app.locks import APPLY, FolderLock, holder_of
 from headrace.app.services import stop_on_signals
 from headrace.core.errors import StoreError
@@ -73,7 +73,7 @@ class Supervisor:
             stop_on_signals() as stopped,
         ):
             try:
-                for layer in LAYERS:
+                for layer in self._layers:
                     self._start(layer)
                 self._watch(stopped)
             finally:
@@ -143,15 +143,19 @@ class Supervisor:
     def _rest(self, stopped: threading.Event) -> None:
         """Stand still for whoever changes the definitions, then start all layers with the new ones."""
         self.say("definitions are being applied: compute, ingest and schedule rest, serve goes on")
-        self._stop(("schedule", "compute", "ingest"))
+        self._stop((COPY, "schedule", "compute", "ingest"))
         while holder_of(self.settings.state, APPLY) is not None and not stopped.wait(0.1):
             pass
         if not stopped.is_set():
             self._stop(("serve",))
-            for layer in LAYERS:
+            for layer in self._layers:
                 self._start(layer)
 
-    def _stop(self, layers: Sequence[str] = ("serve", "schedule", "compute", "ingest")) -> None:
+    @property
+    def _layers(self) -> tuple[str, ...]:
+        return (*LAYERS, COPY) if self.settings.kinesis else LAYERS
+
+    def _stop(self, layers: Sequence[str] = ("serve", COPY, "schedule", "compute", "ingest")) -> None:
         """Stop the door first, then what stands behind it, so that what was accepted is computed and stored."""
         stopping = {layer: self._children.pop(layer) for layer in layers if layer in self._children}
         for child in stopping.values():
