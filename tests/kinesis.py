@@ -1,7 +1,8 @@
 """A Kinesis of the tests' own: moto's server as a process, where it needs it brought to do as Kinesis documents.
 
 moto moves the records of a shard that is split or merged into its children, puts new ones into closed shards, and its
-iterators never end; here they stay, go to open ones, and a closed shard ends with its last record. Each shard takes five reads a second, as on AWS.
+iterators never end. Here they stay, go to open shards, and a closed one ends with its last record; each takes five
+reads a second, as on AWS.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ def _serve() -> None:
 
     parent = os.getppid()
     split, merge = models.Stream.split_shard, models.Stream.merge_shards
-    get_records, put_record = models.KinesisBackend.get_records, models.Shard.put_record
+    get_records = models.KinesisBackend.get_records
     asked: dict[tuple[str, ...], list[float]] = {}
     sequence = iter(range(1, 10**9))
 
@@ -151,7 +152,7 @@ def _serve() -> None:
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    print(f"http://{host}:{port}", flush=True)  # noqa: T201
+    print(f"http://{host}:{port}", flush=True)
     while os.getppid() == parent:  # goes with whoever started it
         time.sleep(0.5)
 

@@ -1,4 +1,4 @@
-"""A project whose orders come from Kinesis, over a real connection: resharded, throttled, killed, and each is there once."""
+"""A project whose orders come from Kinesis, over a real connection: resharded, throttled, killed, each is once."""
 
 from __future__ import annotations
 
@@ -80,9 +80,14 @@ def greedy(server: Kinesis, stream: str) -> None:
     reader = KinesisStream(KinesisSource(stream, endpoint=server.endpoint))
     for shard in reader.shards():
         iterator = reader.iterator(shard.id, None)
-        with pytest.raises(Throttled):
-            for _ in range(50):
+        refused = False
+        for _ in range(50):
+            try:
                 reader.read(shard.id, iterator)
+            except Throttled:
+                refused = True
+                break
+        assert refused
     reader.close()
 
 
@@ -110,7 +115,7 @@ def test_what_comes_from_kinesis_is_what_is_published_over_resharding_throttling
     with hr.connect(folder) as project:
         assert copied(project)["copied"] == 200
         answers(project, end)
-        first, second = server.open_shards("orders")
+        first = server.open_shards("orders")[0]
         server.put("orders", rows[200:240], "user")
         server.split("orders", first)
         server.put("orders", rows[240:300], "user")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import msgspec
@@ -138,10 +139,8 @@ class CopierMachine(RuleBasedStateMachine):
     @rule(pick=st.integers(0, 1), passed=st.sampled_from([40.0, 0.3, 0.0]))
     def step(self, pick: int, passed: float) -> None:
         self.now += passed
-        try:
+        with suppress(LogMoved, Unreachable):
             self.copiers[pick].step()
-        except (LogMoved, Unreachable):
-            pass
 
     @rule(failure=st.sampled_from([Throttled("slow"), Expired(), Unreachable("away")]))
     def next_read_fails(self, failure: Exception) -> None:
