@@ -34,6 +34,7 @@ from headrace.serving.scorer import Scored
 from headrace.serving.service import Receipt, Service
 
 _RECENT = 10_000
+_BODIES = "send a JSON array, an object, one object per line, or a stream of Arrow's"
 
 
 @dataclass(slots=True)
@@ -84,14 +85,14 @@ class Handlers:
         return Reply(encode_json(body))
 
     async def post_stream(self, call: Call) -> Reply:
-        """`POST /v1/events/{stream}`: an object, an array, or one object per line."""
+        """`POST /v1/events/{stream}`: an object, an array, one object per line, or a stream of Arrow's."""
         stream, publisher = call.params["stream"], self._service.publisher
         if stream not in self._service.project.streams:
             raise unknown("stream", stream, self._service.project.streams)
         try:
             block = await asyncio.to_thread(publisher.encode, stream, call.body)
         except SchemaError as error:
-            raise Refused(400, str(error), hint="send a JSON array, an object, or one object per line") from None
+            raise Refused(400, str(error), hint=_BODIES) from None
         receipt = await asyncio.to_thread(publisher.publish, stream, block)
         self._metrics.published(stream, receipt.appended, receipt.malformed)
         body = {"appended": receipt.appended, "dead_letters": receipt.malformed, "offsets": _offsets(receipt)}
