@@ -143,18 +143,29 @@ def nested_table(
     return np.array(table, np.int64).reshape(-1, nested.NESTED_WORDS)
 
 
-def kept_table(group: Group, first_column: list[int]) -> IntArray:
-    """The table of lifetime features that need old rows one by one; its columns are those that `kept.py` names."""
+def is_kept_in_tiles(spec: Aggregate) -> bool:
+    """True for what can be read from some of the rows of a tile, however many there are."""
+    if spec.by is not None:
+        return spec.kind in ("min", "max")
+    return spec.kind in ("first_n", "last_n", "n_unique", "approx_n_unique")
+
+
+def kept_table(group: Group, first_column: list[int], *, windowed: bool = False) -> IntArray:
+    """The table of lifetime features (or `windowed` ones) that need some of the rows that are counted elsewhere one by
+    one; its columns are those that `kept.py` names."""
     table = []
     for a in group.aggregates:
         least = a.kind == "min"
-        if a.window_us is not None:
+        if (a.window_us is not None) is not windowed:
             continue
-        if a.kind in ("first_n", "last_n"):
+        if windowed and a.kind in ("n_unique", "approx_n_unique"):
+            # One value more than may be counted tells that there are too many.
+            code, size = CODES[a.kind][0], param_of(a) + 1
+        elif a.kind in ("first_n", "last_n"):
             code, size = NESTED_CODES[a.kind], int(dict(a.params)["n"])
         elif a.by is not None and a.kind in ("min", "max"):
-            # One bucket more than may be counted tells that there are too many.
-            code, size = BY_CODES[a.kind], DISTINCT_CAP + 1
+            # One bucket more than may be counted tells that there are too many; in windows there may be any number.
+            code, size = BY_CODES[a.kind], gr.UNCAPPED if windowed else DISTINCT_CAP + 1
         elif is_text_extreme(group, a):
             code, size = k.MIN if least else k.MAX, 1
         else:
