@@ -13,13 +13,11 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from headrace.aggregations.codes import APPROX_N_UNIQUE, BY_MAX, FIRST_N, LAST_N, MAX, MIN, N_UNIQUE
 from headrace.aggregations.counted import counts, place_in, slots_for, word_of
 from headrace.aggregations.exact import turned
-from headrace.aggregations.kernel import MAX, MIN
 from headrace.aggregations.lanes import FLOAT, NULLABLE_INT, present
-from headrace.aggregations.nested import BY_MAX, FIRST_N, LAST_N
 from headrace.aggregations.sketch import REGISTERS, register_of
-from headrace.aggregations.window_rows import APPROX_N_UNIQUE, N_UNIQUE
 
 # Columns of the table of these features: FIRST_N and LAST_N, MIN and MAX of a column, BY_MIN and BY_MAX, N_UNIQUE and
 # APPROX_N_UNIQUE.

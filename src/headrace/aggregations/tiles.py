@@ -17,7 +17,9 @@ import math
 import numpy as np
 from numba import njit
 
+from headrace.aggregations.codes import LEAST, MOST, SQUARES, SUMS, TRUES
 from headrace.aggregations.exact import SUM_WORDS, normalise, turned
+from headrace.aggregations.kept import keep_rows
 from headrace.aggregations.kernel import (
     LANE_BASE,
     LANE_COLUMN,
@@ -27,7 +29,6 @@ from headrace.aggregations.kernel import (
     LANE_VALIDITY,
     LANE_WHERE,
 )
-from headrace.aggregations.kept import keep_rows
 from headrace.aggregations.lanes import (
     AT_INT_HIGH,
     AT_INT_LOW,
@@ -39,16 +40,11 @@ from headrace.aggregations.lanes import (
     AT_WIDE,
     EXTREMES,
     FLOAT,
-    LEAST,
-    MOST,
     ONE,
     ROWS,
-    SQUARES,
-    SUMS,
     TILE_SQUARE,
     TILE_SQUARE_DIGITS,
     TILE_SUM,
-    TRUES,
     add_row,
     add_tile_sum,
     add_whole,

@@ -12,10 +12,19 @@ from headrace.app.backfill import derive_streams, events_to_read, measured_rate,
 from headrace.app.changes import ProjectChanges, RunChange, forget_empty_streams, project_changes
 from headrace.app.generations import at_served_generations, at_served_topics
 from headrace.app.heartbeats import LAYERS
-from headrace.app.kept import keep, kept_streams, needs_of, plan_keeping, remember_views
+from headrace.app.kept import (
+    keep,
+    kept_streams,
+    needs_of,
+    plan_keeping,
+    remember_groups,
+    remember_views,
+    remembered_groups,
+)
 from headrace.app.locks import holder_of, layers_at_rest
 from headrace.app.retention import check_derivable
 from headrace.app.scheduled import SCHEDULED, applied_schedule, declared_schedule, run_group
+from headrace.app.sides import refuse_beside
 from headrace.app.users import os_user
 from headrace.app.widening import largest_number
 from headrace.core.errors import Busy, PlanError
@@ -81,11 +90,13 @@ def _apply(
     def change() -> None:
         forget_empty_streams(current, catalog, parts.has_events)
         remember_views(declared, catalog)
+        remember_groups(plan, catalog)
         catalog.apply(current.records, generation=current.generation, settings={SCHEDULED: after}, who=os_user())
 
     if not current:
         change()
         return current
+    refuse_beside(catalog, parts.settings, "a change of the definitions")
     state = parts.settings.state
     if holder_of(state, "up") is None:
         # Better said before the groups are computed than after.
@@ -116,6 +127,7 @@ def _apply(
             {version: topics[version] for version in current.dropped},
             switch,
             [plan.group(names[version]) for version in sorted(leaving)],
+            remembered_groups(catalog, current.dropped),
         )
         parts.plan = replace(plan, scheduled=after)
         if current.derives:

@@ -138,6 +138,10 @@ class OnlineReader:
         block.position = self._position
         return block
 
+    def keys(self, request: Mapping[str, Column]) -> list[bytes]:
+        """Keys of the records that `read` would fetch for these requests."""
+        return self._keys(request, len(request[self._time_field].values))[0]
+
     def _evaluate(self, records: bytes, starts: IntArray, t: IntArray) -> tuple[IntArray, BoolArray, IntArray]:
         """Words and validity of all slots, and the table rows taken, for the records that begin at `starts`.
 

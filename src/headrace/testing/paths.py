@@ -90,7 +90,7 @@ class Paths:
                 continue
             ends[arrival.source] += 1
             streams = {topic: [ends[self.plan.root(topic)]] for topic in self.plan.topics()}
-            found[arrival.source, ends[arrival.source] - 1] = (streams, rows)
+            found[arrival.source, 0, ends[arrival.source] - 1] = (streams, rows)
         return found
 
     def _agreed(
