@@ -51,6 +51,8 @@ class Aggregation:
         by_code: the code of its values by bucket; None: it takes no by=.
         form: the growing state that it needs over the lifetime (`growing.py`); None: it needs none.
         by_form: likewise, of its values by bucket.
+        tile_code: over a window, some of the rows of a tile are enough for it, which `kept.py` keeps by this code; None:
+            it needs all, or those that `kept_rows` says.
         hashes_texts: of a column of texts it aggregates their hashes.
         packs_lists: it gives one of a column's lists as it is.
         needs_window: it has no value over the lifetime.
@@ -71,6 +73,7 @@ class Aggregation:
     by_code: ClassVar[int | None] = None
     form: ClassVar[int | None] = None
     by_form: ClassVar[int | None] = None
+    tile_code: ClassVar[int | None] = None
     hashes_texts: ClassVar[bool] = False
     packs_lists: ClassVar[bool] = False
     needs_window: ClassVar[bool] = False
@@ -113,7 +116,7 @@ class Aggregation:
         return self.by_form if by else self.form
 
     def kept_rows(self, params: Params) -> int:
-        """How many old rows, the first or the last, its value over the lifetime needs one by one."""
+        """How many rows that are counted elsewhere, the first or the last, its value needs one by one."""
         return 0
 
     @property

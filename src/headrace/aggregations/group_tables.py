@@ -148,19 +148,31 @@ def nested_table(
     return np.array(table, np.int64).reshape(-1, nested.NESTED_WORDS)
 
 
-def kept_table(group: Group, first_column: list[int]) -> IntArray:
-    """The table of lifetime features that need old rows one by one; its columns are those that `kept.py` names."""
+def is_kept_in_tiles(spec: Aggregate) -> bool:
+    """True for what can be read from some of the rows of a tile, however many there are."""
+    kind = aggregation(spec.kind)
+    if spec.by is not None:
+        return kind.extreme
+    return kind.tile_code is not None or kind.kept_rows(dict(spec.params)) > 0
+
+
+def kept_table(group: Group, first_column: list[int], *, windowed: bool = False) -> IntArray:
+    """The table of lifetime features (or `windowed` ones) that need some of the rows that are counted elsewhere one by
+    one; its columns are those that `kept.py` names."""
     table = []
     for a in group.aggregates:
         kind = aggregation(a.kind)
         ends = kind.kept_rows(dict(a.params))
-        if a.window_us is not None or not (ends or kind.extreme):
+        if (a.window_us is not None) is not windowed:
             continue
-        if ends:
+        if windowed and a.by is None and kind.tile_code is not None:
+            # One value more than may be counted tells that there are too many.
+            code, size = kind.tile_code, param_of(a) + 1
+        elif ends:
             code, size = kind.list_code, ends
-        elif a.by is not None:
-            # One bucket more than may be counted tells that there are too many.
-            code, size = kind.by_code, DISTINCT_CAP + 1
+        elif a.by is not None and kind.extreme:
+            # One bucket more than may be counted tells that there are too many; in windows there may be any number.
+            code, size = kind.by_code, gr.UNCAPPED if windowed else DISTINCT_CAP + 1
         elif is_text_extreme(group, a):
             code, size = kind.code, 1
         else:

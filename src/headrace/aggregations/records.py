@@ -223,7 +223,7 @@ def _tile(
     out = np.zeros((1 + layout.tile_words, count + n // layout.fewest + 1), np.int64)
     made = tile_rows(
         words, words.view(np.float64), n, len(rows) * n, count, layout.lanes, levels, cuts, layout.fewest, layout.edges,
-        counted[behind:], keep[behind:], out, np.zeros((len(layout.lanes), LANE_WORDS + 2), np.int64),
+        layout.tile_kept, counted[behind:], keep[behind:], out, np.zeros((len(layout.lanes), LANE_WORDS + 2), np.int64),
     )  # fmt: skip
     return out[:, :made]
 

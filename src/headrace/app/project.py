@@ -196,7 +196,8 @@ class Project(Names):
                 )
         planned = self.plan().backfills
         lost = lost_groups(self.parts)
-        anew = {n: s for n in names if (s := n if n in streams else self._derived_under(n, {*planned, *lost}))}
+        due_already = {*planned, *lost} if since_us is None else set(groups)
+        anew = {n: s for n in names if (s := n if n in streams else self._derived_under(n, due_already))}
         if anew:
             if len(anew) < len(names) or since_us is not None:
                 raise SchemaError(f"{next(iter(anew))} is derived anew as a whole: name it alone, without since")
