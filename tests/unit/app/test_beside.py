@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 import headrace as hr
 from headrace.app.beside import begin_side, beside_of, catch_up, drop, fill_side, layer_interpreter, side_status, switch
@@ -14,6 +16,7 @@ from headrace.app.comparing import compare_sides
 from headrace.app.services import run_layer
 from headrace.app.sides import read_sides
 from headrace.app.wiring import Parts
+from headrace.cli.main import main
 from headrace.core.errors import Busy, ConfigError, LogError, NotFound, PlanError, StoreError
 from headrace.core.positions import decode_position
 from headrace.engines.stream.commits import WINDOWS
@@ -310,3 +313,27 @@ def test_the_sides_of_a_newer_version_are_refused(shop: Path) -> None:
         project.parts.catalog.set_setting("sides", {"format": 2, "served": {}})
         with pytest.raises(LogError, match="format 2, this version reads 1"):
             read_sides(project.settings, project.parts.catalog)
+
+
+def test_all_of_it_by_commands(shop: Path) -> None:
+    def run(*command: str, code: int = 0) -> dict[str, Any]:
+        done = CliRunner().invoke(main, ["beside", *command, "--json", "--project", str(shop)])
+        assert done.exit_code == code, done.output
+        return dict(json.loads(done.stdout.splitlines()[-1])) if code == 0 else {}
+
+    run("status")
+    run("switch", code=1)
+    assert run("start", "--fill-only", "--name", "blue")["event"] == "side blue is filled"
+    publish(shop, 100)
+    run("catch-up")
+    assert [side["commits"] for side in run("status")["sides"]] == [2, 2]
+    assert run("compare", "--sample", "2")["compared"] == 2 * 2 * 6 + 3
+    assert run("switch")["served"] == "blue"
+    run("switch", code=1)
+    with hr.connect(shop) as project:
+        assert project.parts.catalog.changes.list()[0].what == "beside switch"
+    assert run("back")["served"] == "main"
+    assert run("drop")["dropped"] == "blue"
+    run("drop", code=1)
+    told = CliRunner().invoke(main, ["run", "schedule", "--beside", "--project", str(shop)])
+    assert (told.exit_code, "headrace beside start" in told.output) == (1, True)
