@@ -277,6 +277,8 @@ class Project(Names):
 
     def settle(self, *, wait: bool = True, timeout_s: float = 60.0) -> None:
         """Bring the stores up to the log; with `wait` also if other processes have to do it."""
+        if self.parts.refresh_side():
+            self._reopen()
         if wait:
             self._workers.settle(timeout_s)
         else:

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING, TypeVar
 
-from headrace.app.heartbeats import COPY, Heartbeat, layer_counters, write_heartbeat
+from headrace.app.heartbeats import COPY, Heartbeat, layer_counters, stalled_layers, write_heartbeat
 from headrace.app.locks import FolderLock
 from headrace.app.sides import BESIDE_LAYERS
 from headrace.core.errors import ConfigError, StoreError, Unreachable
@@ -360,7 +360,8 @@ def _serve(parts: Parts, parent: int | None) -> None:
         service = Service(
             parts.plan, parts.clock, parts.publisher(), parts.online, parts.horizon_us, parts.internal,
             {name: scorer_of(parts, model, log) for name, model in parts.plan.models.items()}, log, parts.raw,
-            parts.features, lambda: layer_counters(settings.state), Access(parts.catalog.keys, parts.clock),
+            parts.features, lambda: layer_counters(settings.state),
+            lambda: stalled_layers(settings.state, parts.clock.now_us()), Access(parts.catalog.keys, parts.clock),
             PutNotes(parts.catalog.changes), letters_of(parts),
         )  # fmt: skip
         beat = Beat(parts, "serve")

@@ -231,7 +231,10 @@ class Handlers:
         return Reply(b'{"status":"live"}')
 
     def get_ready(self, call: Call) -> Reply:
-        """`GET /health/ready`: 503 while a layer that an answer needs is missing, and which one."""
+        """`GET /health/ready`: 503 while a layer that an answer needs is missing, and which one.
+
+        A layer that only makes answers newer is named under `stalled`; answers go on without it.
+        """
         down: dict[str, str] = {}
         try:
             position = decode_position(self._service.online.position())
@@ -252,6 +255,9 @@ class Handlers:
             body["down"] = down
         if warnings and known:
             body["refused"] = warnings
+        stalled = self._service.stalled() if known and self._service.stalled is not None else {}
+        if stalled:
+            body["stalled"] = dict(stalled)
         return Reply(encode_json(body), 503 if down else 200)
 
     # --- parts --------------------------------------------------------------------------------------------------------
