@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from headrace.app.changes import ProjectChanges
     from headrace.app.datasets import Dataset, Datasets
     from headrace.app.describe import Description
+    from headrace.app.erasing import ErasureReceipt
     from headrace.app.history import HistoryRows
     from headrace.app.letters import ChosenLetters
     from headrace.app.models import ModelHandle
@@ -471,6 +472,41 @@ class Project(Names):
 
         plan = self.parts.model(model.name if isinstance(model, Model) else model)
         return replay_project(self, plan, given_us(since, "since"), given_us(until, "until"), progress)
+
+    # -- erasing ----------------------------------------------------------------------------------------------------
+
+    def erase(
+        self, entity: Any, key: Any, *, events: str = "unlink", progress: Callable[[str], object] | None = None
+    ) -> ErasureReceipt:
+        """Erase an entity everywhere; the receipt says where, how much, and what remains until when.
+
+        `events="unlink"` takes its key and personal fields out of its events, which go on counting for others;
+        `"drop"` takes out all but their time. An erasure that was cut short goes on where it was. `progress` is told
+        each step. Raises SchemaError if there is no such entity, Busy if a layer runs that was started by itself.
+        """
+        from headrace.app import erasing
+
+        if events not in ("unlink", "drop"):
+            raise SchemaError(f'events="{events}": give "unlink" or "drop"', field="events")
+        self.ensure_applied()
+        self.__dict__.pop("_workers", None)
+        self._runner = None
+        try:
+            return erasing.erase(
+                self.parts, self._entity_name(entity), key, who=os_user(), drop=events == "drop",
+                on_way=progress or (lambda _: None),
+            )  # fmt: skip
+        finally:
+            self._reopen()
+
+    def erasures(self) -> list[ErasureReceipt]:
+        """Receipts of all erasures, the newest last."""
+        from headrace.app import erasing
+
+        return erasing.receipts(self.parts)
+
+    def _entity_name(self, entity: Any) -> str:
+        return entity if isinstance(entity, str) else str(getattr(entity, "name", entity))
 
     # -- looking ----------------------------------------------------------------------------------------------------
 

@@ -89,13 +89,10 @@ def is_of_table(payload: bytes, table: str, version: str) -> bool:
 def decode_table_rows(payload: bytes) -> TableRows:
     """Read what `encode_table_rows` wrote; raises SchemaError if the bytes are something else."""
     try:
-        places: IntArray | None = None
-        if payload[:1] == _ELEVEN:
-            *fields, held = _unpack_erased(payload)
-            places = np.frombuffer(held, "<i8")
-        else:
-            fields = list(_unpack(payload))
-        version_of_format, table, version, n, keys, times, available, deletions, types, block = fields
+        places = np.frombuffer(_unpack_erased(payload)[10], "<i8") if payload[:1] == _ELEVEN else None
+        version_of_format, table, version, n, keys, times, available, deletions, types, block = (
+            _unpack(payload) if places is None else _unpack_erased(payload)[:10]
+        )
     except (msgspec.DecodeError, ValueError, TypeError) as error:
         raise SchemaError(f"not a batch of table rows: {error}") from None
     if version_of_format not in (_FORMAT, _ERASED):

@@ -8,6 +8,7 @@ event as before. An id that is personal or names the key becomes a pseudonym: a 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
@@ -19,6 +20,7 @@ from headrace.core.events import FORMAT
 from headrace.core.messages import plain_column
 from headrace.engines.stream.commits import DeadLetter, decode_dead_letters, encode_dead_letters
 from headrace.erasure.subject import ERASED, Fields, Subject, emptied
+from headrace.ingestion.letters import ACTIONS
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder().decode
@@ -27,8 +29,18 @@ _OWN: Final = "_"
 """What begins the names of columns that are no fields."""
 
 
-def erased_block(payload: bytes, subject: Subject, fields: Fields) -> tuple[bytes, int] | None:
-    """A block of events (`core.events`) without the entity, and how many events were its; None if it is as before.
+@dataclass(frozen=True, slots=True)
+class Edited:
+    """What is to be stored, how many events (or rows) of the entity were in it, and of them the ids that became
+    pseudonyms, old to new."""
+
+    payload: bytes
+    found: int
+    ids: dict[Any, Any] = field(default_factory=dict)
+
+
+def erased_block(payload: bytes, subject: Subject, fields: Fields) -> Edited | None:
+    """A block of events (`core.events`) without the entity; None if it has nothing of it.
 
     Raises SchemaError for what is no block, such as the messages of a Kafka topic, which cannot be edited.
     """
@@ -48,11 +60,18 @@ def erased_block(payload: bytes, subject: Subject, fields: Fields) -> tuple[byte
         if subject.sent_in(entry[3]):
             entry[2], entry[3] = ERASED, _NOTHING
             events += 1
-    # Texts of other events that only mention the key by chance stay; a reference to an erased id does not.
-    return (_pack([version, n, {**packed, **changed}, malformed]), events) if events or changed else None
+    if not events and not changed:
+        return None
+    ids = {
+        old: new
+        for name in fields.id & changed.keys()
+        for old, new in zip(columns[name], changed[name], strict=True)
+        if old != new
+    }
+    return Edited(_pack([version, n, {**packed, **changed}, malformed]), events, ids)
 
 
-def erased_derived(payload: bytes, subject: Subject, fields: Fields) -> tuple[bytes, int] | None:
+def erased_derived(payload: bytes, subject: Subject, fields: Fields) -> Edited | None:
     """A batch of derived records (`core.derived`), likewise."""
     if not subject.may_be_in(payload):
         return None
@@ -60,11 +79,11 @@ def erased_derived(payload: bytes, subject: Subject, fields: Fields) -> tuple[by
     found = erased_block(batch.block, subject, fields)
     if found is None:
         return None
-    batch.block, events = found
-    return encode_derived(batch), events
+    batch.block = found.payload
+    return Edited(encode_derived(batch), found.found)
 
 
-def erased_letters(payload: bytes, subject: Subject) -> tuple[bytes, int] | None:
+def erased_letters(payload: bytes, subject: Subject) -> Edited | None:
     """A batch of dead letters without what was sent by or about the entity."""
     if not subject.may_be_in(payload):
         return None
@@ -75,16 +94,24 @@ def erased_letters(payload: bytes, subject: Subject) -> tuple[bytes, int] | None
                 letter.stream, letter.partition, letter.offset, letter.field, ERASED, letter.arrival_us, _NOTHING
             )
             found += 1
-    return (encode_dead_letters(letters), found) if found else None
+    return Edited(encode_dead_letters(letters), found) if found else None
 
 
-def erased_texts(payload: bytes, subject: Subject) -> tuple[bytes, int] | None:
+def erased_texts(payload: bytes, subject: Subject) -> Edited | None:
     """A record of plain data (MessagePack) with the key taken out of its texts."""
     if not subject.may_be_in(payload):
         return None
     item = _unpack(payload)
     clean = emptied(subject, item)
-    return None if clean == item else (_pack(clean), 1)
+    return None if clean == item else Edited(_pack(clean), 1)
+
+
+def erased_record(topic: str, payload: bytes, subject: Subject, fields: Fields) -> Edited | None:
+    """Whatever lies in a topic of the log of raw events."""
+    if topic == ACTIONS:
+        return erased_texts(payload, subject)
+    # The second byte is the format: of derived records 1, of blocks of events 2.
+    return (erased_derived if payload[1:2] == b"\x01" else erased_block)(payload, subject, fields)
 
 
 def erased_values(

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from headrace.erasure.events import Edited
 from headrace.erasure.subject import Subject
 from headrace.features.plan import ProjectPlan
 from headrace.monitoring.truth import LabelRow, TruthRecord
@@ -37,7 +38,7 @@ class Asked:
         return len(rows)
 
 
-def erased_predictions(payload: bytes, subject: Subject, plan: ProjectPlan) -> tuple[bytes, int] | None:
+def erased_predictions(payload: bytes, subject: Subject, plan: ProjectPlan) -> Edited | None:
     """A block without the rows of the entity, whose prediction ids it goes on to name; None if it has none."""
     if not subject.may_be_in(payload):
         return None
@@ -64,10 +65,10 @@ def erased_predictions(payload: bytes, subject: Subject, plan: ProjectPlan) -> t
     stored.request = {name: some(items) for name, items in stored.request.items()}
     stored.objects = {name: some(items) for name, items in stored.objects.items()}
     stored.ids, stored.request_ids = some(stored.ids), some(stored.request_ids)
-    return encode_stored(stored), len(gone)
+    return Edited(encode_stored(stored), len(gone))
 
 
-def erased_labels(payload: bytes, subject: Subject, asked: Asked) -> tuple[bytes, int] | None:
+def erased_labels(payload: bytes, subject: Subject, asked: Asked) -> Edited | None:
     """Reported truths without those of the entity's requests; None if none is."""
     rows = _labels(payload)
     left = [
@@ -75,10 +76,10 @@ def erased_labels(payload: bytes, subject: Subject, asked: Asked) -> tuple[bytes
         for row in rows
         if (row.model, row.request_id) not in asked.requests and not subject.named_in(row.request_id)
     ]
-    return None if len(left) == len(rows) else (_pack(left), len(rows) - len(left))
+    return None if len(left) == len(rows) else Edited(_pack(left), len(rows) - len(left))
 
 
-def erased_truths(payload: bytes, gone: Collection[str]) -> tuple[bytes, int] | None:
+def erased_truths(payload: bytes, gone: Collection[str]) -> Edited | None:
     """Joined truths without those of erased predictions; None if none is."""
     record = _truths(payload)
     left = [row for row, id in enumerate(record.prediction_ids) if id not in gone]
@@ -88,7 +89,7 @@ def erased_truths(payload: bytes, gone: Collection[str]) -> tuple[bytes, int] | 
     record.prediction_ids = [record.prediction_ids[row] for row in left]
     record.labels = [record.labels[row] for row in left]
     record.known_us = [record.known_us[row] for row in left]
-    return _pack(record), lost
+    return Edited(_pack(record), lost)
 
 
 def roles_of(plan: ProjectPlan, view: str, version: str, entity: str) -> frozenset[str] | None:
@@ -109,13 +110,14 @@ def _rows_of(stored: StoredBlock, subject: Subject, plan: ProjectPlan) -> list[i
             found.update(row for row, value in enumerate(values) if value == subject.value)
     if isinstance(subject.value, str):
         for values in (*stored.request.values(), *stored.objects.values()):
-            found.update(row for row, value in enumerate(values) if _names(subject, value))
+            found.update(row for row, value in enumerate(values) if names_entity(subject, value))
     return sorted(found)
 
 
-def _names(subject: Subject, value: Any) -> bool:
+def names_entity(subject: Subject, value: Any) -> bool:
+    """True if a text, or one in a list or map, holds the key as a word."""
     if isinstance(value, dict):
-        return any(_names(subject, item) for pair in value.items() for item in pair)
+        return any(names_entity(subject, item) for pair in value.items() for item in pair)
     if isinstance(value, list | tuple):
-        return any(_names(subject, item) for item in value)
+        return any(names_entity(subject, item) for item in value)
     return subject.named_in(value)

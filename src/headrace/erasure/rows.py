@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from headrace.core.tablerows import TableRows, decode_table_rows, encode_table_rows
+from headrace.erasure.events import Edited
 from headrace.erasure.subject import Subject
 from headrace.features.plan import ProjectPlan
 
 
-def erased_rows(payload: bytes, subject: Subject, plan: ProjectPlan) -> tuple[bytes, int] | None:
+def erased_rows(payload: bytes, subject: Subject, plan: ProjectPlan) -> Edited | None:
     """A batch of rows without the entity's, and how many those were; None if it has none.
 
     Of a table that is not declared any more, rows go of which any part of the key is the erased one.
@@ -25,7 +26,7 @@ def erased_rows(payload: bytes, subject: Subject, plan: ProjectPlan) -> tuple[by
     if not gone.any():
         return None
     left = np.flatnonzero(~gone)
-    return (
+    return Edited(
         encode_table_rows(
             TableRows(
                 rows.table,

@@ -58,9 +58,25 @@ class Subject:
     def _word(self) -> re.Pattern[str]:
         return re.compile(rf"(?<![^\W_]){re.escape(str(self.value))}(?![^\W_])")
 
+    @property
+    def pattern(self) -> str:
+        """The same for Arrow's regular expressions, which cannot look around."""
+        return rf"(^|[^\pL\pN]){re.escape(str(self.value))}($|[^\pL\pN])"
+
     def may_be_in(self, data: bytes) -> bool:
         """False if stored bytes cannot hold the key; of ints, which may be packed, that is never certain."""
         return isinstance(self.value, int) or any(needle in data for needle in self._needles)
+
+    def stands_in(self, data: bytes) -> bool:
+        """True if a text key stands in bytes of any kind, not as a part of a longer word."""
+        for needle in self._needles:
+            at = data.find(needle)
+            while at >= 0:
+                beside = data[max(at - 1, 0) : at] + data[at + len(needle) : at + len(needle) + 1]
+                if not beside.isalnum() and not any(chr(byte).isalnum() and byte < 128 for byte in beside):
+                    return True
+                at = data.find(needle, at + 1)
+        return False
 
     def named_in(self, text: object) -> bool:
         """True if a text holds the key as a word. An int names nobody in a text: it is too often something else."""

@@ -46,9 +46,10 @@ class EventLog(ABC):
     """Topics of one or more partitions; each partition is an ordered, append-only sequence of records.
 
     Records travel in batches, as in Kafka: the payload is opaque here, `count` says how many records (offsets) it
-    holds. Batches are never split, and edited by `rewrite` alone. Any number of processes may append, read and commit at once; a reader
-    sees whole batches in offset order without gaps, as soon as they are appended, and never a torn one. After a kill
-    of any process everything appended is there; with `sync` also after power loss. Offsets only grow. Thread-safe.
+    holds. Batches are never split, and edited by `rewrite` alone. Any number of processes may append, read and commit
+    at once; a reader sees whole batches in offset order without gaps, as soon as they are appended, and never a torn
+    one. After a kill of any process everything appended is there; with `sync` also after power loss. Offsets only
+    grow. Thread-safe.
 
     A server that is away raises LogUnreachable. Topics of single events that other tools write as well (raw topics on
     Kafka) differ in three ways, which whoever reads or appends raw events has to bear: a batch may be cut anew at every
@@ -117,11 +118,11 @@ class EventLog(ABC):
         """Give batches another payload; returns how many. `change` is asked for each that is held, in order, and may
         be asked again for one that it has changed; None leaves a batch as it is.
 
-        A batch keeps its offsets, its count and its arrival; a reader sees it whole, as it was or as it is. Batches that
-        are appended meanwhile are reached, too. Raises LogError where the log is not `editable`.
+        A batch keeps its offsets, its count and its arrival; a reader sees it whole, as it was or as it is. Batches
+        that are appended meanwhile are reached, too. Raises LogError where the log is not `editable`.
         """
 
-    def wipe(self) -> None:
+    def wipe(self) -> None:  # noqa: B027  an adapter without files has nothing to do
         """Make sure that what was rewritten or trimmed cannot be read from the log's files any more.
 
         Whoever reads at the moment is waited for. A log whose files are not at hand does nothing.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Collection, Container
+from collections.abc import Collection, Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,29 @@ class _Checkpoint(msgspec.Struct):
 def checkpoint_positions(file: Path) -> dict[str, list[int]]:
     """Offsets by stream and partition below which a restart reads nothing again; empty if there is no checkpoint."""
     return msgspec.msgpack.decode(file.read_bytes(), type=_Checkpoint).positions if file.exists() else {}
+
+
+def checkpoint_ids(file: Path) -> dict[str, list[Any]]:
+    """The ids by stream that a checkpoint remembers; empty if there is none."""
+    if not file.exists():
+        return {}
+    states = msgspec.msgpack.decode(file.read_bytes(), type=_Checkpoint).states
+    return {name: [id for state in partitions for id in state.ids] for name, partitions in states.items()}
+
+
+def replace_ids(file: Path, ids: Mapping[str, Mapping[Any, Any]]) -> int:
+    """Put other ids in the place of some that a checkpoint remembers, by stream; returns how many. Atomic."""
+    if not file.exists():
+        return 0
+    saved, found = msgspec.msgpack.decode(file.read_bytes(), type=_Checkpoint), 0
+    for name, partitions in saved.states.items():
+        new = ids.get(name, {})
+        for state in partitions:
+            found += sum(id in new for id in state.ids)
+            state.ids = [new.get(id, id) for id in state.ids]
+    if found:
+        _write_atomically(file, msgspec.msgpack.encode(saved))
+    return found
 
 
 class ComputeWorker:
@@ -146,14 +169,7 @@ class ComputeWorker:
             ]
             for name, partitions in self._engine.states.items()
         }
-        data = msgspec.msgpack.encode(_Checkpoint(self.positions, states))
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        beside = self._file.with_suffix(".new")
-        with beside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(self._file)
+        _write_atomically(self._file, msgspec.msgpack.encode(_Checkpoint(self.positions, states)))
         self._since_checkpoint = 0
 
     def lag(self) -> dict[str, int]:
@@ -213,6 +229,16 @@ class ComputeWorker:
         if name in self.plan.derived:
             return derived_chunk(self._streams[name], partition, position, batches, end, only=fields)
         return _chunk(self._streams[name], partition, position, batches, end, only=fields)
+
+
+def _write_atomically(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(".new")
+    with beside.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
 
 
 def committed_positions(features: EventLog) -> dict[str, list[int]]:

@@ -68,7 +68,7 @@ class OnlineStore(ABC):
     def count(self) -> int:
         """Number of records."""
 
-    def wipe(self) -> None:
+    def wipe(self) -> None:  # noqa: B027  an adapter without files has nothing to do
         """Make sure that what was replaced or deleted cannot be read from the store's files any more.
 
         Whoever reads at the moment is waited for. A store whose files are not at hand does what its server offers.
