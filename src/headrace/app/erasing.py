@@ -21,6 +21,7 @@ import msgspec
 
 from headrace.app.heartbeats import LAYERS
 from headrace.app.locks import FolderLock, layers_at_rest
+from headrace.core.errors import SchemaError
 from headrace.core.time import to_iso
 
 if TYPE_CHECKING:
@@ -97,41 +98,41 @@ def receipts(parts: Parts) -> list[ErasureReceipt]:
     return sorted((job.receipt for job in found), key=lambda receipt: receipt.began)
 
 
-def survey(parts: Parts, entity: str, key: Any) -> tuple[ErasedPlace, ...]:
-    """What an erasure would find now; changes nothing. Raises SchemaError if there is no such entity."""
-    from headrace.erasure.places import Places
-    from headrace.erasure.subject import subject_of
-
-    subject = subject_of(parts.plan, entity, key, bytes(32))
-    return _found(Places(parts.plan, subject, _stores(parts)), parts, subject)[0]
-
-
 def erase(
     parts: Parts,
     entity: str,
     key: Any,
     *,
     who: str,
-    drop: bool = False,
-    on_way: Callable[[str], object] = lambda _: None,
+    events: str = "unlink",
+    dry_run: bool = False,
+    on_way: Callable[[str], object] | None = None,
 ) -> ErasureReceipt:
     """Erase an entity; one that was cut short goes on where it was. `on_way` is told each step.
 
-    The layers of `headrace up` rest meanwhile, but for the service. Raises SchemaError if there is no such entity or
-    no such key can be, Busy naming the holder if a layer runs that was started by itself.
+    The layers of `headrace up` rest meanwhile, but for the service. With `dry_run` nothing rests and nothing changes.
+    Raises SchemaError if there is no such entity or no such key can be, Busy naming the holder if a layer runs that was
+    started by itself.
     """
+    from headrace.erasure.places import Places
     from headrace.erasure.subject import subject_of
 
-    subject_of(parts.plan, entity, key, bytes(32))  # refuse what is wrong before anything rests
+    if events not in ("unlink", "drop"):
+        raise SchemaError(f'events="{events}": give "unlink" or "drop"', field="events")
+    drop, none = events == "drop", bytes(32)
+    asked = subject_of(parts.plan, entity, key, none, whole=drop)  # refuses what is wrong before anything rests
+    digest = _digest(parts, entity, asked.value)
+    if dry_run:
+        found, _ = _found(Places(parts.plan, asked, _stores(parts)), parts, asked)
+        return msgspec.structs.replace(_begin(parts, digest, entity, who, drop).receipt, places=found)
     with ExitStack() as held:
         if parts.settings.catalog != "embedded":
             held.enter_context(parts.catalog.hold("erase"))
         held.enter_context(_at_rest(parts))
-        digest = _digest(parts, entity, key)
         job = _job(parts, digest) or _begin(parts, digest, entity, who, drop)
-        whole = job.receipt.events == "drop"
-        subject = subject_of(parts.plan, entity, key, bytes.fromhex(job.secret), whole=whole)
-        return _Erasing(parts, digest, job, subject, on_way).run()
+        secret, whole = bytes.fromhex(job.secret), job.receipt.events == "drop"
+        subject = subject_of(parts.plan, entity, key, secret, whole=whole)
+        return _Erasing(parts, digest, job, subject, on_way or (lambda _: None)).run()
 
 
 @contextmanager

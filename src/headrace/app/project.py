@@ -476,37 +476,36 @@ class Project(Names):
     # -- erasing ----------------------------------------------------------------------------------------------------
 
     def erase(
-        self, entity: Any, key: Any, *, events: str = "unlink", progress: Callable[[str], object] | None = None
+        self,
+        entity: Any,
+        key: Any,
+        *,
+        events: str = "unlink",
+        dry_run: bool = False,
+        progress: Callable[[str], object] | None = None,
     ) -> ErasureReceipt:
         """Erase an entity everywhere; the receipt says where, how much, and what remains until when.
 
-        `events="unlink"` takes its key and personal fields out of its events, which go on counting for others;
-        `"drop"` takes out all but their time. An erasure that was cut short goes on where it was. `progress` is told
-        each step. Raises SchemaError if there is no such entity, Busy if a layer runs that was started by itself.
+        `events="unlink"` takes its key and personal fields out of its events, which go on counting for others; "drop"
+        takes out all but their time. `dry_run` only tells what there is. Cut short, it goes on where it was when it is
+        called again. `progress` is told each step. Raises SchemaError if there is no such entity, Busy if a layer runs
+        that was started by itself.
         """
-        from headrace.app import erasing
+        from headrace.app.erasing import erase
 
-        if events not in ("unlink", "drop"):
-            raise SchemaError(f'events="{events}": give "unlink" or "drop"', field="events")
         self.ensure_applied()
-        self.__dict__.pop("_workers", None)
+        name = entity if isinstance(entity, str) else str(getattr(entity, "name", entity))
         self._runner = None
         try:
-            return erasing.erase(
-                self.parts, self._entity_name(entity), key, who=os_user(), drop=events == "drop",
-                on_way=progress or (lambda _: None),
-            )  # fmt: skip
+            return erase(self.parts, name, key, who=os_user(), events=events, dry_run=dry_run, on_way=progress)
         finally:
             self._reopen()
 
     def erasures(self) -> list[ErasureReceipt]:
         """Receipts of all erasures, the newest last."""
-        from headrace.app import erasing
+        from headrace.app.erasing import receipts
 
-        return erasing.receipts(self.parts)
-
-    def _entity_name(self, entity: Any) -> str:
-        return entity if isinstance(entity, str) else str(getattr(entity, "name", entity))
+        return receipts(self.parts)
 
     # -- looking ----------------------------------------------------------------------------------------------------
 
