@@ -51,16 +51,18 @@ def erased_block(payload: bytes, subject: Subject, fields: Fields) -> Edited | N
         raise SchemaError(f"a block of events has format {version}; this version edits format {FORMAT}")
     columns = {name: plain_column(column) for name, column in packed.items()}
     hit, changed = _hits(columns, n, subject, fields), {}
+    touched = hit.copy()
     for name, values in columns.items():
         new = _without(name, values, hit, subject, fields)
         if new is not values:
             changed[name] = new
-    events = int(np.count_nonzero(hit))
+            touched |= np.fromiter((a is not b for a, b in zip(values, new, strict=True)), np.bool_, n)
+    events = int(np.count_nonzero(touched))
     for entry in malformed:
         if subject.sent_in(entry[3]):
             entry[2], entry[3] = ERASED, _NOTHING
             events += 1
-    if not events and not changed:
+    if not events:
         return None
     ids = {
         old: new
