@@ -1,4 +1,4 @@
-"""Erasing a user of a bank: nothing names them afterwards, behind the adapters' backs, and nobody else's values move."""
+"""Erasing a user of a bank: behind the adapters' backs nothing names them, and nobody else's values move."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import msgspec
 import pytest
 
 import headrace as hr
+from headrace.app.locks import FolderLock
 from headrace.app.reconciling import reconcile_all
 from headrace.core.errors import Busy, Erased, NotFound, SchemaError
+from headrace.engines.stream.worker import decode_head
 from headrace.ingestion.reconcile import rebuild
 from headrace.retrieval.predictions import read_predictions
 from tests.e2e.bank import MERCHANTS, NEEDLE, OTHER, USERS, named_in, run_bank, write_bank
@@ -68,12 +70,12 @@ def test_nothing_names_who_was_erased_and_nobody_elses_values_move(
     at = rows[-1]["at"]
     with hr.connect(bank) as project:
         before, stood, asked = seen(project, at), positions(project), predictions(project)
-        assert len(named_in(bank)) > 8  # else the search finds nothing for a reason of its own
-        assert project.get("sent", sender=NEEDLE, at=at).n_7d > 0
+        assert len(named_in(bank)) >= 6  # else the search finds nothing for a reason of its own
+        assert project.get("sent", sender=NEEDLE, at=at).n["7d"] > 0
         receipt = project.erase("user", NEEDLE)
         assert named_in(bank) == []
         assert (seen(project, at), positions(project)) == (before, stood)
-        assert project.get("sent", sender=NEEDLE, at=at).n_7d == 0
+        assert project.get("sent", sender=NEEDLE, at=at).n["7d"] == 0
         assert project.get("profile", user=NEEDLE) is None
 
         # What is made of who pays is made of the others alone, as the events say.
@@ -82,8 +84,8 @@ def test_nothing_names_who_was_erased_and_nobody_elses_values_move(
             times = [row for row in rows if row["merchant"] == merchant and row["at"] < at]
             others = Counter(row["sender"] for row in times if row["sender"] != NEEDLE)
             most = max(others.values())
-            assert got.users_7d == len(others)
-            assert got.best_7d == min(user for user, n in others.items() if n == most)
+            assert got.users == len(others)
+            assert got.best == min(user for user, n in others.items() if n == most)
 
         # Predictions of the user say so, all others are what they were served from.
         gone = {id for id, request in asked.items() if NEEDLE in request.values()}
@@ -138,10 +140,8 @@ def test_verdicts_stay_when_all_is_judged_again(bank: Path, template: tuple[Path
     with hr.connect(bank) as project:
         end = project.parts.features.end("windows", 0)
         other = next(row for row in rows[-24:] if NEEDLE not in (row["sender"], row["receiver"]))
-        project.publish("pay", [other, other | {"pay_id": "new"}])
+        project.publish("pay", [other, other | {"pay_id": "new", "at": rows[-1]["at"]}])
         commit = project.parts.features.read("windows", 0, end)[0]
-        from headrace.engines.stream.worker import decode_head
-
         span = decode_head(commit.payload).streams["pay"]
         assert [code for _, _, code in span.exceptions] == [1]  # a duplicate, though its first was long ago
         assert reconcile_all(project.parts).wrong == 0
@@ -167,12 +167,9 @@ def test_what_cannot_be_erased_is_refused_before_anything_happens(bank: Path) ->
         with pytest.raises(SchemaError, match='give "unlink" or "drop"'):
             project.erase("user", NEEDLE, events="all")
         assert project.erase("user", NEEDLE, dry_run=True).records > 100
-        assert len(named_in(bank)) > 8
+        assert len(named_in(bank)) >= 6
         assert project.erasures() == []
-        with hr.connect(bank) as other:
-            from headrace.app.locks import FolderLock
-
-            with FolderLock(other.settings.state, "compute"), pytest.raises(Busy):
-                project.erase("user", NEEDLE)
+        with hr.connect(bank) as other, FolderLock(other.settings.state, "compute"), pytest.raises(Busy):
+            project.erase("user", NEEDLE)
         assert project.erase("user", OTHER).records > 100
-        assert len(named_in(bank)) > 8
+        assert len(named_in(bank)) >= 6

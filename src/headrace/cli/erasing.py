@@ -14,8 +14,8 @@ def register(group: click.Group) -> None:
     @command(
         group,
         "erase",
-        "headrace erase user u17\nheadrace erase user u17 --dry-run\nheadrace erase user u17 --events drop --yes --json\n"
-        "headrace erase user - --yes < key.txt",
+        "headrace erase user u17\nheadrace erase user u17 --dry-run\n"
+        "headrace erase user u17 --events drop --yes --json\nheadrace erase user - --yes < key.txt",
     )
     @click.argument("entity")
     @click.argument("key")
