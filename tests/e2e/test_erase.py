@@ -23,7 +23,7 @@ from tests.e2e.bank import MERCHANTS, NEEDLE, OTHER, USERS, named_in, run_bank, 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
     folder = write_bank(tmp_path_factory.mktemp("erase") / "bank")
-    return folder, run_bank(folder)
+    return folder, run_bank(folder, 180)
 
 
 @pytest.fixture
