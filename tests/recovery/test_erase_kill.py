@@ -1,4 +1,4 @@
-"""An erasure killed with -9 in one step after the other goes on where it was and ends with the receipt of one that was not."""
+"""An erasure killed with -9 in one step after the other ends with the receipt of one that was not."""
 
 from __future__ import annotations
 
