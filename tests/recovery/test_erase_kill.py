@@ -20,8 +20,8 @@ from headrace.app.reconciling import reconcile_all
 from tests.e2e.bank import NEEDLE, named_in, run_bank, write_bank
 
 STEPS = (
-    "catch up", "find", "checkpoint", "feature log", "event log", "archive", "predictions", "online store", "look-ups",
-    "others", "files", "wipe",
+    "catch up", "find", "checkpoint", "feature log", "event log", "archive", "trim", "predictions", "online store",
+    "look-ups", "others", "files", "wipe",
 )  # fmt: skip
 KILLED_IN = ("find", "feature log", "event log", "archive", "predictions", "others", "files", "wipe")
 _SERVER = multiprocessing.get_context("forkserver")

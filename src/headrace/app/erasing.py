@@ -173,6 +173,7 @@ class _Erasing:
         self._step("feature log", places.erase_features)
         self._step("event log", places.erase_raw)
         self._step("archive", places.erase_archive)
+        self._step("trim", self._trim)
         self._step("predictions", places.erase_internal)
         self._step("online store", places.erase_online)
         self._step("look-ups", lambda: _erase_lookups(parts))
@@ -193,6 +194,13 @@ class _Erasing:
         found, ids = _found(self._places, self._parts, self._subject)
         self._job.receipt = msgspec.structs.replace(self._job.receipt, places=found)
         self._job.ids = ids
+
+    def _trim(self) -> None:
+        """Where events cannot be edited, all go that lie in the archive, which was, and that nobody needs."""
+        from headrace.app.retention import trim_raw
+
+        if not self._parts.raw.editable:
+            trim_raw(self._parts, 0)
 
     def _others(self) -> None:
         repaired = self._places.repair_others(self._parts.expected(), ids=self._job.ids)

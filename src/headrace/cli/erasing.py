@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 import msgspec
 
@@ -33,7 +35,7 @@ def register(group: click.Group) -> None:
         where it was. The layers of headrace up rest meanwhile, but for the service.
         """
         project = session.open()
-        key = click.get_text_stream("stdin").readline().rstrip("\r\n") if key == "-" else key
+        key = sys.stdin.readline().rstrip("\r\n") if key == "-" else key
         if dry_run or not yes:
             if session.as_json and not dry_run:
                 raise Told("erase asks before it changes anything; say --yes")

@@ -13,8 +13,8 @@ _ORDER = (
     ("Data", ("publish", "put", "get", "online", "history", "snapshot", "dataset", "datasets", "backfill", "replay")),
     ("Models", ("train", "evaluate", "promote", "rollback", "score")),
     ("Look", ("search", "describe", "statistics", "report", "audit")),
-    ("Operate", ("up", "run", "status", "dead", "doctor", "reconcile", "rebuild", "demo")),
-    ("Access", ("keys", "changes", "erase", "erasures")),
+    ("Operate", ("up", "run", "status", "dead", "keys", "changes", "doctor", "reconcile", "rebuild", "demo")),
+    ("Erase", ("erase", "erasures")),
 )
 
 

@@ -153,18 +153,22 @@ def subject_of(plan: ProjectPlan, entity: str, key: Any, secret: bytes, *, whole
     if len(types) > 1 or not types <= {DType.STRING, DType.INT}:
         told = ", ".join(sorted(t.value for t in types))
         raise SchemaError(f"keys of {entity} are {told}: only texts and ints can be erased by", field="key")
-    if types == {DType.INT}:
-        try:
-            value: str | int = int(str(key))
-        except ValueError:
-            raise SchemaError(f'keys of {entity} are ints, "{key}" is none', field="key") from None
-        if not -(2**63) <= value < 2**63:
-            raise SchemaError(f"key {value} is beyond int64: no event can have it", field="key")
-    else:
-        value = str(key)
-        if not value:
+    return Subject(entity, _key_value(entity, key, types), secret, whole)
+
+
+def _key_value(entity: str, key: Any, types: set[DType]) -> str | int:
+    text = str(key)
+    if types != {DType.INT}:
+        if not text:
             raise SchemaError("give the key of the entity that is to be erased", field="key")
-    return Subject(entity, value, secret, whole)
+        return text
+    try:
+        number = int(text)
+    except ValueError:
+        raise SchemaError(f'keys of {entity} are ints, "{text}" is none', field="key") from None
+    if not -(2**63) <= number < 2**63:
+        raise SchemaError(f"key {number} is beyond int64: no event can have it", field="key")
+    return number
 
 
 def fields_of(plan: ProjectPlan, topic: str, entity: str) -> Fields:

@@ -17,6 +17,7 @@ EXPECTED = [
     *("train", "evaluate", "promote", "rollback", "score"),
     *("search", "describe", "statistics", "report", "audit"),
     *("up", "run", "status", "dead", "keys", "changes", "doctor", "reconcile", "rebuild", "demo"),
+    *("erase", "erasures"),
 ]
 GROUPS = {"dead": ["drop", "fix", "list", "replay", "show"], "keys": ["list", "make", "revoke"]}
 

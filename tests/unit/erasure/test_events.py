@@ -101,7 +101,7 @@ def test_columns_that_no_field_has_any_more_go_too_but_for_the_marks_of_mended_l
     assert found is not None
     columns = decode_block(found.payload, former).columns
     assert columns["iban"].to_pylist() == [None, "CH1"]
-    assert columns["_mends"].to_pylist() == ["p/0/1"] * 2
+    assert columns["_mends"].to_pylist() == ["pay/0/1"] * 2
 
 
 def test_rows_that_are_left_keep_their_write_order() -> None:
