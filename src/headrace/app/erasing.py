@@ -21,6 +21,7 @@ import msgspec
 
 from headrace.app.heartbeats import LAYERS
 from headrace.app.locks import FolderLock, layers_at_rest
+from headrace.app.sides import refuse_beside
 from headrace.core.errors import SchemaError
 from headrace.core.time import to_iso
 
@@ -129,6 +130,7 @@ def erase(
         if parts.settings.catalog != "embedded":
             held.enter_context(parts.catalog.hold("erase"))
         held.enter_context(_at_rest(parts))
+        refuse_beside(parts.catalog, parts.settings, "an erasure")
         job = _job(parts, digest) or _begin(parts, digest, entity, who, drop)
         secret, whole = bytes.fromhex(job.secret), job.receipt.events == "drop"
         subject = subject_of(parts.plan, entity, key, secret, whole=whole)
@@ -291,7 +293,7 @@ def _catch_up(parts: Parts) -> None:
 
 def _erase_lookups(parts: Parts) -> None:
     """What derived streams look up is made again from the feature log."""
-    folder = parts.settings.state / "derivation"
+    folder = parts.side.folder(parts.settings.state) / "derivation"
     parts.forget_lookups()
     if folder.exists():
         shutil.rmtree(folder)

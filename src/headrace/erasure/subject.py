@@ -16,6 +16,7 @@ import msgspec
 from headrace.core.errors import SchemaError
 from headrace.core.keys import encode_part
 from headrace.core.schema import DType, Schema
+from headrace.features.generation import is_generation
 from headrace.features.plan import KeyPart, ProjectPlan
 
 ERASED: Final = "the event was erased"
@@ -175,7 +176,9 @@ def fields_of(plan: ProjectPlan, topic: str, entity: str) -> Fields:
     """The fields of a topic's events that may be of an entity; of a topic that is not declared none."""
     topics = plan.topics()
     if topic not in topics:
-        return Fields()
+        # Another generation of a derived stream has the same fields.
+        first = next((d.topic for d in plan.derived.values() if is_generation(topic, d)), None)
+        return Fields() if first is None else fields_of(plan, first, entity)
     schema, root = topics[topic].schema, topics[plan.root(topic)].schema
     events = {stream.schema.name for stream in topics.values()}
     # Fields of derived records have the names of their source's, and do not say themselves that they are personal.

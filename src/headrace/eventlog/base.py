@@ -5,7 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+
+from headrace.core.errors import LogError
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +58,10 @@ class EventLog(ABC):
     in part if its process dies. Offsets are without gaps there, too.
 
     Attributes:
-        editable: whether `rewrite` can edit what is stored; Kafka's topics only ever lose their beginning.
+        editable: whether `rewrite` can edit what is stored. Kafka's topics only ever lose their beginning.
     """
 
-    editable: ClassVar[bool] = True
+    editable: bool = False
 
     @abstractmethod
     def create(self, topic: str, partitions: int = 1) -> None:
@@ -113,7 +114,6 @@ class EventLog(ABC):
     def trim(self, topic: str, partition: int, before: int) -> int:
         """Drop whole batches that lie below `before`; returns the new begin."""
 
-    @abstractmethod
     def rewrite(self, topic: str, partition: int, change: Callable[[LogBatch], bytes | None]) -> int:
         """Give batches another payload; returns how many. `change` is asked for each that is held, in order, and may
         be asked again for one that it has changed; None leaves a batch as it is.
@@ -121,6 +121,7 @@ class EventLog(ABC):
         A batch keeps its offsets, its count and its arrival; a reader sees it whole, as it was or as it is. Batches
         that are appended meanwhile are reached, too. Raises LogError where the log is not `editable`.
         """
+        raise LogError(f'messages of topic "{topic}" cannot be edited here: they are kept until they are trimmed')
 
     def wipe(self) -> None:  # noqa: B027  an adapter without files has nothing to do
         """Make sure that what was rewritten or trimmed cannot be read from the log's files any more.

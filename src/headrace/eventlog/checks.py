@@ -63,8 +63,3 @@ def below_begin(topic: str, partition: int, offset: int, begin: int) -> LogError
 def _near(name: str, names: Iterable[str]) -> str:
     near = get_close_matches(name, list(names), n=3)
     return f"near names: {', '.join(near)}; " if near else ""
-
-
-def not_editable(topic: str) -> LogError:
-    """The error for a log that only ever loses its beginning."""
-    return LogError(f'messages of topic "{topic}" cannot be edited: Kafka keeps them until they are trimmed')

@@ -56,6 +56,8 @@ class LmdbEventLog(EventLog):
     Every method raises LogError if the folder cannot be read or written, and says what to do.
     """
 
+    editable = True
+
     def __init__(
         self, path: str | os.PathLike[str], clock: Clock, *, sync: bool = True, map_size: int = DEFAULT_MAP_SIZE
     ) -> None:

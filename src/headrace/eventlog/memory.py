@@ -30,6 +30,8 @@ class MemoryEventLog(EventLog):
         clock: gives the arrival of each batch.
     """
 
+    editable = True
+
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._topics: dict[str, list[_Partition]] | None = {}

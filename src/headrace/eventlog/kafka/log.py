@@ -11,7 +11,7 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from confluent_kafka import TopicPartition
@@ -19,7 +19,7 @@ from confluent_kafka import TopicPartition
 from headrace.core.errors import LogError, LogMoved, LogUnreachable
 from headrace.core.time import Clock
 from headrace.eventlog.base import Append, EventLog, LogBatch
-from headrace.eventlog.checks import check_base, check_count, check_name, check_partitions, no_topic, not_editable
+from headrace.eventlog.checks import check_base, check_count, check_name, check_partitions, no_topic
 from headrace.eventlog.kafka.batches import APPEND, ARRIVAL, BASE, COUNT, LAST, BatchPartition, SharedProbe, Tail
 from headrace.eventlog.kafka.cluster import KafkaAddress, KafkaCluster, kafka_name, own_name
 from headrace.eventlog.kafka.groups import GroupOffsets
@@ -57,8 +57,6 @@ class KafkaEventLog(EventLog):
         clock: gives the arrival of each batch.
         patience_s: how long a call waits for a broker that is away.
     """
-
-    editable = False
 
     def __init__(self, address: KafkaAddress, clock: Clock, *, patience_s: float | None = None) -> None:
         self.address = address
@@ -256,9 +254,6 @@ class KafkaEventLog(EventLog):
                 continue
             self._wait_until_seen([message], [at], {key: tail})
             return at
-
-    def rewrite(self, topic: str, partition: int, change: Callable[[LogBatch], bytes | None]) -> int:
-        raise not_editable(topic)
 
     def sync(self) -> None:
         """Nothing to do: what was appended is on as many brokers as `min.insync.replicas` of the topic says."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from confluent_kafka import TopicPartition
@@ -11,7 +11,7 @@ from confluent_kafka import TopicPartition
 from headrace.core.errors import LogError
 from headrace.core.time import Clock
 from headrace.eventlog.base import Append, EventLog, LogBatch
-from headrace.eventlog.checks import check_count, check_name, check_partitions, no_topic, not_editable
+from headrace.eventlog.checks import check_count, check_name, check_partitions, no_topic
 from headrace.eventlog.kafka.batches import SharedProbe
 from headrace.eventlog.kafka.cluster import KafkaAddress, KafkaCluster, kafka_name, own_name
 from headrace.eventlog.kafka.groups import GroupOffsets
@@ -46,8 +46,6 @@ class KafkaRawLog(EventLog):
         names: what topics are called in Kafka, where not by the prefix and their own name.
         patience_s: how long a call waits for a broker that is away.
     """
-
-    editable = False
 
     def __init__(
         self,
@@ -170,9 +168,6 @@ class KafkaRawLog(EventLog):
         if before > low:
             self._open.delete_below(place.kafka_topic, partition, min(before, high))
         return place.bounds()[0]
-
-    def rewrite(self, topic: str, partition: int, change: Callable[[LogBatch], bytes | None]) -> int:
-        raise not_editable(topic)
 
     def sync(self) -> None:
         """Nothing to do: what was appended is on as many brokers as `min.insync.replicas` of the topic says."""

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 import pyarrow as pa
 import pyarrow.dataset as ds
 
+from headrace.core.errors import StoreError
+
 
 class OfflineStore(ABC):
     """Append-only tables, partitioned by the day of a time column, with versions to go back to.
@@ -80,20 +82,20 @@ class OfflineStore(ABC):
     def compact(self, table: str) -> None:
         """Rewrite small files into large ones; rows and older versions stay readable."""
 
-    @abstractmethod
     def rewrite(self, table: str, where: ds.Expression, change: Callable[[pa.Table], pa.Table]) -> int:
         """Put what `change` makes of the rows for which `where` is true in their place; returns how many those were.
 
         `change` is called for some of them at a time and keeps columns, types and the time of each row; it may leave
         rows out. Killed between, some are changed and others not. Writers' numbers stay. Nobody may append meanwhile.
         """
+        raise StoreError(f'rows of table "{table}" cannot be changed in this store')
 
-    @abstractmethod
     def forget(self, table: str) -> None:
         """Drop all versions but the newest with their files, so that what `rewrite` took away can be read nowhere.
 
         Whoever reads an older version at the moment may fail.
         """
+        raise StoreError(f'older versions of table "{table}" cannot be dropped in this store')
 
     def remains(self) -> list[str]:
         """Where a server may keep copies of files that `forget` deletes, in words."""
