@@ -157,6 +157,13 @@ class Parts:
         fill_lookups(self, store)
         return store
 
+    def forget_lookups(self) -> None:
+        """Close the store of look-ups; it is opened anew when it is asked for."""
+        store = self.__dict__.pop("derivation", None)
+        if store is not None:
+            self._opened.remove(store)
+            store.close()
+
     @cached_property
     def offline(self) -> OfflineStore:
         """The offline store: a local folder, or a prefix of a bucket."""

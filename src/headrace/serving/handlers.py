@@ -7,7 +7,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any
 
-from headrace.core.errors import NotFound, SchemaError, StoreError
+from headrace.core.errors import Erased, NotFound, SchemaError, StoreError
 from headrace.core.positions import EMPTY_POSITION, Position, decode_position
 from headrace.core.schema import DType, Field, Schema
 from headrace.core.time import US_PER_SECOND, to_iso
@@ -167,7 +167,10 @@ class Handlers:
         if recent is not None:
             block: ScoredBlock | None = one_of(*recent)
         else:
-            block = await asyncio.to_thread(find_prediction, self._service.internal, name, self._views)
+            try:
+                block = await asyncio.to_thread(find_prediction, self._service.internal, name, self._views)
+            except Erased as error:
+                raise Refused(410, str(error)) from None
         if block is None:
             raise Refused(404, f'there is no recent prediction "{name}"', hint="older ones are in the offline store")
         call.caller.check_read(block.view)
