@@ -13,7 +13,6 @@ from headrace.app.changes import ProjectChanges, RunChange, forget_empty_streams
 from headrace.app.heartbeats import LAYERS
 from headrace.app.kept import keep, kept_streams, needs_of, plan_keeping, remember_views
 from headrace.app.locks import holder_of, layers_at_rest
-from headrace.app.retention import check_derivable
 from headrace.app.scheduled import SCHEDULED, applied_schedule, declared_schedule, run_group
 from headrace.app.users import os_user
 from headrace.app.widening import largest_number
@@ -37,7 +36,6 @@ def plan_changes(parts: Parts, declared: ProjectPlan) -> ProjectChanges:
         largest=partial(largest_number, parts),
         computed=frozenset(kept_streams(catalog)),
     )
-    check_derivable(parts, plan, found.derives)
     found = replace(found, needs=needs, runs=_runs(parts, plan, found))
     events, rate = events_to_read(parts, [*found.backfills, *_joining(parts, found)]), measured_rate(parts)
     return replace(found, events=events, seconds=None if rate is None else events / rate)
