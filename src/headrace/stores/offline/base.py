@@ -3,9 +3,27 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import pyarrow as pa
+
+
+@dataclass(frozen=True, slots=True)
+class DamagedFile:
+    """A file of a table that cannot be read.
+
+    Attributes:
+        path: where it lay, or lies.
+        fault: what is wrong with it, such as "is gone".
+        rows: how many rows it held.
+        bounds: the least and the greatest value of its int64 columns, of those of which that is known.
+    """
+
+    path: str
+    fault: str
+    rows: int
+    bounds: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 class OfflineStore(ABC):
@@ -76,6 +94,16 @@ class OfflineStore(ABC):
     @abstractmethod
     def compact(self, table: str) -> None:
         """Rewrite small files into large ones; rows and older versions stay readable."""
+
+    def damaged(self, table: str) -> list[DamagedFile]:
+        """Files of the newest version that are gone, or not as long as they were written, known without reading them;
+        a store without files has none."""
+        return []
+
+    def drop_damaged(self, table: str) -> int:
+        """Leave damaged files out of the table from a new version on, with the rows that they held, and return how many
+        there were: whoever calls this brings the rows back by other means."""
+        return 0
 
     @abstractmethod
     def close(self) -> None:

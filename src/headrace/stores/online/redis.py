@@ -215,6 +215,21 @@ class RedisOnlineStore(OnlineStore):
                 return
         raise Unreachable(f"the online store at {self.address.shown} is being written to: scan it when it rests")
 
+    def sweep(self) -> Iterator[tuple[bytes, bytes]]:
+        """See the port. The server is asked in small pieces."""
+        names: list[bytes] = []
+        for name in self._names():
+            names.append(name)
+            if len(names) == _AT_ONCE:
+                yield from self._named(names)
+                names.clear()
+        yield from self._named(names)
+
+    def _named(self, names: list[bytes]) -> Iterator[tuple[bytes, bytes]]:
+        for name, record in zip(names, self._records(names) if names else [], strict=True):
+            if record is not None:
+                yield name.partition(b"}r")[2], record
+
     def _marks(self) -> list[list[Any]]:
         return self._servers.ask([(shard.tag, [(b"GET", shard.head)]) for shard in self._shards])
 
