@@ -36,6 +36,8 @@ _AT_ONCE = 50_000
 _BATCHES = 1_000
 _VERSION_BYTES = 8
 _FORMAT = 1
+_UNKNOWN = 0
+"""No record's hash, as good as surely."""
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -101,10 +103,13 @@ class Digests:
         same[:-1] |= twice
         return np.unique(both[~same])
 
-    def without(self, keys: HashArray) -> Digests:
-        """The same but for some keys."""
+    def doubting(self, keys: HashArray) -> Digests:
+        """The same, but that nothing agrees with the records of these keys, be they there or not."""
+        if not len(keys):
+            return self
         keep = ~holds(keys, self.keys)
-        return self if keep.all() else Digests.of(self.keys[keep], self.records[keep])
+        unknown = np.full(len(keys), _UNKNOWN, np.uint64)
+        return Digests.of(np.append(self.keys[keep], keys), np.append(self.records[keep], unknown))
 
     def _within(self, leaves: npt.NDArray[np.int64]) -> tuple[HashArray, HashArray]:
         if len(leaves) == 1 << _BITS:

@@ -182,7 +182,7 @@ class Reconciler:
             if broken and chosen.also is not None:
                 doubtful = np.concatenate([doubtful, chosen.also])  # some of these were not looked at
             doubtful = np.unique(doubtful)
-            self._digests.save(self._versions, replace(kept, digests=kept.digests.without(doubtful)))
+            self._digests.save(self._versions, replace(kept, digests=kept.digests.doubting(doubtful)))
         self.totals.add(found)
         return found
 
@@ -221,7 +221,7 @@ class Reconciler:
         later = np.unique(suspects[_MOST_SUSPECTS:])
         suspects = np.unique(suspects[:_MOST_SUSPECTS])
         _, more = digest(self._online.sweep(), self._versions, lambda some: holds(suspects, hashes_of(some)), on_way)
-        kept = replace(kept, digests=now.without(later))
+        kept = replace(kept, digests=now.doubting(later))
         return replace(share, also=suspects), [*keys, *more], kept
 
     def _by_stream(self, position: Position) -> Iterator[tuple[list[GroupPlan], list[int]]]:

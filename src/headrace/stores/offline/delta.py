@@ -263,7 +263,11 @@ class DeltaOfflineStore(OfflineStore):
             path = file.path.removeprefix(f"{self._root}/{table}/")
             if file.fault != "is gone":
                 # Kept under a name that no table knows, should anybody want to look at it.
-                files.copy_file(path, f"{path}.damaged")
+                with (
+                    files.open_input_stream(path, compression=None) as source,
+                    files.open_output_stream(f"{path}.damaged", compression=None) as copy,
+                ):
+                    copy.write(source.read())
                 files.delete_file(path)
         with held.lock:
             delta = held.refreshed()

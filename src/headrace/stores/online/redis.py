@@ -24,6 +24,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import islice
 from typing import Any, Final
 
 import msgspec
@@ -217,18 +218,11 @@ class RedisOnlineStore(OnlineStore):
 
     def sweep(self) -> Iterator[tuple[bytes, bytes]]:
         """See the port. The server is asked in small pieces."""
-        names: list[bytes] = []
-        for name in self._names():
-            names.append(name)
-            if len(names) == _AT_ONCE:
-                yield from self._named(names)
-                names.clear()
-        yield from self._named(names)
-
-    def _named(self, names: list[bytes]) -> Iterator[tuple[bytes, bytes]]:
-        for name, record in zip(names, self._records(names) if names else [], strict=True):
-            if record is not None:
-                yield name.partition(b"}r")[2], record
+        names = self._names()
+        while keys := [name.partition(b"}r")[2] for name in islice(names, _AT_ONCE)]:
+            for key, record in zip(keys, self._records(keys), strict=True):
+                if record is not None:
+                    yield key, record
 
     def _marks(self) -> list[list[Any]]:
         return self._servers.ask([(shard.tag, [(b"GET", shard.head)]) for shard in self._shards])
