@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
@@ -15,18 +16,18 @@ from headrace.features.plan import ModelPlan, ProjectPlan, ViewPlan
 from headrace.features.view import FeatureView
 
 
-class Names:
+class Names(ABC):
     """The definitions of a project, found by whatever names them; raises NotFound with near names, or SchemaError."""
 
-    @cached_property
+    @property
+    @abstractmethod
     def definitions(self) -> list[Any]:
         """The classes, views and models of the project."""
-        raise NotImplementedError
 
-    @cached_property
+    @property
+    @abstractmethod
     def definition_plan(self) -> ProjectPlan:
         """The definitions, every name resolved."""
-        raise NotImplementedError
 
     @cached_property
     def _classes(self) -> dict[tuple[str, str], type]:
