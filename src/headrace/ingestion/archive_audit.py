@@ -86,7 +86,9 @@ class ArchiveAudit:
             if not repair:
                 found.lost[name] = f"{len(files)} files are damaged: {_told(files)}"
                 return
-            self._offline.drop_damaged(name)
+            if not self._offline.drop_damaged(name):
+                found.lost[name] = f"{_told(files)}: delete these files, and the next look brings the rows back"
+                return
         missing = source.missing(number)
         found.rows += source.expected
         n = sum(int(flags.sum()) for flags in missing)

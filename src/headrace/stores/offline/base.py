@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
+GONE = "is gone"
+"""The fault of a file that is not there."""
+
 
 @dataclass(frozen=True, slots=True)
 class DamagedFile:
@@ -15,7 +18,7 @@ class DamagedFile:
 
     Attributes:
         path: where it lay, or lies.
-        fault: what is wrong with it, such as "is gone".
+        fault: what is wrong with it, such as `GONE`.
         rows: how many rows it held.
         bounds: the least and the greatest value of its int64 columns, of those of which that is known.
     """
@@ -101,8 +104,11 @@ class OfflineStore(ABC):
         return []
 
     def drop_damaged(self, table: str) -> int:
-        """Leave damaged files out of the table from a new version on, with the rows that they held, and return how many
-        there were: whoever calls this brings the rows back by other means."""
+        """Leave damaged files out of the table from a new version on, with the rows that they held; return how many.
+
+        Whoever calls this brings the rows back by other means. 0 if some of the files have to be deleted first, by
+        somebody who may.
+        """
         return 0
 
     @abstractmethod

@@ -25,7 +25,7 @@ from pyarrow.fs import FileSelector, FileType, LocalFileSystem, SubTreeFileSyste
 from headrace.core.errors import NotFound, StoreError
 from headrace.core.time import MAX_US, MIN_US
 from headrace.stores.objects import failure, object_files
-from headrace.stores.offline.base import DamagedFile, OfflineStore
+from headrace.stores.offline.base import GONE, DamagedFile, OfflineStore
 from headrace.stores.offline.checks import (
     DAY,
     EPOCH_DAY,
@@ -246,7 +246,7 @@ class DeltaOfflineStore(OfflineStore):
         for file in added:
             path, size = unquote(file["path"]), int(file["size_bytes"])
             if there.get(path) != size:
-                fault = "is gone" if path not in there else f"has {there[path]:,} bytes where {size:,} were written"
+                fault = GONE if path not in there else f"has {there[path]:,} bytes where {size:,} were written"
                 bounds = {
                     key.removeprefix("min."): (low, file[f"max.{key.removeprefix('min.')}"])
                     for key, low in file.items()
@@ -257,18 +257,13 @@ class DeltaOfflineStore(OfflineStore):
 
     def drop_damaged(self, table: str) -> int:
         held = self._table(table)
-        files = object_files(f"{self._root}/{table}", self._options) if held.files is None else held.files
         damaged = self.damaged(table)
-        for file in damaged:
-            path = file.path.removeprefix(f"{self._root}/{table}/")
-            if file.fault != "is gone":
-                # Kept under a name that no table knows, should anybody want to look at it.
-                with (
-                    files.open_input_stream(path, compression=None) as source,
-                    files.open_output_stream(f"{path}.damaged", compression=None) as copy,
-                ):
-                    copy.write(source.read())
-                files.delete_file(path)
+        short = [file for file in damaged if file.fault != GONE]
+        if held.files is None and short:
+            return 0  # objects are never deleted here
+        for file in short:
+            # Kept under a name that no table knows, should anybody want to look at it.
+            Path(file.path).replace(f"{file.path}.damaged")
         with held.lock:
             delta = held.refreshed()
             try:
