@@ -16,10 +16,13 @@ from headrace.core.errors import StoreError
 from headrace.stores.offline.base import OfflineStore
 from headrace.stores.offline.delta import DeltaOfflineStore
 from headrace.stores.offline.memory import MemoryOfflineStore
+from headrace.testing.capabilities import capability
 from headrace.testing.offline_store import DurableOfflineStoreTests, OfflineStoreTests
 
 
 class TestMemoryOfflineStore(OfflineStoreTests):
+    adapter = "memory"
+
     def open(self, place: Path) -> OfflineStore:
         return MemoryOfflineStore()
 
@@ -31,6 +34,8 @@ class TestMemoryOfflineStore(OfflineStoreTests):
 
 
 class TestDeltaOfflineStore(DurableOfflineStoreTests):
+    adapter = "Delta Lake, folder"
+
     def open(self, place: Path) -> OfflineStore:
         return DeltaOfflineStore(place)
 
@@ -56,6 +61,7 @@ class TestDeltaOfflineStore(DurableOfflineStoreTests):
             "0001-01-01": [-62_135_596_800_000_000],
         }
 
+    @capability("a scan reads the files of its days only")
     def test_a_scan_reads_the_files_of_its_days_only(self, store: OfflineStore, place: Path) -> None:
         day = 86_400_000_000
         for number in range(3):

@@ -53,6 +53,8 @@ def linked(objects: Bucket, link: Link) -> Iterator[DeltaOfflineStore]:
 
 
 class TestDeltaOfflineStoreOnS3(DurableOfflineStoreTests):
+    adapter = "Delta Lake, S3"
+
     @pytest.fixture(autouse=True)
     def _server(self, objects: Bucket) -> None:
         self.objects = objects

@@ -27,6 +27,7 @@ class Heartbeat(msgspec.Struct, frozen=True):
         counters: totals since it started, by name.
         address: where it listens, if it does.
         problem: what the last step failed with; empty if all is well.
+        python: the interpreter that runs it.
     """
 
     layer: str
@@ -38,6 +39,7 @@ class Heartbeat(msgspec.Struct, frozen=True):
     counters: dict[str, float] = {}
     address: str = ""
     problem: str = ""
+    python: str = ""
 
 
 def write_heartbeat(state: Path, beat: Heartbeat) -> None:

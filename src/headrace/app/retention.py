@@ -25,7 +25,7 @@ def trim_raw(parts: Parts, keep_us: int) -> dict[str, int]:
 
     plan, raw = parts.plan, parts.raw
     topics, since_us = raw.topics(), parts.clock.now_us() - keep_us
-    computed = checkpoint_positions(parts.checkpoint)
+    computed = _everywhere([checkpoint_positions(file) for file in parts.checkpoints])
     dropped = {}
     for stream in plan.topics():
         # A topic that has a name of its own in Kafka is somebody else's: he says what it keeps.
@@ -59,6 +59,12 @@ def _sources(plan: ProjectPlan, stream: str) -> list[str]:
     while found[-1] in plan.derived:
         found.append(plan.derived[found[-1]].source)
     return found
+
+
+def _everywhere(computed: list[dict[str, list[int]]]) -> dict[str, list[int]]:
+    """By stream and partition, the least offset; streams that one of them lacks are left out."""
+    common = set(computed[0]).intersection(*computed[1:])
+    return {name: list(map(min, *(of[name] for of in computed), computed[0][name])) for name in common}
 
 
 def _positions(parts: Parts, commit: int, stream: str, partitions: int) -> list[int]:
