@@ -51,9 +51,10 @@ bench: $(STAMP) ## Run every benchmark; each prints one JSON line
 mutants: $(STAMP) ## Break the rules of time and exactness one at a time: every break must be noticed (takes long)
 	$(BIN)/python tools/mutants.py $(ARGS)
 
-docs: $(STAMP) ## Write the generated pages anew (docs/cli.md, docs/capabilities.md)
+docs: $(STAMP) ## Write the generated pages anew (docs/cli.md, docs/capabilities.md, docs/aggregations.md)
 	$(BIN)/python tools/gen_cli_reference.py
 	$(BIN)/python tools/gen_capabilities.py
+	$(BIN)/python tools/gen_aggregations.py
 
 lock: $(STAMP) ## Resolve the newest allowed packages into uv.lock
 	@PATH="$(CURDIR)/$(BIN):$$PATH" uv lock --upgrade

@@ -117,6 +117,17 @@ class Database:
         except SQLAlchemyError as error:
             raise _failure(f"{what} cannot be kept to this process", error) from error
 
+    def compact(self) -> None:
+        """Leave no bytes of deleted and replaced rows in the file; on PostgreSQL that is the server's own affair."""
+        if not self._is_sqlite:
+            return
+        try:
+            with self._engine.connect() as connection:
+                connection.exec_driver_sql("VACUUM")
+                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+        except SQLAlchemyError as error:
+            raise _failure("the catalog was not compacted", error) from error
+
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()

@@ -297,7 +297,7 @@ def new_rows(table: TablePlan, rows: TableRows, batch: LogBatch) -> NewRows:
         keys,
         rows.event_time_us,
         rows.available_us,
-        np.arange(batch.base, batch.base + rows.n),
+        rows.orders(batch.base),
         np.where(rows.deleted, DELETED, bits),
         words,
         np.full(rows.n, batch.arrival_us),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
-from collections.abc import Collection, Container, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,28 @@ def _load(file: Path) -> _Checkpoint | None:
         f"{file} has format {written}, this version reads {_CHECKPOINT_FORMAT}: run compute by the version that "
         "wrote it; or delete it, and all that the raw topics still hold is judged again"
     )
+
+
+def checkpoint_ids(file: Path) -> dict[str, list[Any]]:
+    """The ids by stream that a checkpoint remembers; empty if there is none. Raises as `checkpoint_positions`."""
+    saved = _load(file)
+    states = {} if saved is None else saved.states
+    return {name: [id for state in partitions for id in state.ids] for name, partitions in states.items()}
+
+
+def replace_ids(file: Path, ids: Mapping[str, Mapping[Any, Any]]) -> int:
+    """Put other ids in the place of some that a checkpoint remembers, by stream; returns how many. Atomic."""
+    saved, found = _load(file), 0
+    if saved is None:
+        return 0
+    for name, partitions in saved.states.items():
+        new = ids.get(name, {})
+        for state in partitions:
+            found += sum(id in new for id in state.ids)
+            state.ids = [new.get(id, id) for id in state.ids]
+    if found:
+        _store(file, saved)
+    return found
 
 
 class ComputeWorker:
@@ -244,20 +266,7 @@ class ComputeWorker:
             ]
             for name, partitions in self._engine.states.items()
         }
-        data = msgspec.msgpack.encode(_Checkpoint(self.positions, states, _CHECKPOINT_FORMAT))
-        beside = self._file.with_suffix(".new")
-        try:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            with beside.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(self._file)
-        except OSError as error:
-            raise LogError(
-                f"the checkpoint {self._file} cannot be written ({error.strerror}); nothing is lost, the former one "
-                "stands: free some space and start again"
-            ) from error
+        _store(self._file, _Checkpoint(self.positions, states, _CHECKPOINT_FORMAT))
         self._since_checkpoint = 0
 
     def lag(self) -> dict[str, int]:
@@ -327,6 +336,22 @@ class ComputeWorker:
         if name in self.plan.derived:
             return derived_chunk(self._streams[name], partition, position, batches, end, only=fields)
         return _chunk(self._streams[name], partition, position, batches, end, only=fields)
+
+
+def _store(path: Path, checkpoint: _Checkpoint) -> None:
+    data, beside = msgspec.msgpack.encode(checkpoint), path.with_suffix(".new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with beside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError as error:
+        raise LogError(
+            f"the checkpoint {path} cannot be written ({error.strerror}); nothing is lost, the former one "
+            "stands: free some space and start again"
+        ) from error
 
 
 def committed_positions(features: EventLog) -> dict[str, list[int]]:
