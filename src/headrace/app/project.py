@@ -197,7 +197,8 @@ class Project(Names):
                 )
         planned = self.plan().backfills
         lost = lost_groups(self.parts)
-        anew = {n: s for n in names if (s := n if n in streams else self._derived_under(n, {*planned, *lost}))}
+        due_already = {*planned, *lost} if since_us is None else set(groups)
+        anew = {n: s for n in names if (s := n if n in streams else self._derived_under(n, due_already))}
         if anew:
             if len(anew) < len(names) or since_us is not None:
                 raise SchemaError(f"{next(iter(anew))} is derived anew as a whole: name it alone, without since")
@@ -277,6 +278,8 @@ class Project(Names):
 
     def settle(self, *, wait: bool = True, timeout_s: float = 60.0) -> None:
         """Bring the stores up to the log; with `wait` also if other processes have to do it."""
+        if self.parts.refresh_side():
+            self._reopen()
         if wait:
             self._workers.settle(timeout_s)
         else:

@@ -250,4 +250,6 @@ def _failure(what: str, error: SQLAlchemyError, cure: str = "") -> StoreError:
     )
     if away and error.__class__.__module__.startswith("sqlalchemy") and "sqlite" not in type(cause).__module__:
         return Unreachable(f"{what}: the database does not answer: {line}")
+    if not cure and any(said in line for said in ("disk I/O error", "disk is full", "could not extend file")):
+        cure = "its disk is full or fails: free some space and do it again"
     return StoreError(f"{what}: {type(cause).__name__}: {line}{f'; {cure}' if cure else ''}")

@@ -76,7 +76,7 @@ class ForkedLog(EventLog):
                 found.append(replace(batch, topic=topic, base=base))
             if not found or found[-1].end <= offset:
                 break  # the next segment begins behind a gap, which only an end leaves
-            left -= found[-1].end - offset
+            left = max_records - sum(batch.count for batch in found)
             offset = found[-1].end
             if end is None or offset < end:
                 break

@@ -31,6 +31,7 @@ from headrace.engines.stream.commits import (
 )
 from headrace.engines.stream.engine import RawChunk, StreamEngine
 from headrace.eventlog.base import Append, EventLog, LogBatch
+from headrace.eventlog.checks import decoding
 from headrace.features.plan import ProjectPlan, StreamPlan
 
 _CHECKPOINT_EVERY = 500_000
@@ -356,12 +357,19 @@ def _store(path: Path, checkpoint: _Checkpoint) -> None:
 def committed_positions(features: EventLog) -> dict[str, list[int]]:
     """Up to where stream compute has read each raw stream, from the feature log itself."""
     last = features.last(WINDOWS, 0) if WINDOWS in features.topics() else None
-    return decode_head(last.payload).positions if last is not None else {}
+    if last is None:
+        return {}
+    with decoding(last):
+        return decode_head(last.payload).positions
 
 
 def read_heads(features: EventLog, offset: int, max_commits: int) -> list[tuple[LogBatch, CommitHead]]:
     """Commits from `offset` on, without their deltas, with the batches that hold them."""
-    return [(b, decode_head(b.payload)) for b in features.read(WINDOWS, 0, offset, max_commits)]
+    found = []
+    for batch in features.read(WINDOWS, 0, offset, max_commits):
+        with decoding(batch):
+            found.append((batch, decode_head(batch.payload)))
+    return found
 
 
 def read_span(plan: ProjectPlan, raw: EventLog, topic: str, partition: int, begin: int, end: int) -> RawChunk:
@@ -387,8 +395,13 @@ def derived_chunk(
     only: Container[str] | None = None,
 ) -> RawChunk:
     """The derived records from `position` on (up to `end`, exclusive), with arrivals and verdicts of their sources."""
-    held = [decode_derived(batch.payload) for batch in batches if end is None or batch.base < end]
-    block = concat_blocks([decode_block(batch.block, stream.schema, only) for batch in held])
+    held, blocks = [], []
+    for batch in batches:
+        if end is None or batch.base < end:
+            with decoding(batch):
+                held.append(decode_derived(batch.payload))
+                blocks.append(decode_block(held[-1].block, stream.schema, only))
+    block = concat_blocks(blocks)
     arrivals = np.concatenate([batch.arrivals for batch in held])
     codes = np.concatenate([batch.codes() for batch in held])
     start, stop = position - batches[0].base, block.n if end is None else min(end - batches[0].base, block.n)
@@ -425,6 +438,7 @@ def _chunk(
 def _decoded(stream: StreamPlan, spans: list[tuple[LogBatch, int, int]], only: Container[str] | None) -> EventBlock:
     blocks = []
     for batch, start, stop in spans:
-        block = decode_block(batch.payload, stream.schema, only)
+        with decoding(batch):
+            block = decode_block(batch.payload, stream.schema, only)
         blocks.append(block if (start, stop) == (0, block.n) else block.slice(start, stop))
     return concat_blocks(blocks)

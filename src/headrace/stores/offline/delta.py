@@ -6,6 +6,7 @@ writer appended last is kept as a Delta application transaction, so that an appe
 
 from __future__ import annotations
 
+import json
 import operator
 import os
 import threading
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from functools import reduce
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -25,7 +27,7 @@ from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem, SubT
 from headrace.core.errors import NotFound, StoreError
 from headrace.core.time import MAX_US, MIN_US
 from headrace.stores.objects import failure, object_files
-from headrace.stores.offline.base import OfflineStore
+from headrace.stores.offline.base import GONE, DamagedFile, OfflineStore
 from headrace.stores.offline.checks import (
     DAY,
     EPOCH_DAY,
@@ -68,8 +70,9 @@ class DeltaOfflineStore(OfflineStore):
             lost: Exception | None = None
             for _ in range(_ATTEMPTS):
                 delta = held.refreshed()
-                if delta is not None and _number(delta, writer) >= number:
-                    return delta.version()
+                with self._reading(table):
+                    if delta is not None and _number(delta, writer) >= number:
+                        return delta.version()
                 try:
                     return self._append(held, delta, rows, time_column, Transaction(writer, number))
                 except (CommitFailedError, _Raced) as error:
@@ -134,7 +137,7 @@ class DeltaOfflineStore(OfflineStore):
     def _reading(self, table: str) -> Iterator[None]:
         try:
             yield
-        except (DeltaError, OSError) as error:
+        except (DeltaError, OSError, pa.ArrowException) as error:
             raise failure(f'table "{table}" in {self._root} cannot be read', error) from error
 
     def count(self, table: str, *, since_us: int | None = None, until_us: int | None = None) -> int:
@@ -215,7 +218,8 @@ class DeltaOfflineStore(OfflineStore):
         held = self._table(table)
         with held.lock:
             delta = held.refreshed()
-            return -1 if delta is None else _number(delta, writer)
+            with self._reading(table):
+                return -1 if delta is None else _number(delta, writer)
 
     def compact(self, table: str) -> None:
         held = self._table(table)
@@ -278,6 +282,51 @@ class DeltaOfflineStore(OfflineStore):
             return []
         return [f"{self._root}: former versions of objects, where the bucket keeps versions, until they expire"]
 
+    def damaged(self, table: str) -> list[DamagedFile]:
+        held = self._table(table)
+        with held.lock:
+            delta = held.refreshed()
+            added = [] if delta is None else pa.table(delta.get_add_actions(flatten=True)).to_pylist()
+        files = object_files(f"{self._root}/{table}", self._options) if held.files is None else held.files
+        try:
+            there = {
+                entry.path.lstrip("/"): entry.size
+                for entry in files.get_file_info(FileSelector("", recursive=True, allow_not_found=True))
+                if entry.type == FileType.File
+            }
+        except OSError as error:
+            raise failure(f'the files of table "{table}" in {self._root} cannot be listed', error) from error
+        found = []
+        for file in added:
+            path, size = unquote(file["path"]), int(file["size_bytes"])
+            if there.get(path) != size:
+                fault = GONE if path not in there else f"has {there[path]:,} bytes where {size:,} were written"
+                bounds = {
+                    key.removeprefix("min."): (low, file[f"max.{key.removeprefix('min.')}"])
+                    for key, low in file.items()
+                    if key.startswith("min.") and isinstance(low, int)
+                }
+                found.append(DamagedFile(f"{self._root}/{table}/{path}", fault, int(file["num_records"] or 0), bounds))
+        return found
+
+    def drop_damaged(self, table: str) -> int:
+        held = self._table(table)
+        damaged = self.damaged(table)
+        short = [file for file in damaged if file.fault != GONE]
+        if held.files is None and short:
+            return 0  # objects are never deleted here
+        for file in short:
+            # Kept under a name that no table knows, should anybody want to look at it.
+            Path(file.path).replace(f"{file.path}.damaged")
+        with held.lock:
+            delta = held.refreshed()
+            try:
+                if delta is not None:
+                    delta.repair()
+            except (DeltaError, OSError) as error:
+                raise failure(f'damaged files of table "{table}" in {self._root} were not left out', error) from error
+        return len(damaged)
+
     def close(self) -> None:
         self._open = None
 
@@ -331,7 +380,9 @@ class _Table:
         """The table at its newest version; None if it does not exist."""
         try:
             if self._delta is None:
-                self._delta = DeltaTable(self._uri, storage_options=self._options)
+                opened = DeltaTable(self._uri, storage_options=self._options)
+                self._check_newest(opened.version())
+                self._delta = opened
             else:
                 self._delta.update_incremental()
         except TableNotFoundError:
@@ -339,6 +390,28 @@ class _Table:
         except (DeltaError, OSError) as error:
             raise failure(f'table "{self.name}" at {self._uri} cannot be read', error) from error
         return self._delta
+
+    def _check_newest(self, version: int) -> None:
+        """Raise StoreError if the newest commit was cut short, by a power failure say.
+
+        Delta reads such a file as far as it goes, and the writer's number stands in its last line: the same rows would
+        be appended again. An empty file is a commit that was not done, which is no harm.
+        """
+        file = Path(self._uri) / _LOG / f"{version:020}.json"
+        if not self._is_local or not file.exists():
+            return
+        try:
+            actions = [json.loads(line) for line in file.read_bytes().splitlines()]
+        except ValueError:
+            whole = False
+        else:
+            wrote = any(action.get("commitInfo", {}).get("operation") == "WRITE" for action in actions)
+            whole = not wrote or any("txn" in action for action in actions)
+        if not whole:
+            raise StoreError(
+                f'the newest commit of table "{self.name}" was cut short: remove {file}; what it brought is in the '
+                "logs and is appended again"
+            )
 
     def at(self, version: int) -> DeltaTable | None:
         """The table at an older version; None if it does not exist at all."""
