@@ -16,12 +16,14 @@ from headrace.catalog.catalog import Catalog
 from headrace.catalog.records import DefinitionRecord
 from headrace.core.errors import Busy, ConfigError, StoreError, Unreachable
 from headrace.core.time import SimulatedClock
+from headrace.testing.capabilities import capability
 from headrace.testing.catalog import CatalogTests
 from tests.link import Link
 from tests.postgres import database, engine
 
 
 class TestCatalogOnSqlite(CatalogTests):
+    adapter = "SQLite"
     numbered_key = "INTEGER NOT NULL PRIMARY KEY"
 
     def opener(self, place: Path) -> Callable[[], Catalog]:
@@ -40,6 +42,7 @@ class TestCatalogOnSqlite(CatalogTests):
 
 @pytest.mark.postgres
 class TestCatalogOnPostgres(CatalogTests):
+    adapter = "PostgreSQL"
     numbered_key = "SERIAL NOT NULL PRIMARY KEY"
 
     @pytest.fixture(autouse=True)
@@ -59,6 +62,7 @@ class TestCatalogOnPostgres(CatalogTests):
     def inspect(self, place: Path) -> tuple[sa.Inspector, str | None]:
         return sa.inspect(self.plain), place.name
 
+    @capability("environments share a database")
     def test_environments_share_a_database(self) -> None:
         opened = {env: Catalog(self.url, SimulatedClock(1), env=env) for env in ("default", "prod", "Test-2")}
         for env, catalog in opened.items():
@@ -69,6 +73,7 @@ class TestCatalogOnPostgres(CatalogTests):
         schemas = sa.inspect(engine(self.url)).get_schema_names()
         assert {"headrace", "headrace_prod", "headrace_Test-2"} <= set(schemas)
 
+    @capability("applying holds off other machines")
     def test_what_is_held_is_held_against_all_others_until_its_holder_is_gone(self) -> None:
         first, second = (Catalog(self.url, SimulatedClock(1)) for _ in range(2))
         with first.hold("apply"):
@@ -87,6 +92,7 @@ class TestCatalogOnPostgres(CatalogTests):
             pass
         first.close()
 
+    @capability("a server that was away is taken up again")
     def test_a_server_that_is_away_is_named_and_taken_up_again(self) -> None:
         port = urlsplit(self.url).port
         assert port is not None
@@ -108,6 +114,7 @@ class TestCatalogOnPostgres(CatalogTests):
             catalog.set_setting("x", 3)
             catalog.close()
 
+    @capability("passwords stay out of errors")
     def test_a_wrong_password_database_or_address_is_told_without_it(self) -> None:
         right = urlsplit(self.url)
         for url, told in (

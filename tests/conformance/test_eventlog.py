@@ -18,11 +18,14 @@ from headrace.core.time import SimulatedClock
 from headrace.eventlog.base import Append, EventLog, LogBatch
 from headrace.eventlog.lmdb import LmdbEventLog
 from headrace.eventlog.memory import MemoryEventLog
+from headrace.testing.capabilities import capability
 from headrace.testing.eventlog import DurableEventLogTests, EventLogTests, UnrulyClock
 from headrace.testing.processes import create_and_append, started
 
 
 class TestMemoryEventLog(EventLogTests):
+    adapter = "memory"
+
     def open(self, place: Path, clock: UnrulyClock) -> EventLog:
         return MemoryEventLog(clock)
 
@@ -33,6 +36,8 @@ class TestMemoryEventLog(EventLogTests):
 
 
 class TestLmdbEventLog(DurableEventLogTests):
+    adapter = "LMDB"
+
     def open(self, place: Path, clock: UnrulyClock) -> EventLog:
         return LmdbEventLog(place, clock)
 
@@ -65,6 +70,7 @@ class TestLmdbEventLog(DurableEventLogTests):
                 file.seek(found.start() + len(payload) // 2)
                 file.write(b"\xff")
 
+    @capability("goes on after a fork")
     def test_a_log_goes_on_in_both_processes_after_a_fork(self, log: EventLog) -> None:
         log.append([Append("t", 0, b"parent")])
         child = os.fork()
@@ -80,6 +86,7 @@ class TestLmdbEventLog(DurableEventLogTests):
         assert log.groups() == {("child", "t", 0): 1}
         assert [batch.payload for batch in log.read("t", 0, 0)] == [b"parent", b"child", b"parent again"]
 
+    @capability("a full disk area is told, with the cure")
     def test_a_full_map_is_reported_with_the_cure_and_stores_nothing(self, tmp_path: Path) -> None:
         log = LmdbEventLog(tmp_path / "small", UnrulyClock(), map_size=1 << 20)
         log.create("t")

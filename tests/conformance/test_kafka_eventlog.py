@@ -17,6 +17,7 @@ from headrace.eventlog.base import Append, EventLog, LogBatch
 from headrace.eventlog.kafka.cluster import KafkaAddress, parse_address
 from headrace.eventlog.kafka.log import KafkaEventLog
 from headrace.eventlog.kafka.writer import Lost, Outgoing
+from headrace.testing.capabilities import capability
 from headrace.testing.eventlog import DurableEventLogTests, UnrulyClock
 from tests.services import address
 
@@ -58,6 +59,8 @@ def plain_messages(topic: str, partition: int) -> list[tuple[int, dict[str, byte
 
 
 class TestKafkaEventLog(DurableEventLogTests):
+    adapter = "Kafka"
+
     def open(self, place: Path, clock: UnrulyClock) -> EventLog:
         return KafkaEventLog(address_of(place), clock)
 
@@ -90,6 +93,7 @@ class TestKafkaEventLog(DurableEventLogTests):
         raise AssertionError("the payload lies in no segment of the broker")
 
     @pytest.mark.parametrize("sent", [True, False], ids=["committed", "not committed"])
+    @capability("an append whose answer was lost is there once")
     def test_an_append_whose_answer_was_lost_is_there_once(
         self, log: EventLog, place: Path, clock: UnrulyClock, monkeypatch: pytest.MonkeyPatch, sent: bool
     ) -> None:

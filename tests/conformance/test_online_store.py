@@ -17,12 +17,15 @@ from headrace.stores.online.base import OnlineStore
 from headrace.stores.online.lmdb import LmdbOnlineStore
 from headrace.stores.online.memory import MemoryOnlineStore
 from headrace.stores.online.redis import RedisOnlineStore
+from headrace.testing.capabilities import capability
 from headrace.testing.online_store import DurableOnlineStoreTests, OnlineStoreTests
 from tests.redis_server import RedisServer, clustered, move_a_slot, until
 from tests.services import address
 
 
 class TestMemoryOnlineStore(OnlineStoreTests):
+    adapter = "memory"
+
     def open(self, place: Path) -> OnlineStore:
         return MemoryOnlineStore()
 
@@ -32,6 +35,8 @@ class TestMemoryOnlineStore(OnlineStoreTests):
 
 
 class TestLmdbOnlineStore(DurableOnlineStoreTests):
+    adapter = "LMDB"
+
     def open(self, place: Path) -> OnlineStore:
         return LmdbOnlineStore(place)
 
@@ -59,6 +64,7 @@ class TestLmdbOnlineStore(DurableOnlineStoreTests):
         assert store.position() == b"p"
         store.close()
 
+    @capability("a full disk area is told, with the cure")
     def test_a_full_map_is_reported_with_the_cure_and_stores_nothing(self, place: Path) -> None:
         store = LmdbOnlineStore(place, map_size=1 << 20)
         store.write([(b"a", b"1")], b"p")
@@ -82,6 +88,7 @@ class TestLmdbOnlineStore(DurableOnlineStoreTests):
 class TestRedisOnlineStore(DurableOnlineStoreTests):
     """All keys in one shard, as on a single server."""
 
+    adapter = "Redis"
     options = ""
 
     @pytest.fixture
@@ -115,6 +122,7 @@ class TestRedisOnlineStore(DurableOnlineStoreTests):
 class TestShardedRedisOnlineStore(TestRedisOnlineStore):
     """Keys in several shards, as in a cluster."""
 
+    adapter = "Redis, sharded"
     options = "&shards=5"
 
 
@@ -130,6 +138,8 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[RedisServer
 @pytest.mark.redis
 class TestClusterRedisOnlineStore(DurableOnlineStoreTests):
     """Keys spread over three nodes."""
+
+    adapter = "Redis Cluster"
 
     @pytest.fixture
     def place(self, nodes: list[RedisServer], tmp_path: Path) -> Iterator[Path]:
@@ -149,12 +159,14 @@ class TestClusterRedisOnlineStore(DurableOnlineStoreTests):
             keys = list(plain.scan_iter(f"{{headrace:{place.name}:*}}r*", count=1000))
             return {key.partition(b"}r")[2]: plain.get(key) for key in keys}
 
+    @capability("keys spread over servers")
     def test_entities_come_to_all_nodes(self, store: OnlineStore, nodes: list[RedisServer]) -> None:
         store.write([(b"entity-%d-version1" % number, b"x") for number in range(60)], b"p")
         held = [sum(b"}r" in key for key in node.ask("KEYS", "*")) for node in nodes]
         assert sum(held) == store.count() == 60
         assert min(held) > 0
 
+    @capability("slots that move are followed")
     def test_a_slot_that_moves_to_another_node_is_followed(self, store: OnlineStore, nodes: list[RedisServer]) -> None:
         keys = [b"entity-%d-version1" % number for number in range(60)]
         store.write([(key, b"old") for key in keys], b"p1")

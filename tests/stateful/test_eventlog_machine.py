@@ -19,6 +19,7 @@ from headrace.eventlog.kafka.cluster import parse_address
 from headrace.eventlog.kafka.log import KafkaEventLog
 from headrace.eventlog.lmdb import LmdbEventLog
 from headrace.eventlog.memory import MemoryEventLog
+from headrace.testing.capabilities import capability
 from headrace.testing.eventlog import UnrulyClock
 from tests.services import address
 
@@ -51,8 +52,12 @@ class Model:
         return self.held[0].base if self.held else self.end
 
 
+@capability("any sequence of calls, against a model")
 class LogMachine(RuleBasedStateMachine):
     """Rules that both adapters obey; `pick` says through which open log object a call goes."""
+
+    port = "EventLog"
+    adapter = "memory"
 
     def __init__(self) -> None:
         super().__init__()
@@ -141,6 +146,8 @@ class LogMachine(RuleBasedStateMachine):
 class LmdbLogMachine(LogMachine):
     """Two log objects on one folder, closed and opened again at any moment."""
 
+    adapter = "LMDB"
+
     def opened(self) -> list[EventLog]:
         self.place = Path(tempfile.mkdtemp(prefix="headrace-log-"))
         return [LmdbEventLog(self.place, self.clock, sync=False) for _ in range(2)]
@@ -163,6 +170,8 @@ class LmdbLogMachine(LogMachine):
 
 class KafkaLogMachine(LogMachine):
     """Two log objects on one prefix of a broker, which take the log over from each other at every other append."""
+
+    adapter = "Kafka"
 
     def opened(self) -> list[EventLog]:
         self.address = parse_address(f"{address('kafka')}/machine-{uuid.uuid4().hex}", "test")

@@ -18,6 +18,7 @@ from headrace.stores.online.base import OnlineStore, Record
 from headrace.stores.online.lmdb import LmdbOnlineStore
 from headrace.stores.online.memory import MemoryOnlineStore
 from headrace.stores.online.redis import RedisOnlineStore
+from headrace.testing.capabilities import capability
 from tests.services import address
 
 _KEYS = st.sampled_from([b"a", b"b", b"\xff\xffnote", b"entity-1version1", b"entity-1version2", b"entity-2version1"])
@@ -26,9 +27,12 @@ _RECORDS = st.lists(st.tuples(_KEYS, _VALUE), max_size=6)
 _POSITION = st.binary(max_size=12)
 
 
+@capability("any sequence of calls, against a model")
 class StoreMachine(RuleBasedStateMachine):
     """Two objects on one store; the plain machine has one on each rule's turn, as memory cannot be shared."""
 
+    port = "OnlineStore"
+    adapter = "memory"
     stores: list[OnlineStore]
     keeps = False
 
@@ -113,6 +117,7 @@ class StoreMachine(RuleBasedStateMachine):
 class LmdbStoreMachine(StoreMachine):
     """On a folder."""
 
+    adapter = "LMDB"
     keeps = True
 
     def opened(self) -> list[OnlineStore]:
@@ -130,6 +135,7 @@ class LmdbStoreMachine(StoreMachine):
 class RedisStoreMachine(StoreMachine):
     """On a server, with all keys in one shard."""
 
+    adapter = "Redis"
     keeps = True
     options = ""
 
@@ -151,6 +157,7 @@ class RedisStoreMachine(StoreMachine):
 class ShardedRedisStoreMachine(RedisStoreMachine):
     """In three shards."""
 
+    adapter = "Redis, sharded"
     options = "&shards=3"
 
 

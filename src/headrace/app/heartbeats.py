@@ -13,6 +13,9 @@ from headrace.core.time import to_iso
 LAYERS = ("compute", "ingest", "serve", "schedule")
 """The layers that run as processes, in the order in which they are started."""
 
+COPY = "copy"
+"""The layer that copies what comes from elsewhere into raw topics; it runs where there is such a stream."""
+
 STALE_US = 5_000_000
 """A heartbeat older than this is of a layer that hangs or is gone."""
 
@@ -64,7 +67,7 @@ def read_heartbeat(state: Path, layer: str) -> Heartbeat | None:
 
 def layer_counters(state: Path) -> dict[str, dict[str, float]]:
     """The totals of each layer that ever ran here, by name."""
-    beats = [(layer, read_heartbeat(state, layer)) for layer in LAYERS]
+    beats = [(layer, read_heartbeat(state, layer)) for layer in (*LAYERS, COPY)]
     return {layer: beat.counters for layer, beat in beats if beat is not None}
 
 

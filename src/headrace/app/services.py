@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING, TypeVar
 
-from headrace.app.heartbeats import Heartbeat, layer_counters, stalled_layers, write_heartbeat
+from headrace.app.heartbeats import COPY, Heartbeat, layer_counters, stalled_layers, write_heartbeat
 from headrace.app.locks import FolderLock
 from headrace.app.sides import BESIDE_LAYERS
 from headrace.core.errors import ConfigError, StoreError, Unreachable
@@ -215,10 +215,17 @@ class ScheduleLayer(Layer):
         """Every run is recorded as it ends; nothing is left to do."""
 
 
+def _copy(parts: Parts) -> Layer:
+    from headrace.app.copying import CopyLayer
+
+    return CopyLayer(parts)
+
+
 LAYER_CLASSES: dict[str, Callable[[Parts], Layer]] = {
     "compute": ComputeLayer,
     "ingest": IngestLayer,
     "schedule": ScheduleLayer,
+    COPY: _copy,
 }
 
 
@@ -234,7 +241,7 @@ def run_layer(parts: Parts, name: str, *, once: bool = False, parent: int | None
         raise StoreError(f"side {parts.side.name} is not filled yet: go on with headrace beside start")
     if name == "serve":
         if once:
-            raise ConfigError("serve answers until it is stopped; --once is for compute, ingest and schedule")
+            raise ConfigError("serve answers until it is stopped; --once is for compute, ingest, schedule and copy")
         _serve(parts, parent)
         return
     with FolderLock(parts.role_folder, name), stop_on_signals() as stopped:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from headrace.eventlog.base import EventLog
     from headrace.ingestion.archive import ArchiveWorker
     from headrace.ingestion.ceiling import WriteCeiling
+    from headrace.ingestion.copier import StreamCopier
     from headrace.ingestion.expected import Expected
     from headrace.ingestion.materialize import OnlineIngest
     from headrace.ingestion.publisher import Publisher
@@ -156,6 +157,13 @@ class Parts:
         fill_lookups(self, store)
         return store
 
+    def forget_lookups(self) -> None:
+        """Close the store of look-ups; it is opened anew when it is asked for."""
+        store = self.__dict__.pop("derivation", None)
+        if store is not None:
+            self._opened.remove(store)
+            store.close()
+
     @cached_property
     def offline(self) -> OfflineStore:
         """The offline store: a local folder, or a prefix of a bucket."""
@@ -231,6 +239,27 @@ class Parts:
         from headrace.ingestion.publisher import Publisher
 
         return Publisher(self.raw, self.plan.streams, partitions=self.settings.partitions)
+
+    def copier(self, stream: str) -> StreamCopier:
+        """What copies a stream from Kinesis, as the settings say; raises ConfigError if that cannot be exact."""
+        from headrace.ingestion.copier import StreamCopier
+        from headrace.ingestion.kinesis import KinesisStream
+
+        plan, source = self.plan.streams.get(stream), self.settings.kinesis[stream]
+        if plan is None:
+            declared = ", ".join(self.plan.streams) or "none"
+            raise ConfigError(f'streams.{stream}: there is no stream "{stream}"; declared are {declared}')
+        at_once = self.settings.log == "embedded"
+        if not at_once and plan.schema.id_field is None:
+            raise ConfigError(
+                f"streams.{stream}: an event from Kinesis may be appended to Kafka twice, and stream {stream} declares "
+                f"no id by which that is seen; declare one with hr.id(), or use the embedded log"
+            )
+        opened = KinesisStream(source)
+        self._opened.append(opened)
+        copier = StreamCopier(stream, opened, self.raw, self.publisher(), at_once=at_once)
+        self._opened.append(copier)
+        return copier
 
     def compute(self) -> ComputingLayer:
         """The worker of the computing layer; the caller holds the lock of that role."""

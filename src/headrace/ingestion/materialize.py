@@ -27,6 +27,7 @@ from headrace.core.time import MAX_US
 from headrace.engines.stream.coalesce import join_deltas, may_join, reach_beyond
 from headrace.engines.stream.commits import TABLES, WINDOWS, Commit, GroupDelta, decode_commit
 from headrace.eventlog.base import EventLog, LogBatch
+from headrace.eventlog.checks import decoding
 from headrace.features.plan import ProjectPlan, TablePlan
 from headrace.ingestion.ceiling import WriteCeiling
 from headrace.stores.online.base import OnlineStore
@@ -85,24 +86,16 @@ class OnlineIngest:
         `until_us` leaves commits and table rows that were appended later for a later step. Raises StoreMoved if the
         store no longer stands where this object left it: begin anew, with a new one.
         """
-        commits: list[LogBatch] = []
-        room = _COMMIT_BYTES * self._room(GROUPS)
-        while room > 0 and len(commits) < max_commits:
-            arrival = self.next_arrival_us
-            if arrival is None or arrival > until_us:
-                break
-            commits.append(self._ahead.popleft())
-            room -= len(commits[-1].payload)
-        tables = self._rows_until(until_us, self._room(ROWS))
-        if commits or tables:
-            try:
+        try:
+            commits, tables = self._commits_until(until_us, max_commits), self._rows_until(until_us, self._room(ROWS))
+            if commits or tables:
                 self._apply(commits, tables)
-            except BaseException:
-                # Whoever catches this and steps again must find the same commits and rows.
-                self._ahead.clear()
-                self._rows_ahead.clear()
-                self._read_to, self._rows_read_to = self.position.windows, self.position.tables
-                raise
+        except BaseException:
+            # Whoever catches this and steps again must find the same commits and rows, those taken already among them.
+            self._ahead.clear()
+            self._rows_ahead.clear()
+            self._read_to, self._rows_read_to = self.position.windows, self.position.tables
+            raise
         if self._ceiling is not None:
             self.held_back = self._waits(until_us)
             self._ceiling.waiting(self.held_back)
@@ -134,6 +127,18 @@ class OnlineIngest:
             and not self._ceiling.room(ROWS)
         )
 
+    def _commits_until(self, until_us: int, most: int) -> list[LogBatch]:
+        """At most so many commits that were appended up to `until_us`, as large as a step may be, give or take one."""
+        taken: list[LogBatch] = []
+        room = _COMMIT_BYTES * self._room(GROUPS)
+        while room > 0 and len(taken) < most:
+            arrival = self.next_arrival_us
+            if arrival is None or arrival > until_us:
+                break
+            taken.append(self._ahead.popleft())
+            room -= len(taken[-1].payload)
+        return taken
+
     def _rows_until(self, until_us: int, room: int) -> list[LogBatch]:
         """Batches of table rows that were appended up to `until_us`, `room` rows give or take a batch."""
         taken: list[LogBatch] = []
@@ -159,7 +164,10 @@ class OnlineIngest:
         return self._features.end(WINDOWS, 0) - self.position.windows
 
     def _apply(self, batches: list[LogBatch], tables: list[LogBatch]) -> None:
-        commits = [decode_commit(batch.payload) for batch in batches]
+        commits = []
+        for batch in batches:
+            with decoding(batch):
+                commits.append(decode_commit(batch.payload))
         changes = self._changes(commits)
         by_table = self._rows(tables)
         windows = batches[-1].end if batches else self.position.windows
@@ -220,7 +228,8 @@ class OnlineIngest:
         """What the batches bring to each table of this plan."""
         found: dict[str, list[NewRows]] = {}
         for batch in batches:
-            rows = decode_table_rows(batch.payload)
+            with decoding(batch):
+                rows = decode_table_rows(batch.payload)
             table = self._plan.tables.get(rows.table)
             if table is not None and table.version == rows.version and rows.n:
                 found.setdefault(table.version, []).append(new_rows(table, rows, batch))
@@ -288,7 +297,7 @@ def new_rows(table: TablePlan, rows: TableRows, batch: LogBatch) -> NewRows:
         keys,
         rows.event_time_us,
         rows.available_us,
-        np.arange(batch.base, batch.base + rows.n),
+        rows.orders(batch.base),
         np.where(rows.deleted, DELETED, bits),
         words,
         np.full(rows.n, batch.arrival_us),

@@ -92,13 +92,13 @@ class Reconciler:
             for records in self._expected.table(table, position.tables, share, on_way):
                 self._look(table, records, position, found, repair)
                 on_way()
-        for groups, at in self._by_stream(position):
+        for groups, at in self.by_stream(position):
             for records in self._expected.groups(groups, at, share, progress=lambda *_: on_way()):
                 self._look(groups, records, position, found, repair)
         self.totals.add(found)
         return found
 
-    def _by_stream(self, position: Position) -> Iterator[tuple[list[GroupPlan], list[int]]]:
+    def by_stream(self, position: Position) -> Iterator[tuple[list[GroupPlan], list[int]]]:
         """Groups that are equally far, with how far that is; those of which nothing was computed are left out."""
         found: dict[tuple[str, tuple[int, ...], bool], list[GroupPlan]] = {}
         for group in {group.version: group for group in self._plan.computed_groups}.values():

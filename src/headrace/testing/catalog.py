@@ -18,6 +18,7 @@ from headrace.catalog.migrations import FORMAT, MIGRATIONS
 from headrace.catalog.records import DefinitionRecord
 from headrace.core.errors import ConfigError, NotFound, PlanError, StoreError
 from headrace.core.time import SimulatedClock
+from headrace.testing.capabilities import capability
 from headrace.testing.processes import (
     add_versions,
     apply_in_turns,
@@ -77,6 +78,8 @@ def _group(name: str, version: str, **more: Any) -> DefinitionRecord:
 class CatalogTests(ABC):
     """What a catalog does on every database. Override `opener`, `execute` and `layout`."""
 
+    port = "Catalog"
+
     numbered_key: str
     """How this database declares a key that numbers itself."""
 
@@ -110,6 +113,7 @@ class CatalogTests(ABC):
         yield opened
         opened.close()
 
+    @capability("definitions and their former versions")
     def test_apply_says_what_changed_and_keeps_the_former(self, catalog: Catalog, clock: SimulatedClock) -> None:
         first = catalog.apply([_group("Spend", "v1"), _group("Visits", "v1")])
         assert [(c.name, c.change, c.before, c.after) for c in first] == [
@@ -138,6 +142,7 @@ class CatalogTests(ABC):
             ("Visits", "v1", False),
         ]
 
+    @capability("definitions and their former versions")
     def test_applying_the_same_again_changes_nothing(self, catalog: Catalog, clock: SimulatedClock) -> None:
         records = [_group("Spend", "v1", tags=("money",), doc="What is paid out.")]
         catalog.apply(records)
@@ -145,12 +150,14 @@ class CatalogTests(ABC):
         assert [c.change for c in catalog.apply(records)] == ["unchanged"]
         assert [d.applied_at_us for d in catalog.definitions(active=False)] == [1_000]
 
+    @capability("definitions and their former versions")
     def test_a_new_owner_is_stored_although_the_version_is_the_same(self, catalog: Catalog) -> None:
         catalog.apply([_group("Spend", "v1", owner="a@x.example")])
         assert [c.change for c in catalog.apply([_group("Spend", "v1", owner="b@x.example")])] == ["unchanged"]
         assert catalog.definition("group", "Spend").record.owner == "b@x.example"
         assert len(catalog.definitions()) == 1
 
+    @capability("definitions and their former versions")
     def test_definition_round_trips_and_an_unknown_one_lists_the_names(self, catalog: Catalog) -> None:
         record = _group("Spend", "v1", owner="risk@bank.example", doc="Paid − out", tags=("money", "risk"))
         catalog.apply([record])
@@ -160,6 +167,7 @@ class CatalogTests(ABC):
         with pytest.raises(NotFound, match="run apply first"):
             catalog.definition("view", "transfer")
 
+    @capability("definitions and their former versions")
     def test_search_needs_every_word_anywhere(self, catalog: Catalog) -> None:
         catalog.apply(
             [_group("Spend", "v1", tags=("Money",), doc="Paid out"), _group("Visits", "v1", doc="Paid visits")]
@@ -168,6 +176,7 @@ class CatalogTests(ABC):
         assert [d.record.name for d in catalog.search("money PAID")] == ["Spend"]
         assert catalog.search("money visits") == []
 
+    @capability("runs, alerts, decisions")
     def test_runs_start_end_and_are_listed_newest_first(self, catalog: Catalog, clock: SimulatedClock) -> None:
         first = catalog.start_run("train", "every 7d")
         second = catalog.start_run("weather", "@hourly", attempt=2, detail={"hour": 3})
@@ -186,10 +195,12 @@ class CatalogTests(ABC):
         assert [run.id for run in catalog.runs(status="refused")] == [second]
         assert [run.id for run in catalog.runs(limit=1)] == [second]
 
+    @capability("runs, alerts, decisions")
     def test_finishing_an_unknown_run_is_an_error(self, catalog: Catalog) -> None:
         with pytest.raises(NotFound, match="no run 12"):
             catalog.finish_run(12, "done")
 
+    @capability("runs, alerts, decisions")
     def test_runs_that_were_cut_off_are_marked_failed(self, catalog: Catalog) -> None:
         cut = catalog.start_run("train", "manual")
         other = catalog.start_run("weather", "@hourly")
@@ -200,6 +211,7 @@ class CatalogTests(ABC):
         assert (by_id[cut].status, by_id[cut].detail) == ("failed", {"error": "the process died"})
         assert (by_id[other].status, by_id[whole].status, by_id[whole].detail) == ("running", "done", {"version": 1})
 
+    @capability("runs, alerts, decisions")
     def test_alerts_are_open_until_resolved(self, catalog: Catalog, clock: SimulatedClock) -> None:
         catalog.raise_alert("drift", "late", {"psi": {"a": 0.3}})
         catalog.raise_alert("drift", "late", severity="critical")
@@ -221,6 +233,7 @@ class CatalogTests(ABC):
             1_000,
         )
 
+    @capability("runs, alerts, decisions")
     def test_decisions_keep_reason_and_table(self, catalog: Catalog) -> None:
         catalog.record_decision("late", challenger=1, champion=None, verdict="promoted", reason="first model")
         table = [{"segment": "", "champion": 0.3, "challenger": 0.32}]
@@ -231,6 +244,7 @@ class CatalogTests(ABC):
         assert (first.champion, first.verdict, first.at_us) == (None, "promoted", 1_000)
         assert len(catalog.decisions()) == 3
 
+    @capability("settings and profiles")
     def test_settings_and_profiles_are_replaced(self, catalog: Catalog) -> None:
         assert catalog.setting("audit.from", 7) == 7
         catalog.set_setting("audit.from", [1, 2])
@@ -241,6 +255,7 @@ class CatalogTests(ABC):
         catalog.save_profile("Spend", {"rows": 2})
         assert catalog.profile("Spend") == {"rows": 2}
 
+    @capability("transactions")
     def test_a_failed_write_leaves_nothing_behind(self, catalog: Catalog) -> None:
         catalog.models.add_version("late", lambda number, at: "{}")
 
@@ -253,6 +268,7 @@ class CatalogTests(ABC):
         assert catalog.models.generation("late") == before
         assert catalog.models.add_version("late", lambda number, at: "{}") == 2
 
+    @capability("threads")
     def test_threads_lose_no_write(self, catalog: Catalog) -> None:
         def write(worker: int) -> None:
             for _ in range(25):
@@ -262,6 +278,7 @@ class CatalogTests(ABC):
             list(pool.map(write, range(4)))
         assert len({alert.id for alert in catalog.alerts(limit=1_000)}) == 100
 
+    @capability("keys and the log of changes")
     def test_keys_are_found_again_and_their_changes_are_told(self, place: Path) -> None:
         first = self.opener(place)()
         assert first.keys.generation() == 0
@@ -287,6 +304,7 @@ class CatalogTests(ABC):
         ]
         second.close()
 
+    @capability("keys and the log of changes")
     def test_the_log_of_changes_is_searched_and_numbered_without_gaps(
         self, catalog: Catalog, clock: SimulatedClock
     ) -> None:
@@ -313,6 +331,7 @@ class CatalogTests(ABC):
         assert [change.action for change in catalog.changes.list(until_us=2_000)] == ["apply"]
         assert len(catalog.changes.list(since_us=2_000, action="put", limit=50)) == 50
 
+    @capability("everything is there after reopening")
     def test_everything_is_there_after_reopening(self, place: Path) -> None:
         first = self.opener(place)()
         run = first.start_run("train", "manual")
@@ -321,6 +340,7 @@ class CatalogTests(ABC):
         assert [r.id for r in second.runs()] == [run]
         second.close()
 
+    @capability("definitions and their former versions")
     def test_names_are_sorted_byte_for_byte_and_told_apart(self, catalog: Catalog) -> None:
         names = ["a_b", "aB", "ab", "Zoo", "zoo", "Äpfel", "apple", "a b", "ab "]
         catalog.apply([_group(name, "v1") for name in names])
@@ -329,6 +349,7 @@ class CatalogTests(ABC):
             catalog.models.add_version(name, lambda number, at: "{}")
         assert catalog.models.names() == sorted(names)
 
+    @capability("definitions and their former versions")
     def test_texts_of_any_length_and_sign_come_back(self, catalog: Catalog) -> None:
         long = "ß'\";--\n\t\\ %s :x {} 💧" * 300
         catalog.apply([_group("Spend", long, owner=long, doc=long, tags=(long,))])
@@ -338,6 +359,7 @@ class CatalogTests(ABC):
         catalog.set_setting(long, 2**63 - 1)
         assert catalog.setting(long) == 2**63 - 1
 
+    @capability("applying is fenced")
     def test_an_apply_upon_what_has_changed_meanwhile_is_refused(self, catalog: Catalog) -> None:
         before = catalog.generation()
         catalog.apply([_group("Spend", "v1")], generation=before)
@@ -348,6 +370,7 @@ class CatalogTests(ABC):
         catalog.apply([_group("Spend", "v1")], generation=before + 1)
         assert catalog.generation() == before + 1, "nothing changed"
 
+    @capability("settings and profiles")
     def test_settings_change_with_the_definitions_or_not_at_all(self, catalog: Catalog) -> None:
         catalog.apply([_group("Spend", "v1")], settings={"how": {"a": 1}})
         decided = catalog.generation()
@@ -360,6 +383,7 @@ class CatalogTests(ABC):
             catalog.apply([_group("Spend", "v2")], generation=decided, settings={"how": {}})
         assert catalog.setting("how") == {"a": 2}
 
+    @capability("applying is fenced")
     def test_of_two_processes_that_apply_at_once_one_wins_and_the_other_is_told(self, place: Path) -> None:
         rounds, ready = 12, barrier(2)
         with (
@@ -376,6 +400,7 @@ class CatalogTests(ABC):
         assert catalog.generation() == rounds
         catalog.close()
 
+    @capability("several processes write")
     def test_processes_create_and_write_together(self, place: Path) -> None:
         with (
             started(add_versions, self.opener(place), "late", 40) as (first, _),
@@ -389,6 +414,7 @@ class CatalogTests(ABC):
         assert catalog.models.generation("late") == 120
         catalog.close()
 
+    @capability("kill -9 in a transaction")
     def test_a_process_killed_in_a_transaction_leaves_nothing_and_holds_nobody_up(
         self, catalog: Catalog, place: Path
     ) -> None:
@@ -401,6 +427,7 @@ class CatalogTests(ABC):
         assert catalog.models.add_version("late", lambda number, at: "two") == 2
         assert catalog.models.versions("late") == ["one", "two"]
 
+    @capability("transactions")
     def test_a_promotion_and_its_history_are_one(self, catalog: Catalog, place: Path) -> None:
         """Killed at any point, the alias is where the last move of its history says, and no move is left out."""
         for _ in range(2):
@@ -423,12 +450,14 @@ class CatalogTests(ABC):
         assert [move.previous for move in moves] == [None, *(move.number for move in moves[:-1])], "at once"
         assert catalog.models.alias("late", "champion") == moves[-1].number
 
+    @capability("migrations of older formats")
     def test_a_catalog_of_a_later_format_is_refused_by_name(self, catalog: Catalog, place: Path) -> None:
         catalog.set_setting("catalog.format", 99)
         with pytest.raises(StoreError, match=rf"format 99; this version reads up to {FORMAT}: upgrade"):
             self.opener(place)()
         assert catalog.setting("catalog.format") == 99
 
+    @capability("migrations of older formats")
     def test_the_oldest_catalog_becomes_the_newest_and_loses_nothing(
         self, tmp_path: Path, clock: SimulatedClock
     ) -> None:
@@ -451,6 +480,7 @@ class CatalogTests(ABC):
         numbers = [row[0] for row in self.execute(tmp_path / "old", "SELECT number FROM migrations ORDER BY number")]
         assert numbers == list(range(2, FORMAT + 1)) == [n + 2 for n in range(len(MIGRATIONS))]
 
+    @capability("migrations of older formats")
     def test_processes_that_open_an_old_catalog_together_migrate_it_once(self, place: Path) -> None:
         self._make_oldest(place)
         with (
@@ -462,6 +492,7 @@ class CatalogTests(ABC):
         assert len(self.execute(place, "SELECT number FROM migrations")) == len(MIGRATIONS)
         assert len(self.execute(place, "SELECT number FROM model_versions")) == 8
 
+    @capability("migrations of older formats")
     def test_a_migration_that_fails_leaves_the_old_catalog_whole(self, place: Path) -> None:
         self._make_oldest(place)
         self.execute(place, "CREATE INDEX definitions_active ON runs (job)")  # stands in the way of the second step
@@ -473,6 +504,7 @@ class CatalogTests(ABC):
         self.execute(place, "DROP INDEX definitions_active")
         self.opener(place)().close()
 
+    @capability("definitions and their former versions")
     def test_one_name_has_one_active_definition_whoever_writes(self, catalog: Catalog, place: Path) -> None:
         catalog.apply([_group("Spend", "v1")])
         with pytest.raises(sa.exc.IntegrityError):

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from headrace.core.errors import NotFound, StoreError
 from headrace.core.time import MAX_US, MIN_US, NULL_US, US_PER_DAY
 from headrace.stores.offline.base import OfflineStore
+from headrace.testing.capabilities import capability
 from headrace.testing.processes import ROWS, append_tables, finished, killed_after, started
 
 _EVERY_TYPE = pa.table(
@@ -36,6 +38,8 @@ def _timed(*times: int | None) -> pa.Table:
 
 class OfflineStoreTests(ABC):
     """What every offline store does. Override `open` and `raw_rows`."""
+
+    port = "OfflineStore"
 
     @abstractmethod
     def open(self, place: Path) -> OfflineStore:
@@ -62,12 +66,14 @@ class OfflineStoreTests(ABC):
         """Append with the time column "at"."""
         return store.append(table, rows, time_column="at", writer=writer, number=number)
 
+    @capability("rows as given, of every type")
     def test_an_empty_store_has_no_tables(self, store: OfflineStore) -> None:
         assert [store.tables(), store.version("t"), store.number("t", "w")] == [[], None, -1]
         for refused in (lambda: store.scan("t"), lambda: store.compact("t")):
             with pytest.raises(NotFound, match='no table "t"'):
                 refused()
 
+    @capability("rows as given, of every type")
     def test_rows_come_back_as_given(self, store: OfflineStore, place: Path) -> None:
         self.put(store, _EVERY_TYPE, 0)
         found = store.scan("t")
@@ -75,6 +81,7 @@ class OfflineStoreTests(ABC):
         assert _rows(found) == _rows(_EVERY_TYPE)
         assert _bag(self.raw_rows(store, place, "t")) == _rows(_EVERY_TYPE)
 
+    @capability("versions to go back to")
     def test_appends_add_up_and_versions_grow(self, store: OfflineStore) -> None:
         versions = [self.put(store, _timed(*range(number, number + 3)), number) for number in range(4)]
         assert versions == sorted(set(versions))
@@ -85,6 +92,7 @@ class OfflineStoreTests(ABC):
             with pytest.raises(NotFound, match=str(version)):
                 store.scan("t", version=version)
 
+    @capability("appends count once")
     def test_an_append_with_an_old_number_does_nothing(self, store: OfflineStore, place: Path) -> None:
         first = self.put(store, _timed(1, 2), 7)
         for number in (7, 6, 0):
@@ -95,6 +103,7 @@ class OfflineStoreTests(ABC):
         assert [store.number("t", "w"), store.number("t", "x")] == [1_000_000_007, 0]
         assert sorted(row["at"] for row in self.raw_rows(store, place, "t")) == [1, 2, 4, 5]
 
+    @capability("appends count once")
     def test_an_append_without_rows_makes_the_table_and_keeps_the_number(self, store: OfflineStore) -> None:
         self.put(store, _EVERY_TYPE.slice(0, 0), 3)
         assert [store.tables(), store.number("t", "w")] == [["t"], 3]
@@ -104,6 +113,7 @@ class OfflineStoreTests(ABC):
         self.put(store, _EVERY_TYPE.slice(0, 0), 9)
         assert [store.scan("t").num_rows, store.number("t", "w")] == [3, 9]
 
+    @capability("reads of an interval")
     def test_the_interval_includes_its_begin_and_not_its_end(self, store: OfflineStore) -> None:
         day = US_PER_DAY
         times = [0, 1, day - 1, day, day + 1, 3 * day, -1, -day, -day - 1, 15_706 * day, 15_707 * day - 1]
@@ -114,6 +124,7 @@ class OfflineStoreTests(ABC):
                 expected = [t for t in times if (since is None or t >= since) and (until is None or t < until)]
                 assert _times(store.scan("t", ["at"], since_us=since, until_us=until)) == sorted(expected)
 
+    @capability("reads piece by piece")
     def test_rows_are_read_piece_by_piece_of_a_column(self, store: OfflineStore) -> None:
         for number in range(3):
             at = [10 * number, 10 * number + 1, US_PER_DAY + number]
@@ -126,6 +137,7 @@ class OfflineStoreTests(ABC):
             assert _times(found) == sorted(at for n, at in whole.items() if low <= n < high)
         assert _times(store.scan("t", between=("n", 1, 7), since_us=10, until_us=US_PER_DAY)) == [10, 11, 20]
 
+    @capability("reads piece by piece")
     def test_batches_together_are_what_a_scan_gives(self, store: OfflineStore) -> None:
         """Of an interval, of some columns, of an older version."""
         versions = [
@@ -139,6 +151,7 @@ class OfflineStoreTests(ABC):
         assert _rows(pa.concat_tables(store.batches("t"))) == _rows(store.scan("t"))
         assert list(store.batches("t", since_us=4_000)) == []
 
+    @capability("reads of an interval")
     def test_the_count_is_no_less_than_what_a_scan_gives(self, store: OfflineStore) -> None:
         assert store.count("t") == 0
         days = [day * US_PER_DAY + 5 for day in range(10)]
@@ -149,6 +162,7 @@ class OfflineStoreTests(ABC):
                 store.scan("t", since_us=since, until_us=until)
             )
 
+    @capability("rows as given, of every type")
     def test_rows_without_a_usable_time_are_kept(self, store: OfflineStore) -> None:
         times = [None, NULL_US, MIN_US - 1, MIN_US, 5, MAX_US, MAX_US + 1, 2**63 - 1]
         self.put(store, _timed(*times), 0)
@@ -164,6 +178,7 @@ class OfflineStoreTests(ABC):
             expected = [t for t in known if (since is None or t >= since) and (until is None or t < until)]
             assert _times(store.scan("t", since_us=since, until_us=until)) == expected
 
+    @capability("columns may be added")
     def test_columns_are_those_asked_in_that_order(self, store: OfflineStore) -> None:
         self.put(store, _EVERY_TYPE, 0)
         found = store.scan("t", ["text", "whole"], since_us=10, until_us=11)
@@ -172,6 +187,7 @@ class OfflineStoreTests(ABC):
             with pytest.raises(NotFound, match=f'no column "{missing}"'):
                 store.scan("t", ["at", missing])
 
+    @capability("columns may be added")
     def test_a_new_column_is_null_in_older_rows_and_a_missing_one_in_newer(self, store: OfflineStore) -> None:
         self.put(store, pa.table({"at": [1], "old": [1]}), 0)
         self.put(store, pa.table({"at": [2], "new": ["x"]}), 1)
@@ -180,6 +196,7 @@ class OfflineStoreTests(ABC):
             pa.table({"at": [1, 2, 3], "old": [1, None, 3], "new": [None, "x", "y"]})
         )
 
+    @capability("columns may be added")
     def test_a_table_names_its_columns(self, store: OfflineStore) -> None:
         assert store.columns("t") == {}
         self.put(store, _EVERY_TYPE, 0)
@@ -187,6 +204,7 @@ class OfflineStoreTests(ABC):
         self.put(store, pa.table({"at": [5], "new": ["b"]}), 1)
         assert store.columns("t")["new"] == pa.string()
 
+    @capability("rows that do not fit are refused")
     def test_rows_that_do_not_fit_are_refused_with_the_column_named(self, store: OfflineStore) -> None:
         self.put(store, _timed(1), 0)
         for rows, named in [
@@ -202,6 +220,7 @@ class OfflineStoreTests(ABC):
             store.append("t", _timed(1), time_column="n", writer="w", number=1)
         assert [store.scan("t").num_rows, store.number("t", "w")] == [1, 0]
 
+    @capability("rows as given, of every type")
     def test_tables_have_names_with_parts(self, store: OfflineStore) -> None:
         for name in ("events/flight", "events/arrival", "rows", "a/b/c"):
             self.put(store, _timed(1), 0, table=name)
@@ -210,6 +229,7 @@ class OfflineStoreTests(ABC):
             with pytest.raises(StoreError, match="no usable table name"):
                 self.put(store, _timed(1), 0, table=name)
 
+    @capability("compaction")
     def test_compacting_keeps_rows_numbers_and_older_versions(self, store: OfflineStore) -> None:
         versions = [self.put(store, _timed(number, US_PER_DAY + number), number) for number in range(6)]
         before = _rows(store.scan("t"))
@@ -220,6 +240,38 @@ class OfflineStoreTests(ABC):
         self.put(store, _timed(9), 6)
         assert store.scan("t").num_rows == 13
 
+    def test_rewritten_rows_stand_in_the_place_of_the_old_ones(self, store: OfflineStore, place: Path) -> None:
+        for number in range(4):
+            at = [number, US_PER_DAY + number, None if number == 2 else 2 * US_PER_DAY]
+            self.put(store, pa.table({"at": at, "who": ["a", "b", None], "n": [number] * 3}), number)
+        before = store.version("t")
+        assert before is not None
+        seen: list[str] = []
+
+        def change(rows: pa.Table) -> pa.Table:
+            seen.extend(rows["who"].to_pylist())
+            rows = rows.set_column(rows.column_names.index("who"), "who", pa.nulls(rows.num_rows, pa.string()))
+            return rows.filter(pc.not_equal(rows["n"], 3))
+
+        assert store.rewrite("t", pc.field("who") == "b", change) == 4
+        assert seen == ["b"] * 4
+        found = store.scan("t")
+        assert sorted(zip(found["n"].to_pylist(), map(str, found["who"].to_pylist()), strict=True)) == [
+            *((n, text) for n in range(3) for text in ("None", "None", "a")), (3, "None"), (3, "a"),
+        ]  # fmt: skip
+        assert _bag(self.raw_rows(store, place, "t")) == _rows(found)
+        assert store.rewrite("t", pc.field("who") == "b", change) == 0
+        store.forget("t")
+        store.forget("t")
+        assert _rows(store.scan("t")) == _rows(found) == _bag(self.raw_rows(store, place, "t"))
+        assert store.number("t", "w") == 3
+        assert self.put(store, pa.table({"at": [5], "who": ["c"], "n": [9]}), 4) > before
+        assert store.scan("t").num_rows == 12
+        for refused in (lambda: store.rewrite("u", pc.field("who") == "b", change), lambda: store.forget("u")):
+            with pytest.raises(NotFound, match='no table "u"'):
+                refused()
+
+    @capability("threads")
     def test_threads_append_to_one_table_at_once(self, store: OfflineStore, place: Path) -> None:
         failures: list[BaseException] = []
 
@@ -240,6 +292,7 @@ class OfflineStoreTests(ABC):
         assert len(self.raw_rows(store, place, "t")) == 24
         assert [store.number("t", f"w{writer}") for writer in range(3)] == [3, 3, 3]
 
+    @capability("threads")
     def test_a_closed_store_refuses(self, store: OfflineStore) -> None:
         self.put(store, _timed(1), 0)
         store.close()
@@ -255,6 +308,7 @@ class DurableOfflineStoreTests(OfflineStoreTests):
     def opener(self, place: Path) -> Callable[[], OfflineStore]:
         """Something that can be pickled and opens the store at `place` in another process."""
 
+    @capability("everything is there after reopening")
     def test_everything_is_there_after_reopening_and_appends_stay_idempotent(
         self, store: OfflineStore, place: Path
     ) -> None:
@@ -267,6 +321,7 @@ class DurableOfflineStoreTests(OfflineStoreTests):
         assert self.put(store, _EVERY_TYPE, 6, table="events/flight") > version
         store.close()
 
+    @capability("several processes append")
     def test_one_process_may_open_it_twice(self, store: OfflineStore, place: Path) -> None:
         other = self.open(place)
         for number in range(3):
@@ -276,6 +331,7 @@ class DurableOfflineStoreTests(OfflineStoreTests):
         assert _times(store.scan("t")) == _times(other.scan("t")) == [0, 1, 2, 10, 11, 12]
         other.close()
 
+    @capability("several processes append")
     def test_two_processes_append_to_one_new_table(self, store: OfflineStore, place: Path) -> None:
         with (
             started(append_tables, self.opener(place), "t", "a", 6) as (first, _),
@@ -287,6 +343,7 @@ class DurableOfflineStoreTests(OfflineStoreTests):
             assert store.number("t", writer) == 5
             assert _written(self.raw_rows(store, place, "t"), writer) == dict.fromkeys(range(6), ROWS)
 
+    @capability("appends count once")
     def test_two_processes_of_one_writer_append_each_number_once(self, store: OfflineStore, place: Path) -> None:
         """As when a machine that was thought dead goes on beside the one that took over."""
         self.put(store, pa.table({"at": [0] * ROWS, "writer": ["w"] * ROWS}), 0)
@@ -299,6 +356,7 @@ class DurableOfflineStoreTests(OfflineStoreTests):
         assert store.number("t", "w") == 7
         assert _written(self.raw_rows(store, place, "t"), "w") == dict.fromkeys(range(8), ROWS)
 
+    @capability("compaction")
     def test_a_table_is_compacted_while_another_process_appends(self, store: OfflineStore, place: Path) -> None:
         with started(append_tables, self.opener(place), "t", "w", 10) as (process, pipe):
             pipe.recv_bytes()
@@ -309,6 +367,7 @@ class DurableOfflineStoreTests(OfflineStoreTests):
         assert _written(self.raw_rows(store, place, "t"), "w") == dict.fromkeys(range(10), ROWS)
         assert store.number("t", "w") == 9
 
+    @capability("kill -9 of a writer")
     def test_a_killed_writer_leaves_whole_appends_and_goes_on_after_the_last(
         self, store: OfflineStore, place: Path
     ) -> None:

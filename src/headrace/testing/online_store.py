@@ -11,6 +11,7 @@ import pytest
 
 from headrace.core.errors import StoreError
 from headrace.stores.online.base import OnlineStore
+from headrace.testing.capabilities import capability
 from headrace.testing.processes import RECORDS, killed_after, started, write_generations
 
 _KEYS = [b"%d" % key for key in range(RECORDS)]
@@ -18,6 +19,8 @@ _KEYS = [b"%d" % key for key in range(RECORDS)]
 
 class OnlineStoreTests(ABC):
     """What every online store does. Override `open` and `raw_records`."""
+
+    port = "OnlineStore"
 
     @abstractmethod
     def open(self, place: Path) -> OnlineStore:
@@ -39,16 +42,19 @@ class OnlineStoreTests(ABC):
         yield store
         store.close()
 
+    @capability("records and position in one write")
     def test_an_empty_store_has_nothing(self, store: OnlineStore) -> None:
         assert store.read([b"a", b"b"]) == ([None, None], b"")
         assert [store.position(), store.count(), list(store.scan())] == [b"", 0, []]
 
+    @capability("records and position in one write")
     def test_records_come_back_in_the_order_of_the_keys_asked(self, store: OnlineStore, place: Path) -> None:
         store.write([(b"b", b"2"), (b"a", b"1"), (b"c", b"")], b"p1")
         assert store.read([b"c", b"x", b"a", b"a"]) == ([b"", None, b"1", b"1"], b"p1")
         assert store.read([]) == ([], b"p1")
         assert self.raw_records(store, place) == {b"a": b"1", b"b": b"2", b"c": b""}
 
+    @capability("records and position in one write")
     def test_a_write_replaces_adds_and_deletes_in_one_step(self, store: OnlineStore, place: Path) -> None:
         store.write([(b"a", b"1"), (b"b", b"2")], b"p1")
         store.write([(b"b", None), (b"c", b"3"), (b"a", b"one"), (b"never", None)], b"p2")
@@ -56,16 +62,19 @@ class OnlineStoreTests(ABC):
         assert store.read([b"a", b"b", b"c"]) == ([b"one", None, b"3"], b"p2")
         assert store.count() == 2
 
+    @capability("records and position in one write")
     def test_the_last_of_several_records_of_one_key_wins(self, store: OnlineStore) -> None:
         store.write([(b"a", b"1"), (b"b", b"1"), (b"a", b"2"), (b"b", None)], b"p")
         assert store.read([b"a", b"b"]) == ([b"2", None], b"p")
 
+    @capability("records and position in one write")
     def test_a_write_of_nothing_moves_the_position(self, store: OnlineStore) -> None:
         store.write([(b"a", b"1")], b"p1")
         store.write([], b"p2" * 500)
         assert store.read([b"a"]) == ([b"1"], b"p2" * 500)
         assert store.position() == b"p2" * 500
 
+    @capability("revisions beside the writer")
     def test_a_revision_leaves_the_position_to_its_writer(self, store: OnlineStore, place: Path) -> None:
         store.write([(b"a", b"1")], b"p1")
         store.revise([b"a", b"b"], lambda records: [(b"a", (records[0] or b"") + b"2"), (b"b", b"3")])
@@ -78,10 +87,12 @@ class OnlineStoreTests(ABC):
             store.revise([b"a"], lambda records: [(b"a", bytes(1 // 0))])
         assert self.raw_records(store, place) == {b"a": b"12", b"c": b"4"}
 
+    @capability("revisions beside the writer")
     def test_a_revision_of_an_empty_store_leaves_it_without_a_position(self, store: OnlineStore) -> None:
         store.revise([], lambda records: [(b"a", b"1")])
         assert store.read([b"a"]) == ([b"1"], b"")
 
+    @capability("read, change and write as one step")
     def test_an_update_writes_what_the_change_makes_of_the_records(self, store: OnlineStore, place: Path) -> None:
         store.write([(b"a", b"1"), (b"b", b"2")], b"p1")
         seen: list[list[bytes | None]] = []
@@ -95,6 +106,7 @@ class OnlineStoreTests(ABC):
         assert self.raw_records(store, place) == {b"b": b"two", b"c": b"3"}
         assert store.position() == b"p2"
 
+    @capability("read, change and write as one step")
     def test_an_update_is_told_the_position_that_it_stands_on(self, store: OnlineStore) -> None:
         seen: list[bytes] = []
 
@@ -106,6 +118,7 @@ class OnlineStoreTests(ABC):
             store.update([b"a"], change)
         assert seen == [b"", b"+", b"++"]
 
+    @capability("read, change and write as one step")
     def test_an_update_writes_no_record_that_it_was_not_given(self, store: OnlineStore, place: Path) -> None:
         store.write([(b"a", b"1")], b"p1")
         with pytest.raises(StoreError, match="no others"):
@@ -113,6 +126,7 @@ class OnlineStoreTests(ABC):
         assert self.raw_records(store, place) == {b"a": b"1"}
         assert store.position() == b"p1"
 
+    @capability("revisions beside the writer")
     def test_revisions_beside_a_writer_undo_nothing_and_are_not_undone(self, store: OnlineStore, place: Path) -> None:
         def more(record: bytes | None) -> bytes:
             return b"%d" % (int(record or b"0") + 1)
@@ -135,6 +149,7 @@ class OnlineStoreTests(ABC):
         assert self.raw_records(store, place) == {b"written": b"60", b"revised": b"60", b"both": b"120"}
         assert (store.position(), store.count()) == (b"59", 3)
 
+    @capability("read, change and write as one step")
     def test_an_update_whose_change_fails_writes_nothing(self, store: OnlineStore, place: Path) -> None:
         store.write([(b"a", b"1")], b"p1")
 
@@ -150,12 +165,14 @@ class OnlineStoreTests(ABC):
         store.write([(b"a", b"2")], b"p2")
         assert store.read([b"a"]) == ([b"2"], b"p2")
 
+    @capability("scans of one snapshot")
     def test_scanning_gives_all_records_in_key_order_and_no_position(self, store: OnlineStore) -> None:
         keys = [b"\xff" * 500, b"a", b"\x00", b"a\x00", b"b", b"\xff", b"a" * 500]
         store.write([(key, key[:3]) for key in keys], b"position")
         assert list(store.scan()) == [(key, key[:3]) for key in sorted(keys)]
         assert store.count() == len(keys)
 
+    @capability("scans of one snapshot")
     def test_a_scan_is_of_one_snapshot(self, store: OnlineStore) -> None:
         store.write([(key, b"old") for key in _KEYS], b"p1")
         scan = store.scan()
@@ -164,6 +181,7 @@ class OnlineStoreTests(ABC):
         seen += scan
         assert seen == [(key, b"old") for key in sorted(_KEYS)]
 
+    @capability("a bad key refuses the whole write")
     def test_a_key_that_does_not_fit_refuses_the_whole_write(self, store: OnlineStore, place: Path) -> None:
         store.write([(b"a", b"1")], b"p1")
         for key in (b"", b"k" * 501):
@@ -172,6 +190,7 @@ class OnlineStoreTests(ABC):
         assert self.raw_records(store, place) == {b"a": b"1"}
         assert store.position() == b"p1"
 
+    @capability("large records")
     def test_records_may_be_large(self, store: OnlineStore) -> None:
         records = [(b"%03d" % size, bytes([size % 251]) * (size * 700)) for size in range(1, 200, 7)]
         store.write(records, b"p")
@@ -179,6 +198,7 @@ class OnlineStoreTests(ABC):
         store.write([(key, b"small") for key, _ in records], b"q")
         assert store.read([key for key, _ in records])[0] == [b"small"] * len(records)
 
+    @capability("threads read one snapshot")
     def test_threads_read_one_snapshot_while_another_writes(self, store: OnlineStore) -> None:
         failures: list[object] = []
         done = threading.Event()
@@ -202,6 +222,7 @@ class OnlineStoreTests(ABC):
             thread.join()
         assert failures == []
 
+    @capability("revisions beside the writer")
     def test_threads_see_a_revision_whole(self, store: OnlineStore) -> None:
         failures: list[object] = []
         done = threading.Event()
@@ -225,6 +246,18 @@ class OnlineStoreTests(ABC):
             thread.join()
         assert failures == []
 
+    def test_wiping_changes_nothing_that_is_read(self, store: OnlineStore) -> None:
+        store.write([(b"%05d" % n, b"record %d " % n * (n % 90)) for n in range(2_000)], b"1")
+        store.write([(b"%05d" % n, None if n % 3 else b"new") for n in range(0, 2_000, 2)], b"2")
+        held = list(store.scan())
+        store.wipe()
+        assert list(store.scan()) == held
+        assert (store.position(), store.count()) == (b"2", len(held))
+        store.write([(b"00001", b"again")], b"3")
+        assert store.read([b"00001"]) == ([b"again"], b"3")
+        assert isinstance(store.remains(), list)
+
+    @capability("threads read one snapshot")
     def test_a_closed_store_refuses(self, store: OnlineStore) -> None:
         store.close()
         for refused in (
@@ -247,6 +280,7 @@ class DurableOnlineStoreTests(OnlineStoreTests):
     def opener(self, place: Path) -> Callable[[], OnlineStore]:
         """Something that can be pickled and opens the store at `place` in another process."""
 
+    @capability("everything is there after reopening")
     def test_everything_is_there_after_reopening(self, store: OnlineStore, place: Path) -> None:
         store.write([(b"a", b"1"), (b"b", b"2")], b"p1")
         store.sync()
@@ -255,6 +289,7 @@ class DurableOnlineStoreTests(OnlineStoreTests):
         assert store.read([b"a", b"b"]) == ([b"1", b"2"], b"p1")
         store.close()
 
+    @capability("several processes read beside the writer")
     def test_one_process_may_open_it_twice(self, store: OnlineStore, place: Path) -> None:
         other = self.open(place)
         store.write([(b"a", b"1")], b"p1")
@@ -263,6 +298,7 @@ class DurableOnlineStoreTests(OnlineStoreTests):
         other.close()
         assert store.read([b"a"]) == ([b"2"], b"p2")
 
+    @capability("kill -9 of the writer")
     def test_reads_beside_another_process_are_whole_and_a_kill_leaves_them_so(
         self, store: OnlineStore, place: Path
     ) -> None:

@@ -22,6 +22,7 @@ from headrace.catalog.catalog import Catalog
 from headrace.catalog.records import DefinitionRecord
 from headrace.core.errors import PlanError
 from headrace.eventlog.base import Append, EventLog
+from headrace.registry.base import DataSnapshot, ModelRegistry, NewVersion
 from headrace.stores.offline.base import OfflineStore
 from headrace.stores.online.base import OnlineStore
 
@@ -170,3 +171,35 @@ def die_in_a_transaction(open_catalog: Callable[[], Catalog], model: str, pipe: 
         return ""
 
     open_catalog().models.add_version(model, wait)
+
+
+def version_of(model: str) -> NewVersion:
+    """A version to register."""
+    return NewVersion(
+        model=model,
+        view="flight",
+        view_version="v1",
+        columns=("a", "b"),
+        metrics={"average_precision": 0.31},
+        snapshot=DataSnapshot(
+            rows=100,
+            positives=20,
+            since_us=0,
+            until_us=50,
+            as_of={"Flights": [7, 9]},
+            tables={"Flights": 3},
+            dataset_hash="ab",
+        ),
+        feature_versions={"a": "1f", "b": "2e"},
+        estimator="LGBMClassifier()",
+    )
+
+
+def register_versions(open_registry: Callable[[], ModelRegistry], model: str, count: int, pipe: Connection) -> None:
+    """Register versions of a model, each with a small file and one made of it; reports the number of each after it."""
+    registry = open_registry()
+    for turn in range(count):
+        small = turn.to_bytes(8, "big")
+        made = registry.register(version_of(model), {"m": small, "large": small * 50_000})
+        pipe.send_bytes(made.number.to_bytes(8, "big"))
+    registry.close()

@@ -17,6 +17,7 @@ EXPECTED = [
     *("train", "evaluate", "promote", "rollback", "score"),
     *("search", "describe", "statistics", "report", "audit"),
     *("up", "run", "status", "beside", "dead", "keys", "changes", "doctor", "reconcile", "rebuild", "demo"),
+    *("erase", "erasures"),
 ]
 GROUPS = {
     "beside": ["answer", "back", "catch-up", "compare", "drop", "fill", "start", "status", "switch"],

@@ -7,9 +7,10 @@ loads it and judges the events between checkpoint and last commit again without 
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import deque
-from collections.abc import Collection, Container, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,12 @@ from headrace.engines.stream.commits import (
 )
 from headrace.engines.stream.engine import RawChunk, StreamEngine
 from headrace.eventlog.base import Append, EventLog, LogBatch
+from headrace.eventlog.checks import decoding
 from headrace.features.plan import ProjectPlan, StreamPlan
 
 _CHECKPOINT_EVERY = 500_000
 _CHECKPOINT_FORMAT = 1
+_logger = logging.getLogger(__name__)
 
 
 class _SavedPartition(msgspec.Struct, array_like=True):
@@ -54,20 +57,54 @@ class _Numbered(msgspec.Struct):
 
 
 def checkpoint_positions(file: Path) -> dict[str, list[int]]:
-    """Offsets by stream and partition below which a restart reads nothing again; empty if there is no checkpoint."""
-    return _read_checkpoint(file).positions if file.exists() else {}
+    """Offsets by stream and partition below which a restart reads nothing again; empty if there is no checkpoint.
+
+    Raises LogError if it is damaged, or of another format.
+    """
+    saved = _load(file)
+    return {} if saved is None else saved.positions
 
 
-def _read_checkpoint(file: Path) -> _Checkpoint:
-    data = file.read_bytes()
-    # The number first: what another format holds may be of another shape.
-    written = msgspec.msgpack.decode(data, type=_Numbered).format
-    if written != _CHECKPOINT_FORMAT:
+def _load(file: Path) -> _Checkpoint | None:
+    try:
+        data = file.read_bytes()
+        # The number first: what another format holds may be of another shape.
+        written = msgspec.msgpack.decode(data, type=_Numbered).format
+        if written == _CHECKPOINT_FORMAT:
+            return msgspec.msgpack.decode(data, type=_Checkpoint)
+    except FileNotFoundError:
+        return None
+    except msgspec.DecodeError as error:
         raise LogError(
-            f"{file} has format {written}, this version reads {_CHECKPOINT_FORMAT}: run compute by the version that "
-            "wrote it; or delete it, and all that the raw topics still hold is judged again"
-        )
-    return msgspec.msgpack.decode(data, type=_Checkpoint)
+            f"the checkpoint {file} is damaged ({error}): delete it, and compute judges again what the raw topics "
+            "still hold; of events that were dropped from them (retention) it no longer knows the ids"
+        ) from None
+    raise LogError(
+        f"{file} has format {written}, this version reads {_CHECKPOINT_FORMAT}: run compute by the version that "
+        "wrote it; or delete it, and all that the raw topics still hold is judged again"
+    )
+
+
+def checkpoint_ids(file: Path) -> dict[str, list[Any]]:
+    """The ids by stream that a checkpoint remembers; empty if there is none. Raises as `checkpoint_positions`."""
+    saved = _load(file)
+    states = {} if saved is None else saved.states
+    return {name: [id for state in partitions for id in state.ids] for name, partitions in states.items()}
+
+
+def replace_ids(file: Path, ids: Mapping[str, Mapping[Any, Any]]) -> int:
+    """Put other ids in the place of some that a checkpoint remembers, by stream; returns how many. Atomic."""
+    saved, found = _load(file), 0
+    if saved is None:
+        return 0
+    for name, partitions in saved.states.items():
+        new = ids.get(name, {})
+        for state in partitions:
+            found += sum(id in new for id in state.ids)
+            state.ids = [new.get(id, id) for id in state.ids]
+    if found:
+        _store(file, saved)
+    return found
 
 
 class ComputeWorker:
@@ -114,15 +151,19 @@ class ComputeWorker:
         self._mend()
         chunks: dict[str, list[RawChunk]] = {}
         read = 0
-        for name, positions in self.positions.items():
-            if only is not None and name not in only:
-                continue
-            for partition, position in enumerate(positions):
-                batches = self._take(name, partition, position, max_records, until_us)
-                if batches:
-                    chunk = self._chunk(name, partition, position, batches)
-                    chunks.setdefault(name, []).append(chunk)
-                    read += chunk.block.n
+        try:
+            for name, positions in self.positions.items():
+                if only is not None and name not in only:
+                    continue
+                for partition, position in enumerate(positions):
+                    batches = self._take(name, partition, position, max_records, until_us)
+                    if batches:
+                        chunk = self._chunk(name, partition, position, batches)
+                        chunks.setdefault(name, []).append(chunk)
+                        read += chunk.block.n
+        except BaseException:
+            self._ahead.clear()  # what was taken is read again
+            raise
         if not read:
             return 0
         self._torn = True
@@ -213,21 +254,19 @@ class ComputeWorker:
         return taken
 
     def checkpoint(self) -> None:
-        """Save the verdict state, so that a restart has little to judge again. Atomic: written beside, then renamed."""
+        """Save the verdict state, so that a restart has little to judge again. Atomic: written beside, then renamed.
+
+        Does nothing where the last step failed between judging and appending: its events are judged again.
+        """
+        if self._torn:
+            return
         states = {
             name: [
                 _SavedPartition(s.clock_us, s.swept_us, list(s.seen.keys()), list(s.seen.values())) for s in partitions
             ]
             for name, partitions in self._engine.states.items()
         }
-        data = msgspec.msgpack.encode(_Checkpoint(self.positions, states, _CHECKPOINT_FORMAT))
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        beside = self._file.with_suffix(".new")
-        with beside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(self._file)
+        _store(self._file, _Checkpoint(self.positions, states, _CHECKPOINT_FORMAT))
         self._since_checkpoint = 0
 
     def lag(self) -> dict[str, int]:
@@ -242,8 +281,8 @@ class ComputeWorker:
         self._end = self._features.end(WINDOWS, 0)
         committed = committed_positions(self._features)
         begin: dict[str, list[int]] = {}
-        if committed and self._file.exists():
-            saved = _read_checkpoint(self._file)
+        saved = self._saved() if committed else None
+        if saved is not None:
             begin = saved.positions
             for name, partitions in saved.states.items():
                 if name not in self._streams:
@@ -271,6 +310,16 @@ class ComputeWorker:
                 self._judge_again(name, partition, at, end)
             self.positions[name] = list(target)
 
+    def _saved(self) -> _Checkpoint | None:
+        """The checkpoint. One that cannot be read is not needed where the raw topics are whole: all is judged again."""
+        try:
+            return _load(self._file)
+        except LogError as error:
+            if any(self._raw.begin(name, p) for name, found in self.positions.items() for p in range(len(found))):
+                raise
+            _logger.warning("all that the raw topics hold is judged again: %s", error)
+            return None
+
     def _judge_again(self, name: str, partition: int, at: int, end: int) -> None:
         stream = self._streams[name]
         state = self._engine.state(name, len(self.positions[name]))[partition]
@@ -289,15 +338,38 @@ class ComputeWorker:
         return _chunk(self._streams[name], partition, position, batches, end, only=fields)
 
 
+def _store(path: Path, checkpoint: _Checkpoint) -> None:
+    data, beside = msgspec.msgpack.encode(checkpoint), path.with_suffix(".new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with beside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError as error:
+        raise LogError(
+            f"the checkpoint {path} cannot be written ({error.strerror}); nothing is lost, the former one "
+            "stands: free some space and start again"
+        ) from error
+
+
 def committed_positions(features: EventLog) -> dict[str, list[int]]:
     """Up to where stream compute has read each raw stream, from the feature log itself."""
     last = features.last(WINDOWS, 0) if WINDOWS in features.topics() else None
-    return decode_head(last.payload).positions if last is not None else {}
+    if last is None:
+        return {}
+    with decoding(last):
+        return decode_head(last.payload).positions
 
 
 def read_heads(features: EventLog, offset: int, max_commits: int) -> list[tuple[LogBatch, CommitHead]]:
     """Commits from `offset` on, without their deltas, with the batches that hold them."""
-    return [(b, decode_head(b.payload)) for b in features.read(WINDOWS, 0, offset, max_commits)]
+    found = []
+    for batch in features.read(WINDOWS, 0, offset, max_commits):
+        with decoding(batch):
+            found.append((batch, decode_head(batch.payload)))
+    return found
 
 
 def read_span(plan: ProjectPlan, raw: EventLog, topic: str, partition: int, begin: int, end: int) -> RawChunk:
@@ -323,8 +395,13 @@ def derived_chunk(
     only: Container[str] | None = None,
 ) -> RawChunk:
     """The derived records from `position` on (up to `end`, exclusive), with arrivals and verdicts of their sources."""
-    held = [decode_derived(batch.payload) for batch in batches if end is None or batch.base < end]
-    block = concat_blocks([decode_block(batch.block, stream.schema, only) for batch in held])
+    held, blocks = [], []
+    for batch in batches:
+        if end is None or batch.base < end:
+            with decoding(batch):
+                held.append(decode_derived(batch.payload))
+                blocks.append(decode_block(held[-1].block, stream.schema, only))
+    block = concat_blocks(blocks)
     arrivals = np.concatenate([batch.arrivals for batch in held])
     codes = np.concatenate([batch.codes() for batch in held])
     start, stop = position - batches[0].base, block.n if end is None else min(end - batches[0].base, block.n)
@@ -361,6 +438,7 @@ def _chunk(
 def _decoded(stream: StreamPlan, spans: list[tuple[LogBatch, int, int]], only: Container[str] | None) -> EventBlock:
     blocks = []
     for batch, start, stop in spans:
-        block = decode_block(batch.payload, stream.schema, only)
+        with decoding(batch):
+            block = decode_block(batch.payload, stream.schema, only)
         blocks.append(block if (start, stop) == (0, block.n) else block.slice(start, stop))
     return concat_blocks(blocks)
