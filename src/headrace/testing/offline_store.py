@@ -271,6 +271,17 @@ class OfflineStoreTests(ABC):
             with pytest.raises(NotFound, match='no table "u"'):
                 refused()
 
+    def test_a_sound_table_has_no_damaged_files_and_loses_nothing_with_them(self, store: OfflineStore) -> None:
+        assert store.damaged("t") == []
+        for number in range(3):
+            self.put(store, _timed(number, US_PER_DAY + number), number)
+        store.compact("t")
+        before = _rows(store.scan("t"))
+        assert store.damaged("t") == []
+        assert store.drop_damaged("t") == 0
+        assert _rows(store.scan("t")) == before
+        assert store.number("t", "w") == 2
+
     @capability("threads")
     def test_threads_append_to_one_table_at_once(self, store: OfflineStore, place: Path) -> None:
         failures: list[BaseException] = []

@@ -3,12 +3,33 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pyarrow.dataset as ds
 
 from headrace.core.errors import StoreError
+
+GONE = "is gone"
+"""The fault of a file that is not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class DamagedFile:
+    """A file of a table that cannot be read.
+
+    Attributes:
+        path: where it lay, or lies.
+        fault: what is wrong with it, such as `GONE`.
+        rows: how many rows it held.
+        bounds: the least and the greatest value of its int64 columns, of those of which that is known.
+    """
+
+    path: str
+    fault: str
+    rows: int
+    bounds: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 class OfflineStore(ABC):
@@ -100,6 +121,19 @@ class OfflineStore(ABC):
     def remains(self) -> list[str]:
         """Where a server may keep copies of files that `forget` deletes, in words."""
         return []
+
+    def damaged(self, table: str) -> list[DamagedFile]:
+        """Files of the newest version that are gone, or not as long as they were written, known without reading them;
+        a store without files has none."""
+        return []
+
+    def drop_damaged(self, table: str) -> int:
+        """Leave damaged files out of the table from a new version on, with the rows that they held; return how many.
+
+        Whoever calls this brings the rows back by other means. 0 if some of the files have to be deleted first, by
+        somebody who may.
+        """
+        return 0
 
     @abstractmethod
     def close(self) -> None:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from functools import reduce
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -26,7 +27,7 @@ from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem, SubT
 from headrace.core.errors import NotFound, StoreError
 from headrace.core.time import MAX_US, MIN_US
 from headrace.stores.objects import failure, object_files
-from headrace.stores.offline.base import OfflineStore
+from headrace.stores.offline.base import GONE, DamagedFile, OfflineStore
 from headrace.stores.offline.checks import (
     DAY,
     EPOCH_DAY,
@@ -280,6 +281,51 @@ class DeltaOfflineStore(OfflineStore):
         if self._local is not None:
             return []
         return [f"{self._root}: former versions of objects, where the bucket keeps versions, until they expire"]
+
+    def damaged(self, table: str) -> list[DamagedFile]:
+        held = self._table(table)
+        with held.lock:
+            delta = held.refreshed()
+            added = [] if delta is None else pa.table(delta.get_add_actions(flatten=True)).to_pylist()
+        files = object_files(f"{self._root}/{table}", self._options) if held.files is None else held.files
+        try:
+            there = {
+                entry.path.lstrip("/"): entry.size
+                for entry in files.get_file_info(FileSelector("", recursive=True, allow_not_found=True))
+                if entry.type == FileType.File
+            }
+        except OSError as error:
+            raise failure(f'the files of table "{table}" in {self._root} cannot be listed', error) from error
+        found = []
+        for file in added:
+            path, size = unquote(file["path"]), int(file["size_bytes"])
+            if there.get(path) != size:
+                fault = GONE if path not in there else f"has {there[path]:,} bytes where {size:,} were written"
+                bounds = {
+                    key.removeprefix("min."): (low, file[f"max.{key.removeprefix('min.')}"])
+                    for key, low in file.items()
+                    if key.startswith("min.") and isinstance(low, int)
+                }
+                found.append(DamagedFile(f"{self._root}/{table}/{path}", fault, int(file["num_records"] or 0), bounds))
+        return found
+
+    def drop_damaged(self, table: str) -> int:
+        held = self._table(table)
+        damaged = self.damaged(table)
+        short = [file for file in damaged if file.fault != GONE]
+        if held.files is None and short:
+            return 0  # objects are never deleted here
+        for file in short:
+            # Kept under a name that no table knows, should anybody want to look at it.
+            Path(file.path).replace(f"{file.path}.damaged")
+        with held.lock:
+            delta = held.refreshed()
+            try:
+                if delta is not None:
+                    delta.repair()
+            except (DeltaError, OSError) as error:
+                raise failure(f'damaged files of table "{table}" in {self._root} were not left out', error) from error
+        return len(damaged)
 
     def close(self) -> None:
         self._open = None

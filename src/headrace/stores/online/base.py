@@ -64,6 +64,11 @@ class OnlineStore(ABC):
     def scan(self) -> Iterator[tuple[bytes, bytes]]:
         """All keys and records of one snapshot in key order."""
 
+    def sweep(self) -> Iterator[tuple[bytes, bytes]]:
+        """All keys and records, each as it stood at some moment meanwhile, in no promised order; however much is
+        written. A record that is there from beginning to end is given, and one may be given twice."""
+        return self.scan()
+
     @abstractmethod
     def count(self) -> int:
         """Number of records."""

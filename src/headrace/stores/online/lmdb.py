@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +29,8 @@ from headrace.stores.online.checks import MAX_KEY_BYTES, check_keys, checked, up
 
 _POSITION: Final = b"\xff" * (MAX_KEY_BYTES + 1)
 """Sorts after every record's key, so appending loads and scans never meet it in between."""
+
+_SWEPT: Final = 20_000
 
 
 class LmdbOnlineStore(OnlineStore):
@@ -139,6 +142,22 @@ class LmdbOnlineStore(OnlineStore):
                         yield key, record
             finally:
                 txn.abort()
+
+    def sweep(self) -> Iterator[tuple[bytes, bytes]]:
+        shared, at = self._shared, b""
+        while True:
+            # Snapshots are short, so that the pages of what is replaced meanwhile can be used again.
+            with _explained(shared):
+                txn = _snapshot(shared)
+                try:
+                    cursor = txn.cursor()
+                    found = list(islice(cursor, _SWEPT)) if cursor.set_range(at) else []
+                finally:
+                    txn.abort()
+            yield from ((key, record) for key, record in found if key != _POSITION)
+            if len(found) < _SWEPT:
+                return
+            at = found[-1][0] + b"\0"
 
     def count(self) -> int:
         shared = self._shared
