@@ -113,6 +113,17 @@ __all__ = [
 ]
 
 
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """An aggregation that was added to the catalog, and has no typed function yet."""
+        from headrace.aggregations.registry import aggregations
+
+        if name.startswith("_") or name not in aggregations():
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return _aggregate.function_of(aggregations()[name])
+
+
 def connect(
     folder: str | Path | None = None, *, env: str | None = None, clock: Clock | None = None, **settings: Any
 ) -> Project:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 import headrace as hr
+from headrace.app.project import Project
 from tests.e2e.shop import FEATURES, now, orders, outcomes, write_shop
 from tests.e2e.up import Up, eventually, running
 
@@ -72,6 +75,31 @@ def up(shop: Path) -> Iterator[Up]:
         yield up
 
 
+def _late_look_ups_follow_a_backfill(up: Up, project: Project) -> None:
+    """An order comes after its outcome, which is derived anew while all layers run."""
+    project.put("discount", [{"user": "u99", "share": 0.5, "at": (now() - timedelta(days=1)).isoformat()}])
+    ordered = now()
+    late = {"order_id": "late", "user": "u99", "amount": 60.0, "at": ordered.isoformat()}
+    gone = {"outcome_id": "xlate", "order": "late", "bad": True, "at": (ordered + timedelta(seconds=1)).isoformat()}
+
+    def features(group: str, key: str) -> dict[str, Any]:
+        return dict(httpx.get(f"{up.address}/v1/records/{group}/{key}", timeout=20).json()["features"])
+
+    def derived() -> bool:
+        streams = {stream.name: stream for stream in project.status().streams}
+        return (streams["gone"].events, streams["gone"].uncomputed) == (401, 0)
+
+    time.sleep(1.1)
+    httpx.post(f"{up.address}/v1/events/outcome", json=[gone], timeout=20).raise_for_status()
+    eventually(derived, up)
+    httpx.post(f"{up.address}/v1/events/order", json=[late], timeout=20).raise_for_status()
+    eventually(lambda: features("net_spend", "u99")["total"] == 30.0, up)
+    assert features("lost", "late")["net"] is None
+    report = project.backfill("net")
+    assert report.names == ("net", "gone")
+    eventually(lambda: features("lost", "late")["net"] == 30.0, up)
+
+
 def test_compute_is_killed_while_it_derives(up: Up, shop: Path) -> None:
     published = 400
     for round_ in range(3):
@@ -110,6 +138,7 @@ def test_compute_is_killed_while_it_derives(up: Up, shop: Path) -> None:
             "gone": 400,
         }
         assert not any(stream.uncomputed for stream in streams.values())
+        _late_look_ups_follow_a_backfill(up, project)
     assert up.finish() == 0, "\n".join(up.lines)
     with hr.connect(shop) as project:
         for user in range(10):

@@ -49,6 +49,8 @@ class Up:
 
     @property
     def address(self) -> str:
+        """Where the service listens; one that is just starting has not said so yet."""
+        eventually(lambda: bool(self.beat("serve")["address"]), self)
         return str(self.beat("serve")["address"])
 
     def said(self, pattern: str, times: int = 1) -> bool:

@@ -12,7 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.aggregations.growing import COUNTS, G_CAP, G_FORM, SUMMED, read_growing
+from headrace.aggregations.codes import COUNTS, SUMMED
+from headrace.aggregations.growing import (
+    G_CAP,
+    G_FORM,
+    read_growing,
+)
 from headrace.aggregations.layout import GroupLayout, Scratch, layout_of, physical_columns
 from headrace.aggregations.limits import DISTINCT_CAP
 from headrace.aggregations.nested import decoded

@@ -12,14 +12,13 @@ from math import isqrt
 import numpy as np
 from numba import njit
 
+from headrace.aggregations.codes import DECAYED_COUNT, DECAYED_SUM
 from headrace.aggregations.counted import counts, parts
 from headrace.aggregations.lanes import FLOAT, ROWS
 from headrace.aggregations.limits import LOOKBACK
 from headrace.aggregations.wide import LOW30, rounded_ratio, signed_digits, three_digits
 from headrace.core.columns import IntArray
 
-# They go on after the codes of `window_rows.py`.
-DECAYED_SUM, DECAYED_COUNT, DECAYED_MEAN = range(20, 23)
 _STEPS = 1_024
 _DEEPEST = LOOKBACK + 2
 """More half-lives than any window holds: its lower edge moves in steps of one."""

@@ -3,71 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from decimal import Decimal
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
-from headrace.aggregations import decayed, nested
+from headrace.aggregations import codes, nested
 from headrace.aggregations import growing as gr
-from headrace.aggregations import kernel as k
 from headrace.aggregations import lanes as ln
-from headrace.aggregations import window_rows as wr
+from headrace.aggregations.aggregation import Composed
 from headrace.aggregations.kept import KEPT_WORDS
 from headrace.aggregations.limits import DISTINCT_CAP
+from headrace.aggregations.registry import aggregation
 from headrace.core.columns import BoolArray, IntArray
+from headrace.core.errors import PlanError
 from headrace.core.schema import DType
-
-# The code of a feature with a slot and what its lane keeps track of; the codes of lists and maps, and of buckets.
-CODES: dict[str, tuple[int, int]] = {
-    "count": (k.COUNT, 0),
-    "sum": (k.SUM, ln.SUMS),
-    "mean": (k.MEAN, ln.SUMS),
-    "min": (k.MIN, ln.LEAST),
-    "max": (k.MAX, ln.MOST),
-    "first": (k.FIRST, ln.EDGES),
-    "last": (k.LAST, ln.EDGES),
-    "share": (k.SHARE, ln.TRUES),
-    "any": (k.ANY, ln.TRUES),
-    "all": (k.ALL, ln.TRUES),
-    "var": (k.VAR, ln.SUMS | ln.SQUARES),
-    "std": (k.STD, ln.SUMS | ln.SQUARES),
-    "time_since_last": (k.SINCE_LAST, ln.EDGES),
-    "time_since_first": (k.SINCE_FIRST, ln.EDGES),
-    "rate": (wr.RATE, ln.SUMS),
-    "quantile": (wr.QUANTILE, 0),
-    "skewness": (wr.SKEWNESS, 0),
-    "n_unique": (wr.N_UNIQUE, 0),
-    "approx_n_unique": (wr.APPROX_N_UNIQUE, 0),
-    "most_frequent": (wr.MOST_FREQUENT, 0),
-    "decayed_sum": (decayed.DECAYED_SUM, 0),
-    "decayed_count": (decayed.DECAYED_COUNT, 0),
-    "decayed_mean": (decayed.DECAYED_MEAN, 0),
-}
-NESTED_CODES = {
-    "first_n": nested.FIRST_N,
-    "last_n": nested.LAST_N,
-    "histogram": nested.HISTOGRAM,
-    "top_k": nested.TOP_K,
-}
-BY_CODES = {
-    "count": nested.BY_COUNT,
-    "sum": nested.BY_SUM,
-    "mean": nested.BY_MEAN,
-    "min": nested.BY_MIN,
-    "max": nested.BY_MAX,
-}
-VALUES = (k.MIN, k.MAX, k.FIRST, k.LAST, wr.MOST_FREQUENT)
-"""Codes of features that are one of the values."""
-_FORMS = {
-    **dict.fromkeys(("n_unique", "most_frequent", "histogram", "top_k"), gr.COUNTS),
-    "quantile": gr.BUCKETS,
-    "skewness": gr.MOMENTS,
-    "approx_n_unique": gr.REGISTERED,
-}
-"""The growing states that aggregations without buckets need over the lifetime."""
-BY_ORDER = ("first", "last", "first_n", "last_n")
-"""Aggregations whose value is decided by ties of event time."""
 
 
 class Input(Protocol):
@@ -113,15 +63,64 @@ class Group(Protocol):
     def resolution_us(self) -> int: ...
 
 
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """An aggregate that another one is made of."""
+
+    name: str
+    kind: str
+    input: int | None
+    where: int | None
+    window_us: int | None
+    hop_us: int
+    delay_us: int
+    dtype: DType
+    params: tuple[tuple[str, Any], ...]
+    by: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """A group with parts in the place of what is made of them."""
+
+    inputs: tuple[Input, ...]
+    aggregates: tuple[Aggregate, ...]
+    resolution_us: int
+
+
+def taken_apart(group: Group) -> tuple[Group, dict[str, tuple[str, ...]]]:
+    """The group with the parts of composed aggregations in their places, and by feature the names of its parts."""
+    parts: dict[str, tuple[str, ...]] = {}
+    found: list[Aggregate] = []
+    for a in group.aggregates:
+        kind = aggregation(a.kind)
+        if not isinstance(kind, Composed):
+            found.append(a)
+            continue
+        read = None if a.input is None else group.inputs[a.input].dtype
+        parts[a.name] = tuple(element_name(a.name, index) for index in range(len(kind.parts)))
+        for name, part in zip(parts[a.name], kind.parts, strict=True):
+            dtype = aggregation(part.kind).gives_for(read)
+            found.append(
+                _Part(name, part.kind, a.input, a.where, a.window_us, a.hop_us, a.delay_us, dtype, part.params)
+            )
+    return (_Taken(group.inputs, tuple(found), group.resolution_us) if parts else group), parts
+
+
+def element_name(feature: str, element: int) -> str:
+    """The name that an element of a feature's list, or a part of what is made of others, has among the slots."""
+    return f"{feature}[{element}]"
+
+
 def is_text_extreme(group: Group, spec: Aggregate) -> bool:
     """True for the least or greatest text of the lifetime, of which the record keeps the row."""
     text = spec.input is not None and group.inputs[spec.input].dtype is DType.STRING
-    return text and spec.kind in ("min", "max") and spec.window_us is None and spec.by is None
+    return text and aggregation(spec.kind).extreme and spec.window_us is None and spec.by is None
 
 
 def is_nested(spec: Aggregate) -> bool:
     """True for a list or a map, which has no slot."""
-    return spec.kind in NESTED_CODES or spec.by is not None
+    return aggregation(spec.kind).is_nested or spec.by is not None
 
 
 def nested_table(
@@ -131,11 +130,9 @@ def nested_table(
     table = []
     for a in specs:
         params = dict(a.params)
-        code = NESTED_CODES[a.kind] if a.by is None else BY_CODES[a.kind]
-        size = int(params.get("n", params.get("k", 0)))
         # Buckets are limited over the lifetime, where nothing else would limit what a record holds.
         cap = gr.UNCAPPED if a.by is not None and a.window_us is not None else int(params.get("cap", DISTINCT_CAP))
-        row = [code, windows.index(window_of(a)), size, cap]
+        row = [_nested_code(a), windows.index(window_of(a)), param_of(a), cap]
         row += _read(group, a.input, first_column)
         row.append(-1 if a.where is None else first_column[a.where])
         row += _read(group, a.by, first_column)
@@ -147,16 +144,17 @@ def kept_table(group: Group, first_column: list[int]) -> IntArray:
     """The table of lifetime features that need old rows one by one; its columns are those that `kept.py` names."""
     table = []
     for a in group.aggregates:
-        least = a.kind == "min"
-        if a.window_us is not None:
+        kind = aggregation(a.kind)
+        ends = kind.kept_rows(dict(a.params))
+        if a.window_us is not None or not (ends or kind.extreme):
             continue
-        if a.kind in ("first_n", "last_n"):
-            code, size = NESTED_CODES[a.kind], int(dict(a.params)["n"])
-        elif a.by is not None and a.kind in ("min", "max"):
+        if ends:
+            code, size = kind.list_code, ends
+        elif a.by is not None:
             # One bucket more than may be counted tells that there are too many.
-            code, size = BY_CODES[a.kind], DISTINCT_CAP + 1
+            code, size = kind.by_code, DISTINCT_CAP + 1
         elif is_text_extreme(group, a):
-            code, size = k.MIN if least else k.MAX, 1
+            code, size = kind.code, 1
         else:
             continue
         where = -1 if a.where is None else first_column[a.where]
@@ -178,32 +176,37 @@ def growing_table(
             continue
         params = dict(a.params)
         where = -1 if a.where is None else first_column[a.where]
-        counted = form == gr.COUNTS and a.by is not None
+        counted = form == codes.COUNTS and a.by is not None
         read = _read(group, a.by if counted else a.input, first_column)
         by = _read(group, None if counted else a.by, first_column)
         state = states.setdefault((form, *read, where, *by), len(states))
-        cap = int(params.get("cap", DISTINCT_CAP)) if form in (gr.COUNTS, gr.SUMMED) else gr.UNCAPPED
+        cap = int(params.get("cap", DISTINCT_CAP)) if form in (codes.COUNTS, codes.SUMMED) else gr.UNCAPPED
         caps[state] = max(cap, caps.get(state, 0))
-        code = BY_CODES[a.kind] if a.by is not None else NESTED_CODES.get(a.kind) or CODES[a.kind][0]
-        param = int(params["k"]) if a.kind == "top_k" else param_of(a)
-        reads[a.name] = (state, windows.index(window_of(a)), code, param, cap)
+        code = _nested_code(a) if is_nested(a) else aggregation(a.kind).code
+        assert code is not None
+        reads[a.name] = (state, windows.index(window_of(a)), code, param_of(a), cap)
     table = [(form, caps[state], *read) for (form, *read), state in states.items()]
     return np.array(table, np.int64).reshape(-1, gr.STATE_WORDS), reads
 
 
 def _form(spec: Aggregate) -> int | None:
     """The form of the growing state that a feature of the lifetime needs; None if it needs none."""
-    if spec.by is not None:
-        if spec.kind == "count" and spec.input is None:
-            return gr.COUNTS
-        return gr.SUMMED if spec.kind in ("count", "sum", "mean") else None
-    return _FORMS.get(spec.kind)
+    return aggregation(spec.kind).growing_form(by=spec.by is not None, of_column=spec.input is not None)
+
+
+def _nested_code(spec: Aggregate) -> int:
+    """The code by which a list or a map is written."""
+    kind = aggregation(spec.kind)
+    code = kind.list_code if spec.by is None else kind.by_code
+    if code is None:
+        raise PlanError(f'feature "{spec.name}": hr.{spec.kind} takes no by=')
+    return code
 
 
 def text_keys(growing: IntArray, texts: tuple[int, ...]) -> BoolArray:
     """Per growing state whether its keys are texts."""
-    by = growing[:, gr.G_FORM] == gr.SUMMED
-    keyed = by | (growing[:, gr.G_FORM] == gr.COUNTS)
+    by = growing[:, gr.G_FORM] == codes.SUMMED
+    keyed = by | (growing[:, gr.G_FORM] == codes.COUNTS)
     found: BoolArray = keyed & np.isin(np.where(by, growing[:, gr.G_BY], growing[:, gr.G_COLUMN]), texts)
     return found
 
@@ -226,19 +229,17 @@ def window_of(spec: Aggregate) -> tuple[int, int, int]:
     return (-1, 1, spec.delay_us) if spec.window_us is None else (spec.window_us, spec.hop_us, spec.delay_us)
 
 
+def slot_of(spec: Aggregate) -> tuple[int, int]:
+    """The code of a feature with a slot, and what its lane has to keep track of."""
+    kind, of_column = aggregation(spec.kind), spec.input is not None
+    code = kind.slot_code(of_column=of_column)
+    assert code is not None, f"hr.{spec.kind} has no slot"
+    return code, kind.slot_ops(of_column=of_column)
+
+
 def param_of(spec: Aggregate) -> int:
-    """The feature's number for the kernel: degrees of freedom, a cap, µs of a unit or half-life, or QUANTILE_STEPS."""
-    params = dict(spec.params)
-    if spec.kind == "rate":
-        return int(params["unit_us"])
-    if spec.kind == "quantile":
-        # The decimal as it was written, not the float64 nearest to it.
-        return int(Decimal(str(params["q"])) * wr.QUANTILE_STEPS)
-    if spec.kind in ("n_unique", "most_frequent"):
-        return int(params.get("cap", DISTINCT_CAP))
-    if "halflife_us" in params:
-        return int(params["halflife_us"])
-    return int(params.get("ddof", 1))
+    """The feature's number for the compiled passes."""
+    return aggregation(spec.kind).param(dict(spec.params))
 
 
 def kind_of(dtype: DType) -> int:

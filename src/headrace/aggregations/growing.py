@@ -19,6 +19,20 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from headrace.aggregations.codes import (
+    APPROX_N_UNIQUE,
+    BUCKETS,
+    COUNTS,
+    HISTOGRAM,
+    MOMENTS,
+    MOST_FREQUENT,
+    N_UNIQUE,
+    QUANTILE,
+    REGISTERED,
+    SUMMED,
+    SUMS,
+    TOP_K,
+)
 from headrace.aggregations.counted import counts, parts, word_of
 from headrace.aggregations.exact import turned
 from headrace.aggregations.kernel import first_at_or_after, window_edges
@@ -27,7 +41,6 @@ from headrace.aggregations.lanes import (
     FLOAT,
     LANE_WORDS,
     NULLABLE_INT,
-    SUMS,
     add_row,
     carry_whole,
     clear,
@@ -35,20 +48,18 @@ from headrace.aggregations.lanes import (
     settle,
 )
 from headrace.aggregations.moments import EXPONENTS, add_powers, room, skewness_of
-from headrace.aggregations.nested import HISTOGRAM, TOP_K, bucket_value, write_frequencies
+from headrace.aggregations.nested import (
+    bucket_value,
+    write_frequencies,
+)
 from headrace.aggregations.sketch import REGISTERS, estimate_of, take_in
 from headrace.aggregations.wide import LOW30, signed_digits
 from headrace.aggregations.window_rows import (
-    APPROX_N_UNIQUE,
-    MOST_FREQUENT,
-    N_UNIQUE,
-    QUANTILE,
     bucket_of,
     midpoint,
     rank_of,
 )
 
-COUNTS, BUCKETS, SUMMED, REGISTERED, MOMENTS = range(5)
 # Columns of the table of states. The keys of SUMMED are the values of a second column, of COUNTS those of the first.
 G_FORM, G_CAP, G_KIND, G_COLUMN, G_VALIDITY, G_WHERE, G_BY_KIND, G_BY, G_BY_VALIDITY = range(9)
 STATE_WORDS = 9

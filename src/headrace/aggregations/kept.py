@@ -10,11 +10,10 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from headrace.aggregations.codes import BY_MAX, FIRST_N, LAST_N, MAX, MIN
 from headrace.aggregations.counted import counts, place_in, slots_for
 from headrace.aggregations.exact import turned
-from headrace.aggregations.kernel import MAX, MIN
 from headrace.aggregations.lanes import FLOAT, NULLABLE_INT, present
-from headrace.aggregations.nested import BY_MAX, FIRST_N, LAST_N
 
 # Columns of the table of these features: FIRST_N and LAST_N, MIN and MAX of a column, BY_MIN and BY_MAX.
 K_CODE, K_SIZE, K_KIND, K_COLUMN, K_VALIDITY, K_WHERE, K_BY_KIND, K_BY, K_BY_VALIDITY = range(9)

@@ -21,6 +21,27 @@ import math
 import numpy as np
 from numba import njit
 
+from headrace.aggregations.codes import (
+    ALL,
+    ANY,
+    COUNT,
+    COUNT_VALID,
+    FIRST,
+    LAST,
+    LEAST,
+    MEAN,
+    MIN,
+    MOST,
+    SHARE,
+    SINCE_FIRST,
+    SINCE_LAST,
+    SQUARES,
+    STD,
+    SUM,
+    SUMS,
+    TRUES,
+    VAR,
+)
 from headrace.aggregations.exact import (
     DIGIT,
     add_float,
@@ -37,14 +58,9 @@ from headrace.aggregations.lanes import (
     AT_WIDE,
     EXTREMES,
     FLOAT,
-    LEAST,
-    MOST,
     NULLABLE_INT,
     ROWS,
     SMALL,
-    SQUARES,
-    SUMS,
-    TRUES,
     add_row,
     add_tile_sum,
     carry_whole,
@@ -56,10 +72,6 @@ from headrace.aggregations.lanes import (
 )
 from headrace.core.time import NULL_US
 
-# Features; the codes go on in `window_rows.py`, which reads those after these have been read.
-(COUNT, COUNT_VALID, SUM, MEAN, MIN, MAX, FIRST, LAST, SHARE, ANY, ALL, VAR, STD, SINCE_LAST, SINCE_FIRST) = range(15)
-GROWN = 48
-"""Instead of the code of a feature that is read from a growing state (`growing.py`); other passes leave it out."""
 # Columns of the plan's tables.
 LANE_COLUMN, LANE_KIND, LANE_WHERE, LANE_OPS, LANE_BASE, LANE_VALIDITY, LANE_TILE = range(7)
 WINDOW_LENGTH, WINDOW_HOP, WINDOW_DELAY, WINDOW_RESOLUTION = range(4)

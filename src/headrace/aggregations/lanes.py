@@ -12,6 +12,7 @@ import math
 import numpy as np
 from numba import njit
 
+from headrace.aggregations.codes import LEAST, MOST, SQUARES, SUMS, TRUES
 from headrace.aggregations.exact import (
     DIGIT,
     SQUARE_WORDS,
@@ -28,8 +29,6 @@ from headrace.core.time import NULL_US
 
 # How a lane reads its input.
 ROWS, FLOAT, STAMP, INT, NULLABLE_INT = 0, 1, 2, 3, 4
-# What a lane has to keep track of.
-SUMS, LEAST, EDGES, SQUARES, TRUES, MOST = 1, 2, 4, 8, 16, 32
 EXTREMES = LEAST | MOST
 # Additive words of a lane.
 AT_ROWS, AT_VALID, AT_TRUES, AT_INT_LOW, AT_INT_HIGH, AT_WIDE, AT_SUM = 0, 1, 2, 3, 4, 5, 6

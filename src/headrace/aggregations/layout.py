@@ -11,18 +11,15 @@ from typing import Any
 
 import numpy as np
 
+from headrace.aggregations import codes, nested
 from headrace.aggregations import growing as gr
 from headrace.aggregations import kernel as k
 from headrace.aggregations import lanes as ln
-from headrace.aggregations import nested
-from headrace.aggregations import window_rows as wr
 from headrace.aggregations.exact import WORK_WORDS
 from headrace.aggregations.group_tables import (
-    BY_ORDER,
-    CODES,
-    VALUES,
     Aggregate,
     Group,
+    element_name,
     growing_table,
     is_nested,
     is_text_extreme,
@@ -30,10 +27,13 @@ from headrace.aggregations.group_tables import (
     kind_of,
     nested_table,
     param_of,
+    slot_of,
     sorted_reads,
+    taken_apart,
     text_keys,
     window_of,
 )
+from headrace.aggregations.registry import aggregation
 from headrace.aggregations.tiles import ALWAYS, LEVEL_AGE
 from headrace.core.columns import BoolArray, IntArray
 from headrace.core.schema import DType
@@ -54,6 +54,7 @@ class GroupLayout:
             by (lane, window), as `pointers` says, then those of `window_rows.py`.
         names: feature names in slot order, with `dtypes` beside them; elements of lists have a slot each.
         lists: per feature that is a list of a fixed length the places of its elements in `names`.
+        composed: per feature that is made of others the names of its parts, which are in `names`.
         reach_us: how far below a read time an event can matter to a finite window.
         base_words: additive words of the lifetime in each record (0: none).
         ordered: ties of event time decide values, so records keep ids and offsets.
@@ -82,6 +83,7 @@ class GroupLayout:
     names: tuple[str, ...]
     dtypes: tuple[DType, ...]
     lists: Mapping[str, IntArray]
+    composed: Mapping[str, tuple[str, ...]]
     reach_us: int
     base_words: int
     ordered: bool
@@ -133,7 +135,7 @@ class GroupLayout:
         """`features` without those that online reads take from growing states."""
         features = self.features.copy()
         if len(self.grown_slots):
-            features[self.grown_slots[:, gr.F_TARGET], k.FEATURE_CODE] = k.GROWN
+            features[self.grown_slots[:, gr.F_TARGET], k.FEATURE_CODE] = codes.GROWN
         return features
 
     @cached_property
@@ -141,7 +143,7 @@ class GroupLayout:
         """`nested` without those that online reads take from growing states."""
         table = self.nested.copy()
         if len(self.grown_items):
-            table[self.grown_items[:, gr.F_TARGET], nested.N_CODE] = k.GROWN
+            table[self.grown_items[:, gr.F_TARGET], nested.N_CODE] = codes.GROWN
         return table
 
     @cached_property
@@ -165,6 +167,7 @@ class GroupLayout:
 
 def layout_of(group: Group) -> GroupLayout:
     """Lay out a group; equal plans give equal layouts."""
+    group, composed = taken_apart(group)
     columns: list[tuple[int, int]] = []
     first_column: list[int] = []
     for index, spec in enumerate(group.inputs):
@@ -187,21 +190,18 @@ def layout_of(group: Group) -> GroupLayout:
     for a, element in plain:
         lane = lane_ids[_lane_of(group, a, element)]
         kind = ln.ROWS if a.input is None else kind_of(group.inputs[a.input].dtype)
-        code, ops = CODES[a.kind]
-        ops = 0 if kind == ln.ROWS and a.kind == "rate" else ops
-        if a.kind == "count" and a.input is not None:
-            code = k.COUNT_VALID
+        code, ops = slot_of(a)
         lanes[lane, k.LANE_KIND] = kind
         lanes[lane, k.LANE_OPS] |= ops
         lanes[lane, k.LANE_COLUMN] = 0 if a.input is None else first_column[a.input] + element
         lanes[lane, k.LANE_WHERE] = -1 if a.where is None else first_column[a.where]
         lanes[lane, k.LANE_VALIDITY] = -1 if kind != ln.NULLABLE_INT else lanes[lane, k.LANE_COLUMN] + 1
         if a.window_us is None:
-            lifetime_edges[lane] |= ops & ln.EDGES != 0
-            if code < wr.RATE and not is_text_extreme(group, a):
+            lifetime_edges[lane] |= ops & codes.EDGES != 0
+            if code < codes.RATE and not is_text_extreme(group, a):
                 base_of.setdefault(lane, 0)
         window = windows.index(window_of(a))
-        boolean = int(a.dtype is DType.BOOL and code in VALUES)
+        boolean = int(a.dtype is DType.BOOL and aggregation(a.kind).one_of_the_values)
         name, dtype = a.name, a.dtype
         if dtype is DType.LIST:
             # Added up by element; or one of them as it is, and then it lies in the record as a text.
@@ -219,18 +219,18 @@ def layout_of(group: Group) -> GroupLayout:
     for lane in range(len(lane_ids)):
         lanes[lane, k.LANE_TILE] = tile_words
         tile_words += _tile_words(int(lanes[lane, k.LANE_KIND]), int(lanes[lane, k.LANE_OPS]))
-    edges = (lanes[:, k.LANE_OPS] & ln.EDGES != 0).astype(np.int64)
+    edges = (lanes[:, k.LANE_OPS] & codes.EDGES != 0).astype(np.int64)
     # What `window_rows.py` reads comes last, where no lane points to.
-    features.sort(key=lambda f: (f[2] >= wr.RATE, f[0], f[1]))
+    features.sort(key=lambda f: (f[2] >= codes.RATE, f[0], f[1]))
     slots = {f[5]: slot for slot, f in enumerate(features)}
-    places = [(f[0], f[1]) for f in features if f[2] < wr.RATE]
+    places = [(f[0], f[1]) for f in features if f[2] < codes.RATE]
     pointers = np.zeros((len(lane_ids), len(windows) + 1), np.int64)
     for lane in range(len(lane_ids)):
         for window in range(len(windows) + 1):
             pointers[lane, window] = bisect_left(places, (lane, window))
     reach = max((w + hop for w, hop, _ in windows if w >= 0), default=0) + max(d for _, _, d in windows)
     # A rate is a sum over a span, so it reads tiles as sums do; the others need each event of their windows.
-    whole = {window_of(a) for a in group.aggregates if is_nested(a) or CODES[a.kind][0] > wr.RATE}
+    whole = {window_of(a) for a in group.aggregates if is_nested(a) or slot_of(a)[0] > codes.RATE}
     texts = tuple(c for c, (index, _) in enumerate(columns) if group.inputs[index].dtype is DType.STRING)
     kept = kept_table(group, first_column)
     # Numbers of texts change with the rows that a record holds, so no tile may have any; and what the lifetime needs
@@ -239,7 +239,7 @@ def layout_of(group: Group) -> GroupLayout:
     levels = _levels([] if single else [(*window, window in whole) for window in windows], group.resolution_us)
     lifetime = any(w < 0 for w, _, _ in windows)
     flagged = (bool(edges.any()) or bool(len(kept))) and (lifetime or len(levels) > 0)
-    ordered = any(a.kind in BY_ORDER for a in group.aggregates)
+    ordered = any(aggregation(a.kind).by_place for a in group.aggregates)
     row_words = 1 + len(columns) + flagged + 2 * ordered
     return GroupLayout(
         columns=tuple(columns),
@@ -254,6 +254,7 @@ def layout_of(group: Group) -> GroupLayout:
             for a in group.aggregates
             if a.input is not None and group.inputs[a.input].dtype is DType.LIST
         },
+        composed=composed,
         reach_us=reach + group.resolution_us,
         base_words=base_words,
         ordered=ordered,
@@ -261,7 +262,7 @@ def layout_of(group: Group) -> GroupLayout:
         edges=edges,
         lifetime_edges=lifetime_edges,
         flagged=flagged,
-        rows=any(f[2] >= wr.RATE and f[5] not in reads for f in features),
+        rows=any(f[2] >= codes.RATE and f[5] not in reads for f in features),
         kept=kept,
         growing=growing,
         grown=text_keys(growing, texts),
@@ -275,11 +276,6 @@ def layout_of(group: Group) -> GroupLayout:
         levels=levels,
         fewest=_fewest(row_words, 1 + tile_words, int(edges.sum())),
     )
-
-
-def element_name(feature: str, element: int) -> str:
-    """The name that an element of a feature's list has among the slots."""
-    return f"{feature}[{element}]"
 
 
 def _elements(group: Group, spec: Aggregate) -> int:
@@ -307,9 +303,9 @@ def _tile_words(kind: int, ops: int) -> int:
     """Words of a lane in a tile: rows, or valid values, true ones, the sum, squares, least and greatest value."""
     if kind == ln.ROWS:
         return 1
-    squares = ln.TILE_SQUARE_DIGITS // 2 if ops & ln.SQUARES else 0
-    sums = 2 if ops & ln.SUMS else 0
-    return 1 + bool(ops & ln.TRUES) + sums + squares + bool(ops & ln.LEAST) + bool(ops & ln.MOST)
+    squares = ln.TILE_SQUARE_DIGITS // 2 if ops & codes.SQUARES else 0
+    sums = 2 if ops & codes.SUMS else 0
+    return 1 + bool(ops & codes.TRUES) + sums + squares + bool(ops & codes.LEAST) + bool(ops & codes.MOST)
 
 
 def _levels(windows: list[tuple[int, int, int, bool]], resolution_us: int) -> IntArray:

@@ -15,10 +15,28 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from headrace.aggregations.codes import (
+    BY_COUNT,
+    BY_MAX,
+    BY_MEAN,
+    BY_MIN,
+    BY_SUM,
+    FIRST_N,
+    GROWN,
+    HISTOGRAM,
+    LAST_N,
+    SUMS,
+    TOP_K,
+)
 from headrace.aggregations.counted import counts
 from headrace.aggregations.exact import turned
 from headrace.aggregations.frequent import distinct, sorted_values
-from headrace.aggregations.kernel import GROWN, LIFETIME, WINDOW_LENGTH, first_at_or_after, window_edges
+from headrace.aggregations.kernel import (
+    LIFETIME,
+    WINDOW_LENGTH,
+    first_at_or_after,
+    window_edges,
+)
 from headrace.aggregations.lanes import (
     AT_INT_HIGH,
     AT_INT_LOW,
@@ -26,7 +44,6 @@ from headrace.aggregations.lanes import (
     FLOAT,
     NULLABLE_INT,
     ROWS,
-    SUMS,
     add_row,
     carry_whole,
     clear,
@@ -36,8 +53,6 @@ from headrace.aggregations.lanes import (
 from headrace.core.columns import IntArray
 from headrace.core.schema import DType
 
-# Codes go on after those of `window_rows.py`.
-FIRST_N, LAST_N, HISTOGRAM, TOP_K, BY_COUNT, BY_SUM, BY_MEAN, BY_MIN, BY_MAX = range(32, 41)
 # Columns of the table of these features.
 (
     N_CODE,

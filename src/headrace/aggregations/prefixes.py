@@ -14,6 +14,7 @@ import math
 import numpy as np
 from numba import njit
 
+from headrace.aggregations.codes import EDGES, MAX, MEAN, MIN, STD, SUM, SUMS, TRUES, VAR
 from headrace.aggregations.exact import DIGIT, finish, mantissa_and_exponent
 from headrace.aggregations.kernel import (
     FEATURE_BOOL,
@@ -23,18 +24,17 @@ from headrace.aggregations.kernel import (
     LANE_OPS,
     LANE_VALIDITY,
     LANE_WHERE,
-    MAX,
-    MEAN,
-    MIN,
-    STD,
-    SUM,
-    VAR,
     WINDOW_DELAY,
     first_at_or_after,
     float_bits,
     write_plain,
 )
-from headrace.aggregations.lanes import EDGES, FLOAT, NULLABLE_INT, ROWS, SUMS, TRUES, present
+from headrace.aggregations.lanes import (
+    FLOAT,
+    NULLABLE_INT,
+    ROWS,
+    present,
+)
 
 _LOW = np.int64(2**62 - 1)
 _BITS = 124

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from headrace.aggregations.codes import RATE
 from headrace.aggregations.kernel import (
     FEATURE_CODE,
     LIFETIME,
@@ -14,7 +15,9 @@ from headrace.aggregations.kernel import (
 )
 from headrace.aggregations.prefixes import WORDS, read_lane
 from headrace.aggregations.records import FORMAT
-from headrace.aggregations.window_rows import RATE, read_rows
+from headrace.aggregations.window_rows import (
+    read_rows,
+)
 from headrace.core.time import NULL_US
 
 _NULL = np.int64(NULL_US)

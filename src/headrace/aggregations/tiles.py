@@ -17,6 +17,7 @@ import math
 import numpy as np
 from numba import njit
 
+from headrace.aggregations.codes import LEAST, MOST, SQUARES, SUMS, TRUES
 from headrace.aggregations.exact import SUM_WORDS, normalise, turned
 from headrace.aggregations.kernel import (
     LANE_BASE,
@@ -38,16 +39,11 @@ from headrace.aggregations.lanes import (
     AT_WIDE,
     EXTREMES,
     FLOAT,
-    LEAST,
-    MOST,
     ONE,
     ROWS,
-    SQUARES,
-    SUMS,
     TILE_SQUARE,
     TILE_SQUARE_DIGITS,
     TILE_SUM,
-    TRUES,
     add_row,
     add_tile_sum,
     add_whole,

@@ -12,8 +12,22 @@ import math
 import numpy as np
 from numba import njit
 
+from headrace.aggregations.codes import (
+    APPROX_N_UNIQUE,
+    DECAYED_SUM,
+    GROWN,
+    MOST_FREQUENT,
+    N_UNIQUE,
+    QUANTILE,
+    QUANTILE_STEPS,
+    RATE,
+    SUMS,
+    TRUES,
+)
 from headrace.aggregations.counted import counts, place_in, slots_for, word_of
-from headrace.aggregations.decayed import DECAYED_SUM, decayed
+from headrace.aggregations.decayed import (
+    decayed,
+)
 from headrace.aggregations.exact import DIGIT, GUARD, SUM_WORDS, normalise, round_digits, take_magnitude
 from headrace.aggregations.frequent import most_frequent
 from headrace.aggregations.kernel import (
@@ -22,7 +36,6 @@ from headrace.aggregations.kernel import (
     FEATURE_LANE,
     FEATURE_PARAM,
     FEATURE_WINDOW,
-    GROWN,
     LANE_COLUMN,
     LANE_KIND,
     LANE_OPS,
@@ -44,8 +57,6 @@ from headrace.aggregations.lanes import (
     NULLABLE_INT,
     ONE,
     ROWS,
-    SUMS,
-    TRUES,
     add_row,
     add_tile_sum,
     add_whole,
@@ -55,11 +66,6 @@ from headrace.aggregations.lanes import (
 from headrace.aggregations.moments import skewness
 from headrace.aggregations.sketch import estimate
 
-# Their codes go on after the kernel's own.
-RATE, QUANTILE, SKEWNESS, N_UNIQUE, APPROX_N_UNIQUE = range(15, 20)
-MOST_FREQUENT = 23
-QUANTILE_STEPS = 1_000_000_000
-"""A quantile is a whole number of these parts, so that its rank is exact."""
 _EXACT = 1 << 53
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from headrace.app.locks import FolderLock
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from headrace.stores.online.base import OnlineStore
 
 Progress = Callable[[int, int], None]
-_PUBLISHED = "backfilled "
+PUBLISHED = "backfilled "
+"""Settings of the catalog, by version: up to where a backfill computed a group that is served, per partition."""
 _RATE = "backfill.events_per_s"
 
 
@@ -72,10 +73,10 @@ def prepare(
         while True:
             more = _advance(parts, [parts.plan.group(name) for name in names], since_us, progress)
             read += more
-            if more < _small():
+            if more < small():
                 break
     seconds = time.monotonic() - began
-    if read >= _small():
+    if read >= small():
         parts.catalog.set_setting(_RATE, read / seconds)
     return BackfillReport(tuple(names), read, seconds, positions_of(parts, names))
 
@@ -86,10 +87,12 @@ def publish(
     dropped: Mapping[str, str],
     change: Callable[[], object],
     leaving: Sequence[GroupPlan] = (),
+    former: Sequence[GroupPlan] = (),
 ) -> None:
     """Complete the groups, note where versions that are `dropped` stand (each with its topic), and `change` the
     definitions; all while nothing runs. The plan of `parts` holds all that is computed afterwards, scheduled as
-    before. `leaving` are groups that the stream hands over to a schedule.
+    before. `leaving` are groups that the stream hands over to a schedule, `former` the plans of what is dropped, as far
+    as they are known: they are ingested to the end as well, so that a kill before the change loses nothing of them.
 
     Raises Busy if compute, ingestion or a scheduled group runs, StoreError if a group would be published behind what is
     served.
@@ -104,18 +107,20 @@ def publish(
 
     state = parts.settings.state
     with FolderLock(state, "compute"), FolderLock(state, "ingest"), FolderLock(state, "groups"):
-        for version, stream in dropped.items():
-            # What the store does not reflect yet is computed again if the version comes back. Where a scheduled one
-            # stands is noted already.
-            if version not in parts.plan.scheduled:
+        # Where a scheduled one stands is noted already.
+        streamed = {version: stream for version, stream in dropped.items() if version not in parts.plan.scheduled}
+        known = {group.version for group in former}
+        for version, stream in streamed.items():
+            # What the store does not reflect yet is computed again if the version comes back.
+            if version not in known:
                 note(version, stream)
         groups = [parts.plan.group(name) for name in names]
         if (groups or leaving) and committed_positions(parts.features):
-            ingest = parts.ingest()
-            while ingest.step():
-                pass
+            _ingest_all(parts, former)
             _advance(parts, groups, None, None)
             _check_complete(parts, groups)
+        for version in streamed.keys() & known:
+            note(version, streamed[version])
         for group in leaving:
             # The log holds no delta of it that is not in its records, should the stream take it over again.
             note(group.version, group.stream)
@@ -123,7 +128,20 @@ def publish(
         for group in groups:
             found = _state(parts, group)
             if found is not None:
-                parts.catalog.set_setting(_PUBLISHED + group.version, found.at)
+                parts.catalog.set_setting(PUBLISHED + group.version, found.at)
+
+
+def _ingest_all(parts: Parts, former: Sequence[GroupPlan]) -> None:
+    """Bring the online store up to the feature log: what is computed from now on, and what was so far."""
+    plan, known = parts.plan, {group.version for group in parts.plan.computed_groups}
+    beside = {f"{group.name}@{group.version}": group for group in former if group.version not in known}
+    try:
+        parts.plan = replace(plan, kept_groups={**plan.kept_groups, **beside})
+        ingest = parts.ingest()
+        while ingest.step():
+            pass
+    finally:
+        parts.plan = plan
 
 
 def derive_streams(parts: Parts) -> int:
@@ -149,7 +167,7 @@ def fill_lookups(parts: Parts, store: OnlineStore) -> None:
     from headrace.ingestion.backfill import GroupBackfill, read_state
 
     for group in looked_up(parts.plan).groups.values():
-        published = parts.catalog.setting(_PUBLISHED + group.version)
+        published = parts.catalog.setting(PUBLISHED + group.version)
         found = read_state(store, group.version)
         at = [0] * len(published or ()) if found is None else found.at
         if published is not None and any(a < b for a, b in zip(at, published, strict=True)):
@@ -189,7 +207,7 @@ def lost_groups(parts: Parts) -> list[str]:
     for group in parts.plan.groups.values():
         if group.version in parts.plan.scheduled:
             continue
-        published = parts.catalog.setting(_PUBLISHED + group.version)
+        published = parts.catalog.setting(PUBLISHED + group.version)
         if published is not None:
             state = _state(parts, group)
             if state is None or state.target or any(a < b for a, b in zip(state.at, published, strict=True)):
@@ -197,7 +215,14 @@ def lost_groups(parts: Parts) -> list[str]:
     return found
 
 
-def _small() -> int:
+def published_at(parts: Parts, group: GroupPlan) -> list[int] | None:
+    """Where a group stood that was backfilled when it was applied; None of one that was computed from the beginning."""
+    found: list[int] | None = parts.catalog.setting(PUBLISHED + group.version)
+    return found
+
+
+def small() -> int:
+    """So few events that the rest may wait until the layers rest."""
     from headrace.ingestion.backfill import PIECE
 
     return PIECE // 10

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from headrace.app.generations import at_served_generations
 from headrace.app.rows import as_mapping
 from headrace.core.arrow import from_arrow
 from headrace.core.columns import Column
@@ -21,6 +22,7 @@ from headrace.engines.stream.commits import TABLES
 from headrace.features.column import ColumnOf, Family, column_name
 from headrace.features.compile import compile_project
 from headrace.features.definition import definition_of, unbound
+from headrace.features.generation import in_generation
 from headrace.features.plan import Binding, ModelPlan, ProjectPlan, TablePlan, ViewPlan
 from headrace.features.view import columns_of
 from headrace.features.view_columns import ViewColumns, hidden_except
@@ -93,9 +95,12 @@ class PastAsOf(Past):
 
     def computed(self) -> dict[str, list[int]]:
         """Positions below which everything had arrived; never past what is computed now."""
+        # A generation of a derived stream that is not of this plan was not served then, though its source is as old.
+        known = self.plan.topics()
         return {
             name: [min(a, b) for a, b in zip(self._limits.get(name, ends), ends, strict=True)]
             for name, ends in super().computed().items()
+            if name in known
         }
 
     def _row_pieces(
@@ -118,7 +123,8 @@ class PastAt(Past):
 
     def __init__(self, parts: Parts, positions: Mapping[str, list[int]], tables: int) -> None:
         super().__init__(parts.plan, parts.raw, parts.features, parts.offline)
-        self._positions = {name: list(offsets) for name, offsets in positions.items()}
+        named = in_generation(parts.plan, positions)
+        self._positions = {name: list(offsets) for name, offsets in named.items()}
         self.tables = tables
 
     def known_table_rows(self) -> int:
@@ -133,6 +139,11 @@ class PastAt(Past):
         """Rows of a table below the given position."""
         rows = super().rows(table, since_us, until_us)
         return None if rows is None else rows.filter(pc.less(rows[ORDER], self.tables))
+
+
+def plan_as_of(parts: Parts, at_us: int | None) -> ProjectPlan:
+    """The plan at the generations of derived streams that were served at a time; None is now."""
+    return parts.plan if at_us is None else at_served_generations(parts.plan, parts.catalog, at_us)
 
 
 def first_arrival(log: EventLog, topic: str, partition: int, at_us: int) -> int:
@@ -164,9 +175,10 @@ def model_history(
     parts: Parts, model: ModelPlan, since_us: int | None, until_us: int, as_of_us: int | None
 ) -> HistoryRows:
     """The training set of a model: request fields, features, label."""
-    past = parts.past if as_of_us is None else PastAsOf(parts.plan, parts, as_of_us)
+    plan = plan_as_of(parts, as_of_us)
+    past = parts.past if as_of_us is None else PastAsOf(plan, parts, as_of_us)
     now = parts.clock.now_us() if as_of_us is None else as_of_us
-    return model_rows(parts.plan, model, past, since_us, until_us, now)
+    return model_rows(plan, plan.models[model.name], past, since_us, until_us, now)
 
 
 def model_rows(
@@ -205,7 +217,8 @@ def view_history(
     parts: Parts, view: ViewPlan, spine: Any, since_us: int | None, until_us: int | None, as_of_us: int | None
 ) -> HistoryRows:
     """A view at the requests of its stream, or at a caller's rows; `as_of` limits it to what was known then."""
-    plan = parts.plan
+    plan = plan_as_of(parts, as_of_us)
+    view = plan.views[view.name]
     past = parts.past if as_of_us is None else PastAsOf(plan, parts, as_of_us)
     as_of, tables = past.computed(), past.known_table_rows()
     extra: dict[str, Column] = {}
@@ -239,6 +252,7 @@ def listed_history(
     """
     columns = listed_columns(items, find)
     plan = compile_project([unbound(column.owner) for column in columns])
+    plan = at_served_generations(plan, parts.catalog, as_of_us)
     table = spine_table(spine)
     view = spine_view(plan, columns, table)
     past = Past(plan, parts.raw, parts.features, parts.offline, memory_bytes=parts.memory_bytes)

@@ -7,7 +7,7 @@ kept is decided by `apply` alone, and noted in the catalog, so that all processe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from headrace.catalog.catalog import Catalog
     from headrace.registry.base import ModelRegistry
 
-_VIEW, _KEPT = "view ", "kept views"
+_VIEW, _KEPT, _GROUP = "view ", "kept views", "group plan "
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,27 @@ def remember_views(plan: ProjectPlan, catalog: Catalog) -> None:
         groups = [plan.groups[b.source] for b in view.bindings if not b.is_table]
         tables = {b.source: plan.tables[b.source].version for b in view.bindings if b.is_table}
         catalog.set_setting(name, {"view": plan_to_json(view), "groups": plan_to_json(groups), "tables": tables})
+
+
+def remember_groups(plan: ProjectPlan, catalog: Catalog) -> None:
+    """Store the groups that are computed, by version: one that is dropped is ingested to the end before it goes."""
+    for group in plan.computed_groups:
+        if catalog.setting(_GROUP + group.version) is None:
+            catalog.set_setting(_GROUP + group.version, plan_to_json(group))
+
+
+def remembered_groups(catalog: Catalog, versions: Iterable[str]) -> list[GroupPlan]:
+    """Those of these versions that were stored. Their functions cannot be called: they are not there any more."""
+
+    class _Gone(dict[str, Callable[..., Any]]):
+        def __missing__(self, source_hash: str) -> Callable[..., Any]:
+            def gone(*_: Any) -> Any:
+                raise PlanError(f"the function of hash {source_hash} is no longer there")
+
+            return gone
+
+    stored = [catalog.setting(_GROUP + version) for version in versions]
+    return [plan_from_json(group, _Gone()) for group in stored if group is not None]
 
 
 def kept_plan(plan: ProjectPlan, catalog: Catalog) -> ProjectPlan:

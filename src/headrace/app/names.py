@@ -29,6 +29,11 @@ class Names(ABC):
     def definition_plan(self) -> ProjectPlan:
         """The definitions, every name resolved."""
 
+    @property
+    def running_plan(self) -> ProjectPlan:
+        """The definitions as they run: with what is kept beside them, at the generations that are served."""
+        raise NotImplementedError
+
     @cached_property
     def _classes(self) -> dict[tuple[str, str], type]:
         """Definition classes by kind and name."""
@@ -71,7 +76,7 @@ class Names(ABC):
         return self._name(stream)
 
     def _view(self, view: Any) -> ViewPlan:
-        views = self.definition_plan.views
+        views = self.running_plan.views
         model = self._model_or_none(view)
         if model is not None and not (isinstance(view, str) and view in views):
             return views[model.view]
@@ -84,7 +89,7 @@ class Names(ABC):
         name = what.name if isinstance(what, Model) else what if isinstance(what, str) else None
         if isinstance(what, Model) and name not in self.definition_plan.models:
             raise self._unknown("model", what.name, self.definition_plan.models)
-        return None if name is None else self.definition_plan.models.get(name)
+        return None if name is None else self.running_plan.models.get(name)
 
     def _described_name(self, what: Any) -> str:
         if isinstance(what, Model | FeatureView):

@@ -113,6 +113,11 @@ class Project(Names):
         parts.plan = self._running(parts)
         return parts
 
+    @property
+    def running_plan(self) -> ProjectPlan:
+        """The definitions as they run: with what is kept beside them, at the generations that are served."""
+        return self.parts.plan
+
     def plan(self) -> ProjectChanges:
         """What `apply` would change.
 
@@ -162,6 +167,10 @@ class Project(Names):
         older events out; PlanError if any of them count. A table with a query is filled with rows from `since` on, each
         available from its event time (and the table's delay) on. A scheduled group that is named is brought up to date
         now, out of turn.
+
+        A derived stream, or a group over one for which nothing of that is due, is derived anew from the log, of all
+        that is known now, with the streams and groups that read it; it is served as soon as it has caught up, for which
+        the layers of `headrace up` rest a moment. Raises Busy if a layer runs that was started by itself.
         """
         from headrace.app.backfill import BackfillReport, lost_groups, prepare
         from headrace.app.scheduled import run_out_of_turn
@@ -178,12 +187,20 @@ class Project(Names):
             written = self._batch.run(self.definition_plan.tables[tables[0]], since_us=since_us, backfill=True)
             self.settle(wait=False)
             return BackfillReport((tables[0],), written.appended, time.monotonic() - began)
+        groups = self.definition_plan.groups
+        streams = {derived.name for derived in self.definition_plan.derived.values()} - set(groups)
         for name in names:
-            if name not in self.definition_plan.groups:
+            if name not in groups and name not in streams:
                 raise self._unknown(
-                    "group or table", name, [*self.definition_plan.groups, *self.definition_plan.tables]
+                    "group, table or derived stream", name, [*groups, *self.definition_plan.tables, *streams]
                 )
         planned = self.plan().backfills
+        lost = lost_groups(self.parts)
+        anew = {n: s for n in names if (s := n if n in streams else self._derived_under(n, {*planned, *lost}))}
+        if anew:
+            if len(anew) < len(names) or since_us is not None:
+                raise SchemaError(f"{next(iter(anew))} is derived anew as a whole: name it alone, without since")
+            return self._derive_anew(list(anew.values()), progress)
         own = [n for n in names if n not in planned and self.parts.plan.groups[n].version in self.parts.plan.scheduled]
         if own:
             if len(own) < len(names) or since_us is not None:
@@ -191,7 +208,7 @@ class Project(Names):
                     f"group {own[0]} is scheduled and goes on from where it is: name it alone, without since"
                 )
             return run_out_of_turn(self.parts, own)
-        due = [name for name in dict.fromkeys([*planned, *lost_groups(self.parts)]) if what is None or name in names]
+        due = [name for name in dict.fromkeys([*planned, *lost]) if what is None or name in names]
         report = prepare(self.parts, due, since_us=since_us, progress=progress)
         return replace(report, due=tuple(name for name in due if name in planned))
 
@@ -279,7 +296,7 @@ class Project(Names):
         """
         from headrace.app import lookups
 
-        plan, name = self.definition_plan, self._name(source)
+        plan, name = self.running_plan, self._name(source)
         at_us, now = given_us(at, "at"), self.clock.now_us()
         if name in plan.tables:
             found = lookups.read_table(self.parts, plan.tables[name], key, at_us, now)
@@ -350,7 +367,7 @@ class Project(Names):
                 raise SchemaError("groups and tables are read at the times of rows; give these as the second argument")
             items = what if isinstance(what, list | tuple) else [what]
             return history.listed_history(self.parts, items, spine, as_of_us, self._source)
-        view = self.definition_plan.views[model.view] if model is not None else self._view(what)
+        view = self.running_plan.views[model.view] if model is not None else self._view(what)
         return history.view_history(self.parts, view, spine, since_us, until_us, as_of_us)
 
     def snapshot(self, what: Any, at: Time | None = None, *, since: Time | None = None) -> HistoryRows:
@@ -534,12 +551,32 @@ class Project(Names):
         self._readers.clear()
         self._handles.clear()
 
+    def _derived_under(self, group: str, due: set[str]) -> str:
+        """The derived stream under a group that has nothing else to catch up with; empty if there is none."""
+        plan = self.running_plan
+        found = plan.groups.get(group)
+        if found is None or group in due or found.version in plan.scheduled or found.stream not in plan.derived:
+            return ""
+        return plan.derived[found.stream].name
+
+    def _derive_anew(self, streams: list[str], progress: Callable[[int, int], None] | None) -> BackfillReport:
+        from headrace.app.generations import derive_anew
+
+        self.ensure_applied()
+        self.settle(wait=False)
+        try:
+            return derive_anew(self.parts, streams, progress)
+        finally:
+            self._reopen()
+
     def _running(self, parts: Parts) -> ProjectPlan:
         """The definitions with what is kept beside them, and how they run."""
+        from headrace.app.generations import at_served_generations
         from headrace.app.kept import kept_plan
         from headrace.app.scheduled import applied_schedule
 
-        return replace(kept_plan(self.definition_plan, parts.catalog), scheduled=applied_schedule(parts.catalog))
+        plan = at_served_generations(kept_plan(self.definition_plan, parts.catalog), parts.catalog)
+        return replace(plan, scheduled=applied_schedule(parts.catalog))
 
     @cached_property
     def publisher(self) -> Publisher:

@@ -113,11 +113,11 @@ def rebuild_online(
                 "--replace; to compare and repair them in place, run: headrace reconcile"
             )
         if held or parts.online.position():
-            _empty(parts)
+            empty_store(parts)
         return rebuild(parts.plan, parts.features, parts.online, parts.expected(), progress=progress, said=said)
 
 
-def _empty(parts: Parts) -> None:
+def empty_store(parts: Parts) -> None:
     """Delete all records; the position goes first, so that nobody goes on from a store that is half emptied."""
     store = parts.online
     store.write([], b"")

@@ -29,7 +29,7 @@ def trim_raw(parts: Parts, keep_us: int) -> dict[str, int]:
 
     plan, raw = parts.plan, parts.raw
     topics, since_us = raw.topics(), parts.clock.now_us() - keep_us
-    computed = checkpoint_positions(parts.checkpoint)
+    computed = _everywhere([checkpoint_positions(file) for file in parts.checkpoints])
     derived_from = {plan.root(topic) for topic in plan.derived}
     dropped = {}
     for stream in plan.streams:
@@ -65,6 +65,12 @@ def check_derivable(parts: Parts, plan: ProjectPlan, derives: Collection[str]) -
                 f"derived stream {name} would be derived from events of {root} that the log has dropped "
                 f'(retention); declare derived streams first, or keep the log whole with retention = "{FOREVER}"'
             )
+
+
+def _everywhere(computed: list[dict[str, list[int]]]) -> dict[str, list[int]]:
+    """By stream and partition, the least offset; streams that one of them lacks are left out."""
+    common = set(computed[0]).intersection(*computed[1:])
+    return {name: list(map(min, *(of[name] for of in computed), computed[0][name])) for name in common}
 
 
 def _positions(parts: Parts, commit: int, stream: str, partitions: int) -> list[int]:

@@ -93,7 +93,7 @@ def run_group(parts: Parts, group: GroupPlan, end: Sequence[int] | None = None) 
     from headrace.engines.stream.worker import committed_positions
     from headrace.ingestion.backfill import GroupBackfill, read_state, write_state
 
-    with FolderLock(parts.settings.state, ROLE):
+    with FolderLock(parts.role_folder, ROLE):
         now = parts.clock.now_us()
         if end is None:
             end = committed_positions(parts.features).get(group.stream, [])

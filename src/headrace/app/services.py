@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -16,11 +17,15 @@ from typing import TYPE_CHECKING, TypeVar
 
 from headrace.app.heartbeats import COPY, Heartbeat, layer_counters, write_heartbeat
 from headrace.app.locks import FolderLock
-from headrace.core.errors import ConfigError, Unreachable
+from headrace.app.sides import BESIDE_LAYERS
+from headrace.core.errors import ConfigError, StoreError, Unreachable
 from headrace.serving.listener import INHERITED
 
 if TYPE_CHECKING:
+    from headrace.app.archives import Archiving
     from headrace.app.wiring import Parts
+    from headrace.derivation.worker import ComputingLayer
+    from headrace.engines.stream.following import FollowingWorker
     from headrace.serving.prediction_log import PredictionLog
 
 _logger = logging.getLogger("headrace.app")
@@ -72,7 +77,7 @@ class ComputeLayer(Layer):
     name = "compute"
 
     def __init__(self, parts: Parts) -> None:
-        self._worker = parts.compute()
+        self._worker: ComputingLayer | FollowingWorker = parts.following() if parts.beside else parts.compute()
         self._worker.checkpoint()
         self._problem = ""
         self._lag = 0
@@ -103,7 +108,8 @@ class ComputeLayer(Layer):
 
 
 class IngestLayer(Layer):
-    """Ingestion into both stores; the archive has a thread of its own."""
+    """Ingestion into both stores; the archive has a thread of its own. Beside the served side, into its own online
+    store alone: the archive is common."""
 
     name = "ingest"
 
@@ -112,10 +118,12 @@ class IngestLayer(Layer):
         from headrace.app.ingesting import Ingesting
 
         self._online = Ingesting(parts)
-        self._archive = Archiving(parts)
+        self._archive: Archiving | None = None if parts.beside else Archiving(parts)
         self._fresh = 0
 
     def step(self) -> int:
+        if self._archive is None:
+            return self._online.step()
         if self._archive.failure is not None:
             raise self._archive.failure
         done = self._online.step()
@@ -129,15 +137,17 @@ class IngestLayer(Layer):
         return self._online.lag()
 
     def counters(self) -> dict[str, float]:
-        return {**self._online.counters(), **self._archive.counters()}
+        return {**self._online.counters(), **({} if self._archive is None else self._archive.counters())}
 
     def problem(self) -> str:
-        return self._online.problem or self._archive.problem
+        return self._online.problem or ("" if self._archive is None else self._archive.problem)
 
     def finish(self, *, drain: bool) -> None:
-        self._archive.stop()
+        if self._archive is not None:
+            self._archive.stop()
         if drain:  # who stops this process does not wait for the archive: the logs hold what it lacks
-            self._archive.drain()
+            if self._archive is not None:
+                self._archive.drain()
             if self._online.problem:
                 raise Unreachable(self._online.problem)
 
@@ -225,12 +235,16 @@ def run_layer(parts: Parts, name: str, *, once: bool = False, parent: int | None
     `parent`: stop also when the process of that id is no longer the parent. Raises Busy naming the holder if the layer
     runs already.
     """
+    if parts.beside and name not in BESIDE_LAYERS:
+        raise ConfigError(f"{name} runs for the served side alone; beside it run {' and '.join(BESIDE_LAYERS)}")
+    if parts.beside and not parts.side.ready:
+        raise StoreError(f"side {parts.side.name} is not filled yet: go on with headrace beside start")
     if name == "serve":
         if once:
             raise ConfigError("serve answers until it is stopped; --once is for compute, ingest, schedule and copy")
         _serve(parts, parent)
         return
-    with FolderLock(parts.settings.state, name), stop_on_signals() as stopped:
+    with FolderLock(parts.role_folder, name), stop_on_signals() as stopped:
         layer = LAYER_CLASSES[name](parts)
         _loop(parts, layer, stopped, once, parent)
 
@@ -321,9 +335,9 @@ class Beat:
         self._written, self._done = time.monotonic(), 0
         now = self._parts.clock.now_us()
         beat = Heartbeat(
-            self._layer, os.getpid(), self._started, now, lag, rate, counters, self.address, problem
+            self._layer, os.getpid(), self._started, now, lag, rate, counters, self.address, problem, sys.executable
         )  # fmt: skip
-        write_heartbeat(self._parts.settings.state, beat)
+        write_heartbeat(self._parts.role_folder, beat)
 
 
 def _serve(parts: Parts, parent: int | None) -> None:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +21,8 @@ from typing import TYPE_CHECKING
 from headrace.app.heartbeats import COPY, LAYERS, read_heartbeat
 from headrace.app.locks import APPLY, FolderLock, holder_of
 from headrace.app.services import stop_on_signals
-from headrace.core.errors import StoreError
+from headrace.app.sides import BESIDE, BESIDE_LAYERS
+from headrace.core.errors import StoreError, Unreachable
 from headrace.serving.listener import INHERITED, listen
 
 if TYPE_CHECKING:
@@ -53,13 +55,18 @@ class Supervisor:
         say: told one line per layer, restart and stop.
         environment: variables that the layers get beside this process's own.
         command: how a layer is started; `headrace run LAYER` if None.
+        beside: supervises the layers of the side that runs beside the served one, as long as there is one.
+        interpreter: gives the Python that starts the layers; None if there is nothing to run any more.
     """
 
     settings: Settings
     say: Callable[[str], None]
     environment: dict[str, str] = field(default_factory=dict)
     command: Callable[[str], list[str]] | None = None
+    beside: bool = False
+    interpreter: Callable[[], str | None] = lambda: sys.executable
     restarts: int = 0
+    _python: str = sys.executable
     _door: socket.socket | None = None
     _children: dict[str, _Child] = field(default_factory=dict)
 
@@ -67,23 +74,42 @@ class Supervisor:
         """Supervise until SIGTERM or SIGINT. Raises Busy, naming the holder, if the folder is up already, ConfigError
         if the address cannot be listened on, and StoreError if a layer cannot be started."""
         settings = self.settings
-        with (
-            FolderLock(settings.state, "up"),
-            listen(settings.host, settings.port) as self._door,
-            stop_on_signals() as stopped,
-        ):
+        door = nullcontext() if self.beside else listen(settings.host, settings.port)
+        with FolderLock(self._folder, "up"), door as self._door, stop_on_signals() as stopped:
             try:
-                for layer in self._layers:
-                    self._start(layer)
+                self._start_all()
                 self._watch(stopped)
             finally:
                 self._stop()
 
+    @property
+    def _folder(self) -> Path:
+        """Where the locks, heartbeats and logs of the layers lie."""
+        return self.settings.state / BESIDE if self.beside else self.settings.state
+
+    @property
+    def _layers(self) -> tuple[str, ...]:
+        if self.beside:
+            return BESIDE_LAYERS
+        return (*LAYERS, COPY) if self.settings.kinesis else LAYERS
+
+    def _start_all(self) -> bool:
+        """Start every layer; False if there is nothing to run any more."""
+        with suppress(Unreachable):  # of the catalog: as it was, then
+            python = self.interpreter()
+            if python is None:
+                return False
+            self._python = python
+        for layer in self._layers:
+            self._start(layer)
+        return True
+
     def _watch(self, stopped: threading.Event) -> None:
         up = False
         while not stopped.wait(0.1):
-            if holder_of(self.settings.state, APPLY) is not None:
-                self._rest(stopped)
+            if holder_of(self._folder, APPLY) is not None:
+                if not self._rest(stopped):
+                    return
                 up = False
             for child in list(self._children.values()):
                 if child.process.poll() is not None:
@@ -116,10 +142,11 @@ class Supervisor:
         settings = self.settings
         environment = [] if settings.env == "default" else ["--env", settings.env]
         where = ["--project", str(settings.folder), "--parent", str(os.getpid())]
-        return [sys.executable, "-m", "headrace", "run", layer, *where, *environment]
+        beside = ["--beside"] if self.beside else []
+        return [self._python, "-m", "headrace", "run", layer, *where, *environment, *beside]
 
     def _announce(self, child: _Child) -> None:
-        beat = read_heartbeat(self.settings.state, child.layer)
+        beat = read_heartbeat(self._folder, child.layer)
         if beat is None or beat.pid != child.process.pid:
             return
         child.announced = True
@@ -140,20 +167,17 @@ class Supervisor:
         if not stopped.wait(pause):
             self._start(child.layer, failures)
 
-    def _rest(self, stopped: threading.Event) -> None:
-        """Stand still for whoever changes the definitions, then start all layers with the new ones."""
-        self.say("definitions are being applied: compute, ingest and schedule rest, serve goes on")
+    def _rest(self, stopped: threading.Event) -> bool:
+        """Stand still for whoever changes what is run, then start all layers anew; False if there are none any more."""
+        resting = "compute and ingest rest" if self.beside else "compute, ingest and schedule rest, serve goes on"
+        self.say(f"definitions are being applied, or sides switched: {resting}")
         self._stop((COPY, "schedule", "compute", "ingest"))
-        while holder_of(self.settings.state, APPLY) is not None and not stopped.wait(0.1):
+        while holder_of(self._folder, APPLY) is not None and not stopped.wait(0.1):
             pass
-        if not stopped.is_set():
-            self._stop(("serve",))
-            for layer in self._layers:
-                self._start(layer)
-
-    @property
-    def _layers(self) -> tuple[str, ...]:
-        return (*LAYERS, COPY) if self.settings.kinesis else LAYERS
+        if stopped.is_set():
+            return True
+        self._stop(("serve",))
+        return self._start_all()
 
     def _stop(self, layers: Sequence[str] = ("serve", COPY, "schedule", "compute", "ingest")) -> None:
         """Stop the door first, then what stands behind it, so that what was accepted is computed and stored."""
@@ -173,7 +197,7 @@ class Supervisor:
 
     def log_of(self, layer: str) -> Path:
         """File that holds what a layer says."""
-        return self.settings.state / "run" / f"{layer}.log"
+        return self._folder / "run" / f"{layer}.log"
 
     def _last_words(self, layer: str) -> str:
         try:

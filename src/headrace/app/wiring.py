@@ -14,10 +14,12 @@ from headrace.core.time import US_PER_SECOND, Clock
 from headrace.features.plan import ModelPlan, ProjectPlan, ViewPlan
 
 if TYPE_CHECKING:
+    from headrace.app.sides import Side, Sides
     from headrace.catalog.catalog import Catalog
     from headrace.derivation.worker import ComputingLayer
     from headrace.engines.batch.duckdb import DuckDBBatchEngine
     from headrace.engines.batch.runner import BatchRunner
+    from headrace.engines.stream.following import FollowingWorker
     from headrace.eventlog.base import EventLog
     from headrace.ingestion.archive import ArchiveWorker
     from headrace.ingestion.ceiling import WriteCeiling
@@ -34,12 +36,38 @@ if TYPE_CHECKING:
 
 @dataclass
 class Parts:
-    """The opened parts of a project; each is opened when it is first asked for and closed by `close`."""
+    """The opened parts of a project; each is opened when it is first asked for and closed by `close`.
+
+    `beside`: those of the side that runs beside the served one (see `app.sides`).
+    """
 
     settings: Settings
     plan: ProjectPlan
     clock: Clock
+    beside: bool = False
     _opened: list[object] = field(default_factory=list)
+
+    @cached_property
+    def sides(self) -> Sides:
+        """Which sides there are, as it was when these parts were opened."""
+        from headrace.app.sides import Sides, read_sides
+
+        settings = self.settings
+        if settings.catalog == "embedded" and not (settings.state / "catalog.db").exists():
+            return Sides()
+        return read_sides(settings, self.catalog)
+
+    @property
+    def side(self) -> Side:
+        """The side that these parts are of; raises NotFound if there is none beside the served one."""
+        return self.sides.need_beside() if self.beside else self.sides.served
+
+    @property
+    def role_folder(self) -> Path:
+        """The folder of locks and heartbeats of the layers that run on these parts."""
+        from headrace.app.sides import BESIDE
+
+        return self.settings.state / BESIDE if self.beside else self.settings.state
 
     @cached_property
     def raw(self) -> EventLog:
@@ -50,7 +78,20 @@ class Parts:
     def features(self) -> EventLog:
         """The feature log: topics `windows`, `tables`, `dead_letters`. What raw topics still hold (`retention`)
         can be computed again from them."""
+        return self._commits_of(self.side)
+
+    @cached_property
+    def plain_features(self) -> EventLog:
+        """The feature log, topic by topic as it lies there."""
         return self._log("features")
+
+    def _commits_of(self, side: Side) -> EventLog:
+        """The feature log with the commits of a side."""
+        from headrace.app.sides import MAIN
+        from headrace.engines.stream.commits import WINDOWS
+        from headrace.eventlog.forked import ForkedLog
+
+        return self.plain_features if side.name == MAIN else ForkedLog(self.plain_features, WINDOWS, side.segments)
 
     @cached_property
     def internal(self) -> EventLog:
@@ -60,15 +101,19 @@ class Parts:
     @cached_property
     def online(self) -> OnlineStore:
         """The online store; unsynced, since the feature log rebuilds what power loss may take."""
+        from headrace.app.sides import MAIN
+
         store: OnlineStore
+        side = self.side
         if self.settings.online == "embedded":
             from headrace.stores.online.lmdb import LmdbOnlineStore
 
-            store = LmdbOnlineStore(self.settings.state / "online", sync=False)
+            store = LmdbOnlineStore(side.folder(self.settings.state) / "online", sync=False)
         else:
             from headrace.stores.online.redis import RedisOnlineStore
 
-            store = RedisOnlineStore(self.settings.online, namespace=self.settings.env)
+            space = self.settings.env if side.name == MAIN else f"{self.settings.env}@{side.name}"
+            store = RedisOnlineStore(self.settings.online, namespace=space)
         self._opened.append(store)
         return store
 
@@ -80,7 +125,7 @@ class Parts:
         from headrace.derivation.worker import state_name
         from headrace.stores.online.lmdb import LmdbOnlineStore
 
-        folder, name = self.settings.state / "derivation", state_name(self.plan)
+        folder, name = self.side.folder(self.settings.state) / "derivation", state_name(self.plan)
         for other in folder.iterdir() if folder.exists() else ():
             if other.name != name:
                 shutil.rmtree(other)
@@ -140,7 +185,16 @@ class Parts:
     @property
     def checkpoint(self) -> Path:
         """The file that holds clocks and recent ids of compute."""
-        return self.settings.state / "compute.checkpoint"
+        return self.side.folder(self.settings.state) / "compute.checkpoint"
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        """Those of all sides: each may be where its compute begins to read again."""
+        from headrace.app.sides import read_sides
+
+        sides = read_sides(self.settings, self.catalog)
+        chosen = [sides.served] if sides.beside is None else [sides.served, sides.beside]
+        return [side.folder(self.settings.state) / self.checkpoint.name for side in chosen]
 
     @property
     def memory_bytes(self) -> int:
@@ -194,6 +248,13 @@ class Parts:
             partitions=self.settings.partitions,
         )
 
+    def following(self) -> FollowingWorker:
+        """The compute worker of the side beside the served one; the caller holds the lock of that role."""
+        from headrace.engines.stream.following import FollowingWorker
+
+        leader = self._commits_of(self.sides.served)
+        return FollowingWorker(self.plan, self.raw, self.features, leader, self.checkpoint)
+
     def ingest(self, ceiling: WriteCeiling | None = None) -> OnlineIngest:
         """The worker that writes the online store, under a ceiling or none; the caller holds the lock of that role.
 
@@ -237,11 +298,17 @@ class Parts:
     def expected(self) -> Expected:
         """What computes from archive and log what the online store should hold."""
         from headrace.ingestion.expected import Expected
-        from headrace.stores.online.memory import MemoryOnlineStore
 
         return Expected(
-            self.plan, self.raw, self.features, self.offline, self.past, MemoryOnlineStore, horizon_us=self.horizon_us
+            self.plan, self.raw, self.features, self.offline, self.past, self.scratch, horizon_us=self.horizon_us
         )
+
+    @staticmethod
+    def scratch() -> OnlineStore:
+        """An empty online store in memory."""
+        from headrace.stores.online.memory import MemoryOnlineStore
+
+        return MemoryOnlineStore()
 
     def reader(self, view: str) -> OnlineReader:
         """An online reader of a view, for one thread."""

@@ -70,15 +70,16 @@ def register(group: click.Group) -> None:
             runs=changes.runs,
         )
 
-    @command(group, "backfill", "headrace backfill\nheadrace backfill spend --since 2026-01-01")
-    @click.argument("names", nargs=-1, metavar="[GROUP...]")
+    @command(group, "backfill", "headrace backfill\nheadrace backfill spend --since 2026-01-01\nheadrace backfill paid")
+    @click.argument("names", nargs=-1, metavar="[NAME...]")
     @click.option("--since", metavar="TIME", help="Leave older events out; refused if any of them count.")
     def backfill(session: Session, names: tuple[str, ...], since: str | None) -> None:
         """Compute new or edited groups (all that are due, or those named) from archive and log, ahead of `apply`.
 
         No layer has to stop for it: until `apply`, reads are answered by the former versions. Killed, it goes on where
         it was. A table with a query is filled with its rows from TIME on. A scheduled group that is named is brought
-        up to date now.
+        up to date now. A derived stream that is named (or a group over one, of which nothing else is due) is derived
+        anew, of all that is known now, with what reads it, and served at once: there is nothing to apply.
         """
         project = session.open()
         with progress("computing groups") as shown:

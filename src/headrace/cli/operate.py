@@ -7,7 +7,7 @@ import time
 
 import click
 
-from headrace.app.heartbeats import COPY, LAYERS
+from headrace.app.heartbeats import EVERY_LAYER
 from headrace.cli.common import REFUSED, Session, command, progress
 
 
@@ -23,6 +23,7 @@ def register(group: click.Group) -> None:
         Definitions are applied if none were before; if they changed since, apply them first.
         """
         from headrace.app.access import check_address
+        from headrace.app.beside import layer_interpreter, take_over
         from headrace.app.locks import FolderLock
         from headrace.app.supervisor import Supervisor
 
@@ -30,6 +31,7 @@ def register(group: click.Group) -> None:
         check_address(project.parts)
         with FolderLock(project.settings.state, "up"):
             project.ensure_applied()
+            take_over(project.parts)
         given = {"HEADRACE_HOST": host, "HEADRACE_PORT": None if port is None else str(port)}
         environment = {name: value for name, value in given.items() if value is not None}
         project.close()
@@ -38,15 +40,21 @@ def register(group: click.Group) -> None:
             session.say(line, event=line)
 
         say(f"project {project.settings.folder}, state in {project.settings.state}")
-        Supervisor(project.settings, say, environment).run()
+        settings = project.settings
+        Supervisor(
+            settings, say, environment, interpreter=lambda: layer_interpreter(settings, beside=False)
+        ).run()  # fmt: skip
 
     @command(group, "run", "headrace run compute\nheadrace run ingest --once\nheadrace run serve --port 9000")
-    @click.argument("layer", type=click.Choice((*LAYERS, COPY)))
+    @click.argument("layer", type=click.Choice(EVERY_LAYER))
     @click.option("--once", is_flag=True, help="Stop when nothing is waiting.")
     @click.option("--host", metavar="ADDRESS", help="Where serve listens (127.0.0.1).")
     @click.option("--port", type=int, help="Port on which serve listens (8321); 0 takes any free one.")
+    @click.option("--beside", is_flag=True, help="Of the side that runs beside the served one (compute, ingest).")
     @click.option("--parent", type=int, hidden=True, help="Stop when this process is gone.")
-    def run(session: Session, layer: str, once: bool, host: str | None, port: int | None, parent: int | None) -> None:
+    def run(
+        session: Session, layer: str, once: bool, host: str | None, port: int | None, beside: bool, parent: int | None
+    ) -> None:
         """Run one layer as this process, until SIGTERM; each may be stopped and killed without the others.
 
         compute: events to features. ingest: features to the stores. serve: the HTTP API. schedule: batch tables,
@@ -59,7 +67,13 @@ def register(group: click.Group) -> None:
             project.ensure_applied()
         else:
             until_reached(project.ensure_applied, lambda reason: session.say(reason, layer=layer, reason=reason))
-        run_layer(project.parts, layer, once=once, parent=parent)
+        if beside:
+            from headrace.app.beside import beside_of
+
+            with beside_of(project.parts) as parts:
+                run_layer(parts, layer, once=once, parent=parent)
+        else:
+            run_layer(project.parts, layer, once=once, parent=parent)
         session.say("", layer=layer, pid=os.getpid())
 
     @command(group, "status", "headrace status\nheadrace status --json")

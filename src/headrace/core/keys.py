@@ -41,6 +41,24 @@ def entity_encoder(dtypes: Sequence[DType]) -> Callable[[tuple[Any, ...]], bytes
     return encode
 
 
+def decode_entity(data: bytes) -> tuple[Any, ...] | None:
+    """The values of a key from its entity bytes; None of a long one, which a record's key holds but the hash of."""
+    found: list[Any] = []
+    at = 0
+    while at < len(data):
+        letter, size = data[at : at + 1], int.from_bytes(data[at + 1 : at + 5], "big")
+        part = data[at + 5 : at + 5 + size]
+        at += 5 + size
+        if at > len(data) or letter not in b"sbti":
+            return None
+        if letter == b"s":
+            found.append(part.decode())
+        else:
+            number = int.from_bytes(part, "big", signed=letter != b"b")
+            found.append(bool(number) if letter == b"b" else number)
+    return tuple(found)
+
+
 def key_encoder(dtypes: Sequence[DType], version: str) -> Callable[[tuple[Any, ...]], bytes]:
     """A function from the values of a key (none of them None) to the key of their online record; see `record_key`."""
     encode, end = entity_encoder(dtypes), _suffix(version)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
@@ -26,8 +27,8 @@ from headrace.engines.stream.engine import RawChunk
 from headrace.engines.stream.verdicts import COUNTED
 from headrace.engines.stream.worker import read_heads, read_span
 from headrace.eventlog.base import Append, EventLog
+from headrace.features.generation import first_topic
 from headrace.features.plan import WHERE, DerivedPlan, ProjectPlan
-from headrace.ingestion.materialize import OnlineIngest
 from headrace.retrieval.history import HistoryReader, served_at
 from headrace.retrieval.online import OnlineReader
 from headrace.retrieval.past import Past
@@ -35,6 +36,15 @@ from headrace.retrieval.rows import FeatureBlock
 from headrace.stores.online.base import OnlineStore
 
 _COMMITS_AT_ONCE = 1_000
+
+
+class Reached(Protocol):
+    """How far what is looked up has come."""
+
+    @property
+    def position(self) -> Position:
+        """What is reflected of the logs."""
+        ...
 
 
 @dataclass(slots=True)
@@ -60,7 +70,12 @@ class _Waiting:
 
 
 class Deriver:
-    """Derives one stream; the caller holds the lock of compute.
+    """Derives one stream; nobody else derives it meanwhile.
+
+    Args:
+        state: how far what is looked up has come, in `store`; without a store all is looked up in history.
+        until: commits from this offset of topic `windows` on may stand elsewhere later, so they are not noted as dealt
+            with.
 
     Attributes:
         plan: of the stream.
@@ -72,18 +87,20 @@ class Deriver:
         project: ProjectPlan,
         raw: EventLog,
         features: EventLog,
-        state: OnlineIngest,
-        store: OnlineStore,
+        state: Reached,
+        store: OnlineStore | None,
         past: Past,
         *,
         horizon_us: int,
+        until: int | None = None,
     ) -> None:
         self.plan = plan
         self._project = project
         self._raw, self._features = raw, features
         self._state = state
         self._horizon_us = horizon_us
-        self._online = OnlineReader(plan.view, project, store, horizon_us=horizon_us)
+        self._until = until
+        self._online = None if store is None else OnlineReader(plan.view, project, store, horizon_us=horizon_us)
         self._history = HistoryReader(plan.view, project, past)
         groups = [project.groups[binding.source] for binding in plan.view.bindings if not binding.is_table]
         self._looked_up = sorted({group.stream for group in groups})
@@ -109,7 +126,8 @@ class Deriver:
                 )
             chunk = read_span(self._project, self._raw, self.plan.source, partition, begin, end)
             codes = waiting.codes.get(partition, {})
-            payload = self._derived(chunk, codes, position, waiting.commits)
+            commits = waiting.commits if self._until is None else min(waiting.commits, self._until)
+            payload = self._derived(chunk, codes, position, commits)
             items.append(Append(self.plan.topic, partition, payload, end - begin, base=begin))
         self._raw.append(items)
         self._commits = waiting.commits
@@ -132,7 +150,7 @@ class Deriver:
             found = _Waiting(self._commits)
             blocked = False
             for batch, head in heads:
-                span = head.streams.get(self.plan.source)
+                span = self._left(head.streams.get(self.plan.source))
                 if span is not None and span.end != span.begin:
                     blocked = limit_us < MAX_US and self._newest_us(span) > limit_us
                     if blocked or found.n >= max_records:
@@ -145,6 +163,14 @@ class Deriver:
             if blocked:
                 return None
         return None
+
+    def _left(self, span: StreamSpan | None) -> StreamSpan | None:
+        """What is left to derive of a span. A stream that was derived anew begins ahead of the commits that say so."""
+        if span is None or self.plan.topic == first_topic(self.plan):
+            return span
+        held = [self._raw.end(self.plan.topic, partition) for partition in range(self._partitions)]
+        begin = [max(b, min(e, h)) for b, e, h in zip(span.begin, span.end, held, strict=True)]
+        return StreamSpan(begin, span.end, span.clocks_us, [x for x in span.exceptions if x[1] >= begin[x[0]]])
 
     def _frontier_us(self) -> int:
         """Everything that arrived before this is in the state, of every stream that is looked up; MAX_US: all there is.
@@ -198,7 +224,7 @@ class Deriver:
         t = request[self.plan.view.request.time_field or ""].values
         clocks = [position.clock_us[name] for name in self._looked_up if name in position.clock_us]
         far = t < max(clocks) - self._horizon_us if clocks else np.zeros(len(t), np.bool_)
-        if not far.any():
+        if self._online is not None and not far.any():
             try:
                 return self._online.read(request)
             except HorizonError:  # a row of a table that the state holds no longer

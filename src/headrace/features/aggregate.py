@@ -7,13 +7,15 @@ options of `Options`. `sum`, `min`, `max`, `any` and `all` hide builtins here on
 from __future__ import annotations
 
 import builtins
+from collections.abc import Callable
 from datetime import timedelta
-from decimal import Decimal
 from typing import Any, TypedDict, TypeVar, Unpack, overload
 
-from headrace.aggregations.limits import DISTINCT_CAP, LOOKBACK
-from headrace.core.schema import SCALARS, DType, list_of, map_of
-from headrace.core.time import US_PER_DAY, format_duration, parse_duration
+from headrace.aggregations.aggregation import Aggregation
+from headrace.aggregations.limits import DISTINCT_CAP
+from headrace.aggregations.registry import aggregation
+from headrace.core.schema import SCALARS, DType, map_of
+from headrace.core.time import US_PER_DAY, parse_duration
 from headrace.features.column import Family, suffix
 from headrace.features.expr import Expr, constant
 from headrace.features.typing_rules import shown
@@ -23,32 +25,7 @@ N = TypeVar("N", int, float)
 K = TypeVar("K")
 Windows = list[str] | tuple[str, ...]
 
-_NUMBERS = frozenset({DType.INT, DType.FLOAT})
-_ORDERED = frozenset({DType.INT, DType.FLOAT, DType.TIMESTAMP, DType.DURATION, DType.STRING})
 _BUCKETS = SCALARS - {DType.FLOAT}
-BY_ELEMENT = ("sum", "mean")
-"""Aggregations that take lists, too, and then aggregate each element by itself."""
-WHOLE = ("first", "last")
-"""Aggregations that give one of the lists as it is."""
-TAKES: dict[str, frozenset[DType]] = {
-    **dict.fromkeys(BY_ELEMENT, _NUMBERS | {DType.LIST}),
-    **dict.fromkeys(("var", "std", "skewness", "quantile", "rate"), _NUMBERS),
-    **dict.fromkeys(("decayed_sum", "decayed_mean"), _NUMBERS),
-    **dict.fromkeys(("min", "max"), _ORDERED),
-    **dict.fromkeys(WHOLE, SCALARS | {DType.LIST}),
-    **dict.fromkeys(("share", "any", "all"), frozenset({DType.BOOL})),
-    **dict.fromkeys(("n_unique", "approx_n_unique", "most_frequent"), SCALARS),
-    **dict.fromkeys(("first_n", "last_n", "histogram", "top_k"), SCALARS),
-}
-"""Column types that each aggregation of a column takes."""
-_MOST_ITEMS = 1_000
-_GIVES = {
-    **dict.fromkeys(("count", "n_unique", "approx_n_unique"), DType.INT),
-    **dict.fromkeys(("mean", "var", "std", "skewness", "quantile", "share", "rate"), DType.FLOAT),
-    **dict.fromkeys(("decayed_sum", "decayed_count", "decayed_mean"), DType.FLOAT),
-    **dict.fromkeys(("any", "all"), DType.BOOL),
-    **dict.fromkeys(("time_since_last", "time_since_first"), DType.DURATION),
-}
 
 
 class Options(TypedDict, total=False):
@@ -93,93 +70,45 @@ class Aggregate(Expr[T]):
         elif self.where is not None and self.where.dtype not in (DType.BOOL, None):
             self.problem = f"where= takes a condition, but this is {shown(self.where.dtype)}"
         else:
-            self.problem = _param_problem(kind, window, params) or decay_problem(self)
-            if self.problem is None:
-                self._take_type()
+            self.problem = self._window() or self._take_type()
 
-    def _take_type(self) -> None:
-        column, by = self.input, self.by
+    def _window(self) -> str | None:
+        """What is wrong with parameters and window; takes over the window and the hop that the parameters imply."""
+        kind = aggregation(self.kind)
+        problem = kind.problem(self.params, self.window)
+        if problem is None:
+            self.window, self.hop, problem = kind.windowed(self.params, self.window, self.hop)
+        return problem
+
+    def _take_type(self) -> str | None:
+        """What is wrong with the types of column and buckets; else the type of the value is known, if theirs are."""
+        kind, column, by = aggregation(self.kind), self.input, self.by
+        if column is None and kind.takes and not kind.takes_events:
+            return f"hr.{self.kind} needs a column"
+        if by is not None and kind.by_code is None:
+            return f"hr.{self.kind} takes no by="
         if column is None:
-            self.dtype = _GIVES[self.kind]
+            self.dtype = kind.gives_for(None)
         elif column.dtype is not None:
-            if column.dtype in TAKES[self.kind]:
-                self.dtype = _gives(self.kind, column.dtype)
-            else:
-                self.problem = f"hr.{self.kind} does not take {shown(column.dtype)}{_cure(self.kind, column.dtype)}"
+            if column.dtype not in kind.takes:
+                return f"hr.{self.kind} does not take {shown(column.dtype)}{_cure(kind, column.dtype)}"
+            self.dtype = kind.gives_for(column.dtype)
         if by is None or self.dtype is None:
-            return
+            return None
         if self.dtype is DType.LIST:
-            self.problem = f"hr.{self.kind} of lists takes no by=; a map holds no lists"
-            return
+            return f"hr.{self.kind} of lists takes no by=; a map holds no lists"
+        found, self.dtype = self.dtype, None
         if by.dtype is not None and by.dtype not in _BUCKETS:
             cure = ", it has no exact equality" if by.dtype is DType.FLOAT else ""
-            self.problem = f"hr.{self.kind}: by= does not take {shown(by.dtype)}{cure}"
-        self.dtype = None if by.dtype not in _BUCKETS else map_of(by.dtype, self.dtype)
+            return f"hr.{self.kind}: by= does not take {shown(by.dtype)}{cure}"
+        self.dtype = None if by.dtype is None else map_of(by.dtype, found)
+        return None
 
 
-def _gives(kind: str, dtype: DType) -> DType:
-    if kind in ("first_n", "last_n", "top_k"):
-        return list_of(dtype)
-    if dtype is DType.LIST:
-        return dtype
-    return map_of(dtype, DType.INT) if kind == "histogram" else _GIVES.get(kind, dtype)
-
-
-def _cure(kind: str, dtype: DType) -> str:
+def _cure(kind: Aggregation, dtype: DType) -> str:
     if dtype is DType.BOOL:
         return "; the share of true ones is hr.share, their number hr.count(where=...)"
-    if kind in ("share", "any", "all"):
-        return "; it takes a condition, such as Paid.usd > 100"
-    return ""
-
-
-def decay_problem(aggregate: Aggregate[Any]) -> str | None:
-    """What is wrong with the half-life, window or hop of a decayed aggregation; fills in its default window."""
-    if "halflife_us" not in aggregate.params:
-        return None
-    halflife_us = aggregate.params["halflife_us"]
-    if not isinstance(halflife_us, int):
-        return f"hr.{aggregate.kind}: {halflife_us}"
-    halflife = format_duration(halflife_us)
-    longest = format_duration(LOOKBACK * halflife_us)
-    named, aggregate.hop = aggregate.hop, halflife
-    aggregate.window = longest if aggregate.window is None else aggregate.window
-    if named is not None:
-        return f'hr.{aggregate.kind} has no option hop=; its hop is the half-life, "{halflife}"'
-    try:
-        window_us = parse_duration(aggregate.window)
-    except (ValueError, TypeError):
-        return None  # reported with the windows
-    if window_us > LOOKBACK * halflife_us:
-        return (
-            f'window "{aggregate.window}" is longer than {LOOKBACK} half-lives of "{halflife}", beyond which an event '
-            f'has no weight left; leave it out, or use at most "{longest}"'
-        )
-    return None
-
-
-def _param_problem(kind: str, window: str | None, params: dict[str, Any]) -> str | None:
-    if kind == "rate":
-        if window is None:
-            return 'hr.rate is per unit of time over a window; name one, such as window="1d"'
-        if not isinstance(params["unit_us"], int):
-            return f"hr.rate: {params['unit_us']}"
-    if kind == "quantile":
-        q = params["q"]
-        if isinstance(q, bool) or not isinstance(q, int | float) or not 0 <= q <= 1:
-            return f"hr.quantile takes a share from 0 to 1, such as 0.95, not {q!r}"
-        if Decimal(str(q)) != round(Decimal(str(q)), 9):
-            return f"hr.quantile takes a share of at most 9 decimals; write {round(q, 9)} instead of {q}"
-    for size in ("n", "k"):
-        if size in params and not _is_count(params[size], _MOST_ITEMS):
-            return f"hr.{kind}: {size} is how many values, from 1 to {_MOST_ITEMS:,}, not {params[size]!r}"
-    if "cap" in params and not _is_count(params["cap"], 2**62):
-        return f"hr.{kind}: cap= is a number of different values, at least 1, not {params['cap']!r}"
-    return None
-
-
-def _is_count(value: Any, most: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
+    return kind.cure
 
 
 def duration_param(name: str, text: Any) -> int | str:
@@ -213,6 +142,18 @@ def make(kind: str, column: Any, window: Any, options: Any, *, by: Any = None, *
             members[name] = made
         return Family(members)
     return Aggregate(kind, read, window, options, params, buckets)
+
+
+def function_of(kind: Aggregation) -> Callable[..., Any]:
+    """What declares an aggregation that has no typed function of its own."""
+
+    def declare(column: Any = None, *, window: Any = None, by: Any = None, **given: Any) -> Any:
+        params = {name: given.pop(name) for name in kind.parameters if name in given}
+        return make(kind.name, column, window, given, by=by, **params)
+
+    declare.__name__ = declare.__qualname__ = kind.name
+    declare.__doc__ = kind.__doc__
+    return declare
 
 
 @overload

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from headrace.aggregations.registry import aggregation
 from headrace.core.errors import PlanError
 from headrace.core.schema import DType
-from headrace.features.aggregate import WHOLE, Aggregate
+from headrace.features.aggregate import Aggregate
 from headrace.features.column import ColumnOf, column_name
 from headrace.features.definition import definition_of
 from headrace.features.expr import Expr
@@ -127,9 +128,9 @@ def _aggregate(
     content: list[Any],
     names: Mapping[str, str],
 ) -> AggregateSpec:
-    hashed = expr.kind == "approx_n_unique"
+    kind = aggregation(expr.kind)
     window = definition.windows[name]
-    column = inputs.add(expr.input, hashed=hashed, whole=expr.kind in WHOLE)
+    column = inputs.add(expr.input, hashed=kind.hashes_texts, whole=kind.packs_lists)
     where, by = inputs.add(expr.where), inputs.add(expr.by)
     read = (column, where) if by is None else (column, where, by)
     nodes = [None if index is None else node_content(inputs.specs[index].node, names) for index in read]

@@ -6,11 +6,12 @@ trees. A part that occurs more than once is evaluated once: the calendar fields 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from headrace.aggregations.aggregation import Composed, Params
 from headrace.core.columns import NUMPY_DTYPES, Column
 from headrace.core.schema import DType
 from headrace.features.calendar import field_of, local_time
@@ -50,6 +51,10 @@ class Program:
         if register in self._arrays:
             return register
         return self._step(_spread, node.dtype, (register,), array=True)
+
+    def finish(self, kind: Composed, params: Params, parts: Sequence[int]) -> int:
+        """The register of an aggregation that is made of the values in these registers."""
+        return self._step(_finished, (kind, params), tuple(parts), array=True)
 
     def run(self, values: list[Values], masks: list[Mask], n: int) -> None:
         """Evaluate every step over `n` rows; both lists have `registers` items, those of `reserve` filled in.
@@ -109,6 +114,16 @@ class Program:
 def _spread(dtype: DType, values: list[Values], masks: list[Mask], n: int) -> tuple[Values, Mask]:
     value = values[0]
     return value if isinstance(value, np.ndarray) else np.full(n, value, NUMPY_DTYPES[dtype]), masks[0]
+
+
+def _finished(what: tuple[Composed, Params], values: list[Values], masks: list[Mask], n: int) -> tuple[Values, Mask]:
+    kind, params = what
+    there = [np.ones(n, np.bool_) if mask is None else mask for mask in masks]
+    found, valid = kind.finish([(whole(v, n), ok) for v, ok in zip(values, there, strict=True)], params)
+    if found.dtype.kind != "f":
+        return found, valid
+    # As everywhere: no infinities, and -0.0 is 0.0.
+    return found + 0.0, valid & np.isfinite(found)
 
 
 def _null(dtype: DType, values: list[Values], masks: list[Mask], n: int) -> tuple[Values, Mask]:

@@ -85,24 +85,16 @@ class OnlineIngest:
         `until_us` leaves commits and table rows that were appended later for a later step. Raises StoreMoved if the
         store no longer stands where this object left it: begin anew, with a new one.
         """
-        commits: list[LogBatch] = []
-        room = _COMMIT_BYTES * self._room(GROUPS)
-        while room > 0 and len(commits) < max_commits:
-            arrival = self.next_arrival_us
-            if arrival is None or arrival > until_us:
-                break
-            commits.append(self._ahead.popleft())
-            room -= len(commits[-1].payload)
-        tables = self._rows_until(until_us, self._room(ROWS))
-        if commits or tables:
-            try:
+        try:
+            commits, tables = self._commits_until(until_us, max_commits), self._rows_until(until_us, self._room(ROWS))
+            if commits or tables:
                 self._apply(commits, tables)
-            except BaseException:
-                # Whoever catches this and steps again must find the same commits and rows.
-                self._ahead.clear()
-                self._rows_ahead.clear()
-                self._read_to, self._rows_read_to = self.position.windows, self.position.tables
-                raise
+        except BaseException:
+            # Whoever catches this and steps again must find the same commits and rows, those taken already among them.
+            self._ahead.clear()
+            self._rows_ahead.clear()
+            self._read_to, self._rows_read_to = self.position.windows, self.position.tables
+            raise
         if self._ceiling is not None:
             self.held_back = self._waits(until_us)
             self._ceiling.waiting(self.held_back)
@@ -133,6 +125,18 @@ class OnlineIngest:
             (self._rows_read_to < self._rows_end or bool(rows and rows[0].arrival_us <= until_us))
             and not self._ceiling.room(ROWS)
         )
+
+    def _commits_until(self, until_us: int, most: int) -> list[LogBatch]:
+        """At most so many commits that were appended up to `until_us`, as large as a step may be, give or take one."""
+        taken: list[LogBatch] = []
+        room = _COMMIT_BYTES * self._room(GROUPS)
+        while room > 0 and len(taken) < most:
+            arrival = self.next_arrival_us
+            if arrival is None or arrival > until_us:
+                break
+            taken.append(self._ahead.popleft())
+            room -= len(taken[-1].payload)
+        return taken
 
     def _rows_until(self, until_us: int, room: int) -> list[LogBatch]:
         """Batches of table rows that were appended up to `until_us`, `room` rows give or take a batch."""

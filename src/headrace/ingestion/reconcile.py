@@ -139,7 +139,8 @@ class Reconciler:
             # What came since belongs into the records, too: after this both are of one and the same position.
             wanted = {key: expected[key] for key in wrong}
             if not scheduled:
-                self._bring_up(source, wanted, since, decode_position(now))
+                horizon_us = self._expected.horizon_us
+                bring_up(self._features, source, wanted, since, decode_position(now), horizon_us=horizon_us)
             wrong = {key: have for key, have in wrong.items() if have != wanted[key]}
             missing = sum(have is None for have in wrong.values())
             _add(found.missing, name, missing)
@@ -148,31 +149,6 @@ class Reconciler:
                 repaired = self._replace(wanted, wrong)
                 found.repaired += repaired
                 found.left += len(wrong) - repaired
-
-    def _bring_up(
-        self, source: TablePlan | list[GroupPlan], records: dict[bytes, bytes | None], since: Position, until: Position
-    ) -> None:
-        """Merge into records what the feature log brings them between two positions of the store."""
-        if isinstance(source, TablePlan):
-            for batch in _between(self._features, TABLES, since.tables, until.tables):
-                if is_of_table(batch.payload, source.name, source.version):
-                    # Ingestion writes a large batch in pieces: a position may lie within it.
-                    rows = new_rows(source, decode_table_rows(batch.payload), batch).between(since.tables, until.tables)
-                    mine = np.fromiter((key in records for key in rows.keys), np.bool_, len(rows.keys))
-                    if mine.any():
-                        merge_table(rows.at(np.flatnonzero(mine)), records, self._expected.horizon_us)
-            return
-        layouts = {group.version: layout_of(group) for group in source}
-        for batch in _between(self._features, WINDOWS, since.windows, until.windows):
-            for version, delta in decode_commit(batch.payload).groups.items():
-                if version not in layouts:
-                    continue
-                keys = record_keys(delta.keys, version)
-                mine = np.fromiter((key in records for key in keys), np.bool_, len(keys))
-                for part in parts_of(delta, mine):
-                    merge_groups(
-                        [(layouts[version], part, record_keys(part.keys, version))], records, self._expected.horizon_us
-                    )
 
     def _replace(self, expected: Mapping[bytes, bytes | None], wrong: Mapping[bytes, bytes | None]) -> int:
         """Write what is expected where the very same is still wrong: nobody has written there since it was read."""
@@ -187,6 +163,36 @@ class Reconciler:
 
         self._online.revise(keys, change)
         return written
+
+
+def bring_up(
+    features: EventLog,
+    source: TablePlan | Sequence[GroupPlan],
+    records: dict[bytes, bytes | None],
+    since: Position,
+    until: Position,
+    *,
+    horizon_us: int,
+) -> None:
+    """Merge into records what the feature log brings them between two positions of a store."""
+    if isinstance(source, TablePlan):
+        for batch in _between(features, TABLES, since.tables, until.tables):
+            if is_of_table(batch.payload, source.name, source.version):
+                # Ingestion writes a large batch in pieces: a position may lie within it.
+                rows = new_rows(source, decode_table_rows(batch.payload), batch).between(since.tables, until.tables)
+                mine = np.fromiter((key in records for key in rows.keys), np.bool_, len(rows.keys))
+                if mine.any():
+                    merge_table(rows.at(np.flatnonzero(mine)), records, horizon_us)
+        return
+    layouts = {group.version: layout_of(group) for group in source}
+    for batch in _between(features, WINDOWS, since.windows, until.windows):
+        for version, delta in decode_commit(batch.payload).groups.items():
+            if version not in layouts:
+                continue
+            keys = record_keys(delta.keys, version)
+            mine = np.fromiter((key in records for key in keys), np.bool_, len(keys))
+            for part in parts_of(delta, mine):
+                merge_groups([(layouts[version], part, record_keys(part.keys, version))], records, horizon_us)
 
 
 def _between(log: EventLog, topic: str, begin: int, end: int) -> Iterator[LogBatch]:

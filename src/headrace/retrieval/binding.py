@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from headrace.aggregations.aggregation import Composed
 from headrace.aggregations.layout import GroupLayout, Scratch, layout_of
+from headrace.aggregations.registry import aggregation
 from headrace.core.columns import BoolArray, Column, IntArray
 from headrace.core.keys import entity_encoder
 from headrace.core.schema import DType
@@ -269,7 +271,23 @@ class _Names:
             if place not in self.objects:
                 self.objects[place] = (self.program.reserve(), dtype)
             return self.objects[place][0]
+        if source.layout is not None and feature in source.layout.composed:
+            return self._composed(binding, feature, source.layout)
         return self._derived(binding, feature)
+
+    def _composed(self, binding: int, feature: str, layout: GroupLayout) -> int:
+        """An aggregation that is made of the slots of others."""
+        place = (binding, feature)
+        if place not in self._found:
+            group = self._sources[binding].group
+            assert group is not None
+            spec = next(spec for spec in group.aggregates if spec.name == feature)
+            kind = aggregation(spec.kind)
+            assert isinstance(kind, Composed)
+            dtypes = dict(zip(layout.names, layout.dtypes, strict=True))
+            parts = [self._feature(binding, name, dtypes[name]) for name in layout.composed[feature]]
+            self._found[place] = self.program.finish(kind, dict(spec.params), parts)
+        return self._found[place]
 
     def _derived(self, binding: int, feature: str) -> int:
         """A feature of features; its expression reads the group's own names."""

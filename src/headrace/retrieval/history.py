@@ -9,7 +9,7 @@ served at. Keys are shared out to the cores.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -25,6 +25,13 @@ from headrace.core.positions import Position
 from headrace.core.schema import DType
 from headrace.core.threads import cores, in_threads
 from headrace.engines.stream.admitted import ARRIVAL, OFFSET, PARTITION
+from headrace.features.generation import (
+    at_generations,
+    generation_topic,
+    generations_of,
+    in_generation,
+    named_generations,
+)
 from headrace.features.plan import WHERE, DerivedPlan, GroupPlan, ProjectPlan, TablePlan, ViewPlan
 from headrace.retrieval.asked import Asked, AskedKeys
 from headrace.retrieval.binding import BoundSource, BoundView
@@ -32,7 +39,7 @@ from headrace.retrieval.events import Derivation, EventLoader, KeyedEvents
 from headrace.retrieval.group_objects import GroupObjects, Piece, WindowRows, read_piece
 from headrace.retrieval.latest import read_latest
 from headrace.retrieval.past import Known
-from headrace.retrieval.rows import FeatureBlock
+from headrace.retrieval.rows import FeatureBlock, concat_features
 
 _SHARED = 100_000
 """Events and requests together from which on a group's keys are shared out to the cores."""
@@ -52,6 +59,12 @@ class ServedAt:
     tables: IntArray
     again: Mapping[str, Sequence[int]] | None = None
     groups: Mapping[str, IntArray] = field(default_factory=dict)
+
+    def take(self, rows: IntArray) -> ServedAt:
+        """The positions of these rows."""
+        streams = {name: offsets[rows] for name, offsets in self.streams.items()}
+        groups = {version: offsets[rows] for version, offsets in self.groups.items()}
+        return ServedAt(streams, self.tables[rows], self.again, groups)
 
     def of(self, group: GroupPlan) -> IntArray | None:
         """Where a group stood, int64 [n, partitions]; None if no row knew anything of its stream."""
@@ -92,6 +105,7 @@ class HistoryReader:
 
     def __init__(self, view: ViewPlan, project: ProjectPlan, past: Known) -> None:
         self.bound = BoundView(view, project)
+        self._view = view
         self._project = project
         self._past = past
         self._time_field = view.request.time_field or ""
@@ -99,8 +113,35 @@ class HistoryReader:
     def read(self, request: Mapping[str, Column], served: ServedAt | None = None) -> FeatureBlock:
         """Return the view's columns at each row's event time; rows keep their order.
 
-        `request` holds every request field, n values each. `served` None reads corrected history.
+        `request` holds every request field, n values each. `served` None reads corrected history. Rows that were served
+        of another generation of a derived stream than that of the plan are read of theirs.
         """
+        if served is not None and self._project.derived:
+            if served.again is None:
+                parts = _by_generation(self._project, served)
+                if parts:
+                    return self._read_parts(request, served, parts)
+            else:
+                streams = in_generation(self._project, served.streams)
+                served = replace(served, streams=streams, again=in_generation(self._project, served.again))
+        return self._read(request, served)
+
+    def _read_parts(
+        self, request: Mapping[str, Column], served: ServedAt, parts: Sequence[tuple[Mapping[str, int], IntArray]]
+    ) -> FeatureBlock:
+        """Read some rows of one generation, some of another."""
+        blocks = []
+        for generations, rows in parts:
+            plan = at_generations(self._project, generations)
+            reader = HistoryReader(self._view, plan, self._past.knowing(plan))
+            some = {name: column.take(rows) for name, column in request.items()}
+            blocks.append(reader._read(some, served.take(rows)))
+        order = np.concatenate([rows for _, rows in parts])
+        back = np.empty(len(order), np.int64)
+        back[order] = np.arange(len(order))
+        return concat_features(blocks).take(back)
+
+    def _read(self, request: Mapping[str, Column], served: ServedAt | None) -> FeatureBlock:
         bound = self.bound
         # A copy: the kernel is compiled for arrays that can be written to, and Arrow's cannot.
         asked = Asked(request, np.array(request[self._time_field].values, np.int64))
@@ -220,6 +261,30 @@ class HistoryReader:
     ) -> Mapping[str, Column]:
         slots = slice(source.slot, source.slot + source.width)
         return read_latest(source, table, self._past, asked, limits, words.T[slots], valid.T[slots])
+
+
+def _by_generation(project: ProjectPlan, served: ServedAt) -> list[tuple[dict[str, int], IntArray]]:
+    """The rows of each combination of generations that they were served of; empty if all are those of the plan.
+
+    A row is of the newest generation that its positions name; one that names none knew nothing of the stream.
+    """
+    current, named = generations_of(project), named_generations(project, served.streams.keys())
+    chosen = {first: numbers for first, numbers in named.items() if numbers != [current[first]]}
+    if not chosen:
+        return []
+    of_row = np.empty((len(served.tables), len(chosen)), np.int64)
+    for index, (first, numbers) in enumerate(chosen.items()):
+        of_row[:, index] = current[first]
+        for number in numbers:
+            offsets = served.streams[generation_topic(first, number)]
+            of_row[(offsets > 0).any(axis=1), index] = number
+    if (of_row == [current[first] for first in chosen]).all():
+        return []
+    found, place = np.unique(of_row, axis=0, return_inverse=True)
+    return [
+        (current | dict(zip(chosen, combination, strict=True)), np.flatnonzero(place.reshape(-1) == number))
+        for number, combination in enumerate(found.tolist())
+    ]
 
 
 def derive_again(

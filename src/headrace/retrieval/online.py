@@ -58,6 +58,7 @@ class OnlineReader:
         self._oldest_us: int | None = None
         groups = {s.version: s.group for s in self.bound.sources if s.group is not None}
         self._streams = sorted({group.stream for group in groups.values()})
+        self._topics = project.topics().keys()
         self._scheduled = {v: group.stream for v, group in groups.items() if v in project.scheduled}
         # Streams whose clock is that of scheduled groups alone.
         self._own_clock = set(self._streams) - {g.stream for v, g in groups.items() if v not in self._scheduled}
@@ -137,6 +138,10 @@ class OnlineReader:
         block.position = self._position
         return block
 
+    def keys(self, request: Mapping[str, Column]) -> list[bytes]:
+        """Keys of the records that `read` would fetch for these requests."""
+        return self._keys(request, len(request[self._time_field].values))[0]
+
     def _evaluate(self, records: bytes, starts: IntArray, t: IntArray) -> tuple[IntArray, BoolArray, IntArray]:
         """Words and validity of all slots, and the table rows taken, for the records that begin at `starts`.
 
@@ -214,6 +219,10 @@ class OnlineReader:
     def _see(self, raw_position: bytes, states: list[bytes | None]) -> None:
         """Take over positions that differ from the last ones; `states` are those of the scheduled groups."""
         position = decode_position(raw_position)
+        if position.streams.keys() - self._topics:
+            # The topics that a position names tell which generation of a derived stream was read.
+            known = {name: offsets for name, offsets in position.streams.items() if name in self._topics}
+            position = msgspec.structs.replace(position, streams=known)
         if states:
             position = self._with_groups(position, states)
             self._raw_states = states

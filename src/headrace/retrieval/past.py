@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from typing import Protocol
 
 import numpy as np
@@ -64,6 +65,10 @@ class Known(Protocol):
         """See `Past.events`."""
         ...
 
+    def knowing(self, plan: ProjectPlan) -> Known:
+        """See `Past.knowing`."""
+        ...
+
     def rows(self, table: TablePlan, since_us: int | None = None, until_us: int | None = None) -> pa.Table | None:
         """See `Past.rows`."""
         ...
@@ -123,6 +128,10 @@ class GivenEvents:
         found = pa.table(columns)
         return found if keep.all() else found.filter(pa.array(keep))
 
+    def knowing(self, plan: ProjectPlan) -> GivenEvents:
+        """The same events of the streams of another plan."""
+        return GivenEvents(plan, self._streams)
+
     def rows(self, table: TablePlan, since_us: int | None = None, until_us: int | None = None) -> pa.Table | None:
         """None: no table has rows."""
         return None
@@ -181,6 +190,12 @@ class Past:
         self._offline = offline
         self._until = until
         self._memory_bytes = memory_bytes
+
+    def knowing(self, plan: ProjectPlan) -> Past:
+        """The same past for another plan, one of other generations of derived streams, say."""
+        found = copy(self)
+        found.plan = plan
+        return found
 
     def most_rows(self, columns: int) -> int:
         """How many rows with so many columns of interest may be held in memory and sorted."""

@@ -90,7 +90,7 @@ class Paths:
                 continue
             ends[arrival.source] += 1
             streams = {topic: [ends[self.plan.root(topic)]] for topic in self.plan.topics()}
-            found[arrival.source, ends[arrival.source] - 1] = (streams, rows)
+            found[arrival.source, 0, ends[arrival.source] - 1] = (streams, rows)
         return found
 
     def _agreed(
@@ -128,6 +128,8 @@ class Paths:
         }
         if not live:
             readers |= shuffled
+        if served is None and self.plan.derived and known:
+            readers["online after deriving anew"] = lambda: self._anew(wide_us).online(view, request)
         blocks = {path: _named(path, read) for path, read in readers.items()}
         rows = {"oracle": self._oracle(view, request, positions)}
         rows |= {path: _rows(block) for path, block in blocks.items()}
@@ -138,6 +140,13 @@ class Paths:
         key = (how, horizon_us, len(known), live)
         if key not in self._runs:
             self._runs[key] = getattr(Run(self.plan, horizon_us, live=live), how)(known)
+        return self._runs[key]
+
+    def _anew(self, horizon_us: int) -> Run:
+        """Derived as it arrived, late look-ups missing, and then derived anew."""
+        key = ("derived_anew", horizon_us, len(self._arrivals), True)
+        if key not in self._runs:
+            self._runs[key] = Run(self.plan, horizon_us, live=True).at_once(self._arrivals).derived_anew()
         return self._runs[key]
 
     def _oracle(

@@ -11,9 +11,11 @@ from typing import Any
 
 from headrace.core.columns import Column
 from headrace.core.time import MIN_US, SimulatedClock
+from headrace.derivation.anew import Rederivation
 from headrace.derivation.worker import ComputingLayer
 from headrace.engines.stream.commits import TABLES
 from headrace.eventlog.memory import MemoryEventLog
+from headrace.features.generation import at_generations, generations_of
 from headrace.features.plan import ProjectPlan, StreamPlan, ViewPlan
 from headrace.ingestion.archive import ArchiveWorker
 from headrace.ingestion.materialize import OnlineIngest
@@ -114,6 +116,30 @@ class Run:
                 if rng.random() < 0.3:
                     workers.ingest.step()
             workers.drain()
+        return self
+
+    def derived_anew(self) -> Run:
+        """Derive anew, of all that is known, what was derived as each event arrived; then publish it and go on.
+
+        Deriving is begun again until there is nothing left to do.
+        """
+        following = {first: number + 1 for first, number in generations_of(self._plan).items()}
+        plan = at_generations(self._plan, following)
+
+        def begun() -> Rederivation:
+            return Rederivation(
+                plan, plan.derived, self._raw, self._features, self._offline, self._online,
+                horizon_us=self._horizon_us, at_once=2,
+            )  # fmt: skip
+
+        work = begun()
+        while work.advance():
+            work = begun()
+        work.publish()
+        with tempfile.TemporaryDirectory() as folder:
+            self._workers(Path(folder)).drain()
+            self._plan, self._looked_up = plan, MemoryOnlineStore()
+            self._workers(Path(folder) / "anew").drain()
         return self
 
     def _workers(self, folder: Path) -> _Workers:

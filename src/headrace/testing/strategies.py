@@ -14,7 +14,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from headrace.core.schema import DType, Field, Schema, list_of, map_of
+from headrace.aggregations.registry import aggregation, aggregations
+from headrace.core.schema import DType, Field, Schema, map_of
 from headrace.core.time import US_PER_DAY, US_PER_HOUR, US_PER_MINUTE, US_PER_SECOND
 from headrace.features.nodes import Call, ColumnRef, Literal, Node
 from headrace.features.plan import (
@@ -29,35 +30,7 @@ from headrace.features.plan import (
 from headrace.testing.oracle.events import RawEvent, judge
 from headrace.testing.oracle.tables import TableRow
 
-FIRST_KINDS = (
-    "count",
-    "sum",
-    "mean",
-    "min",
-    "max",
-    "var",
-    "std",
-    "first",
-    "last",
-    "share",
-    "any",
-    "all",
-    "time_since_last",
-    "time_since_first",
-    "rate",
-    "quantile",
-    "skewness",
-    "n_unique",
-    "approx_n_unique",
-    "decayed_sum",
-    "decayed_count",
-    "decayed_mean",
-    "most_frequent",
-    "first_n",
-    "last_n",
-    "histogram",
-    "top_k",
-)
+FIRST_KINDS = tuple(aggregations())
 """Aggregations that `group_plans` draws unless told otherwise."""
 
 _SPOT_SIZE = 3
@@ -309,52 +282,7 @@ _KEYS = (
     (KeyPart("user", DType.STRING, "user"), KeyPart("shop", DType.INT, "shop")),
     (),
 )
-_LISTED = ("most_frequent", "first_n", "last_n", "histogram", "top_k")
-_TAKES: dict[str, frozenset[DType]] = {
-    **dict.fromkeys(("sum", "mean"), frozenset({DType.INT, DType.FLOAT, DType.LIST})),
-    **dict.fromkeys(("var", "std", "rate", "quantile", "skewness"), frozenset({DType.INT, DType.FLOAT})),
-    **dict.fromkeys(("decayed_sum", "decayed_mean"), frozenset({DType.INT, DType.FLOAT})),
-    **dict.fromkeys(("min", "max"), frozenset({DType.INT, DType.FLOAT, DType.TIMESTAMP, DType.STRING})),
-    **dict.fromkeys(
-        ("first", "last", "n_unique", *_LISTED),
-        frozenset({DType.INT, DType.FLOAT, DType.BOOL, DType.TIMESTAMP, DType.STRING}),
-    ),
-    "approx_n_unique": frozenset({DType.INT, DType.FLOAT, DType.BOOL, DType.TIMESTAMP}),
-    **dict.fromkeys(("share", "any", "all"), frozenset({DType.BOOL})),
-}
 _BUCKETS = frozenset({DType.INT, DType.BOOL, DType.TIMESTAMP, DType.STRING})
-_GIVES = {
-    "count": DType.INT,
-    "mean": DType.FLOAT,
-    "var": DType.FLOAT,
-    "std": DType.FLOAT,
-    "share": DType.FLOAT,
-    "any": DType.BOOL,
-    "all": DType.BOOL,
-    "time_since_last": DType.DURATION,
-    "time_since_first": DType.DURATION,
-    "rate": DType.FLOAT,
-    "quantile": DType.FLOAT,
-    "skewness": DType.FLOAT,
-    "n_unique": DType.INT,
-    "approx_n_unique": DType.INT,
-    **dict.fromkeys(("decayed_sum", "decayed_count", "decayed_mean"), DType.FLOAT),
-}
-_BY = ("count", "sum", "mean", "min", "max")
-_PARAMS: dict[str, st.SearchStrategy[tuple[tuple[str, Any], ...]]] = {
-    **dict.fromkeys(("var", "std"), st.sampled_from(((("ddof", 0),), (("ddof", 1),)))),
-    # Powers of ten, a prime, and one that no sum times it fits an int64.
-    "rate": st.sampled_from((1, US_PER_SECOND, US_PER_HOUR, 1_000_003, 36_525 * US_PER_DAY)).map(
-        lambda unit_us: (("unit_us", unit_us),)
-    ),
-    **dict.fromkeys(
-        ("n_unique", "most_frequent", "histogram"),
-        st.sampled_from(((), (), (("cap", 1),), (("cap", 2),), (("cap", 5),))),
-    ),
-    **dict.fromkeys(("first_n", "last_n"), st.sampled_from((1, 2, 3, 1_000)).map(lambda n: (("n", n),))),
-    "top_k": st.sampled_from((1, 2, 3, 1_000)).map(lambda k: (("k", k),)),
-    "quantile": st.sampled_from((0.0, 0.1, 0.3, 0.5, 0.95, 1.0, 1e-9)).map(lambda q: (("q", q),)),
-}
 
 
 @st.composite
@@ -387,32 +315,31 @@ def group_plans(
 
 @st.composite
 def _aggregates(draw: st.DrawFn, name: str, kind: str, resolution_us: int) -> AggregateSpec:
-    usable = [index for index, (_, dtype) in enumerate(_INPUTS) if dtype in _TAKES.get(kind, ())]
-    if kind not in ("first", "last") and _PACKED in usable:
-        usable.remove(_PACKED)
+    what = aggregation(kind)
+    # What is packed or hashed before it is aggregated stands among the inputs as that.
+    instead = {DType.LIST} if what.packs_lists else {DType.STRING} if what.hashes_texts else set()
+    usable = [
+        index
+        for index, (_, dtype) in enumerate(_INPUTS)
+        if dtype in what.takes - instead and (index != _PACKED or what.packs_lists)
+    ]
     source = draw(st.sampled_from(usable)) if usable else None
     condition = draw(st.sampled_from((None,) * 8 + tuple(range(len(_CONDITIONS)))))
-    if kind == "rate" and draw(st.booleans()):
+    if what.takes_events and draw(st.booleans()):
         source = None
-    params = draw(_PARAMS[kind]) if kind in _PARAMS else ()
+    params = tuple(sorted(draw(st.sampled_from(what.examples())).items()))
     buckets = [index for index, (_, dtype) in enumerate(_INPUTS[:_PACKED]) if dtype in _BUCKETS]
     lists = source is not None and _INPUTS[source][1] is DType.LIST
-    by = draw(st.sampled_from(buckets)) if kind in _BY and not lists and draw(st.integers(0, 3)) == 0 else None
-    window, hop = draw(_windows(resolution_us, lifetime=kind != "rate"))
-    if kind.startswith("decayed"):
+    has_by = what.by_code is not None and not lists and draw(st.integers(0, 3)) == 0
+    by = draw(st.sampled_from(buckets)) if has_by else None
+    window, hop = draw(_windows(resolution_us, lifetime=not what.needs_window))
+    if "halflife_us" in what.parameters:
         # The hop is the half-life, and the window not more than 64 of them.
         hop = draw(st.sampled_from([unit for unit in (1, *_UNITS_US, 3_000_000) if unit % resolution_us == 0]))
         window, params = hop * draw(st.sampled_from((1, 2, 10, 64, 64))), (("halflife_us", hop),)
-    dtype = (
-        DType.LIST
-        if lists or source == _PACKED
-        else _GIVES.get(kind) or (_INPUTS[source][1] if source is not None else DType.INT)
-    )
-    if kind in ("first_n", "last_n", "top_k"):
-        dtype = list_of(dtype)
-    elif kind == "histogram":
-        dtype = map_of(dtype, DType.INT)
-    elif by is not None:
+    whole_list = source == _PACKED
+    dtype = DType.LIST if whole_list else what.gives_for(None if source is None else _INPUTS[source][1])
+    if by is not None:
         dtype = map_of(_INPUTS[by][1], dtype)
     return AggregateSpec(
         name=name,

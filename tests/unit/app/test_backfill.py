@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from headrace.app import backfill
+from headrace.app import applying, backfill
 from headrace.app.locks import FolderLock
 from headrace.app.project import Project
 from headrace.core.errors import Busy, NotFound, PlanError, SchemaError, StoreError
@@ -105,7 +105,13 @@ def test_only_what_windows_reach_is_read_and_since_may_not_cut_it(shop: Project,
         assert new.history("order", asked()).to_arrow() == new.online("order", asked()).to_arrow()
 
 
-def test_what_is_dropped_before_it_was_ingested_is_made_up_for_when_it_comes_back(shop: Project, edited: Edit) -> None:
+@pytest.mark.parametrize(("known", "made_up"), [(True, 0), (False, 6)])
+def test_what_is_dropped_before_it_was_ingested_is_there_when_it_comes_back(
+    shop: Project, edited: Edit, monkeypatch: pytest.MonkeyPatch, known: bool, made_up: int
+) -> None:
+    """It is ingested to the end before it goes; what was applied before plans were kept is computed when it is back."""
+    if not known:
+        monkeypatch.setattr(applying, "remembered_groups", lambda *_: [])
     file = shop.settings.folder / "features.py"
     text = file.read_text()
     with edited() as new:
@@ -118,9 +124,40 @@ def test_what_is_dropped_before_it_was_ingested_is_made_up_for_when_it_comes_bac
         assert new.get("spend", user="u1").n["7d"] == 12
     file.write_text(text + "\n\n")
     with Project.open(shop.settings.folder, clock=shop.clock) as back:
-        assert back.backfill().events == 6
+        assert back.backfill().events == made_up
         back.apply()
         assert back.get("spend", user="u1").n["7d"] == 12
+        assert back.history("order", asked()).to_arrow() == back.online("order", asked()).to_arrow()
+
+
+class Killed(BaseException):
+    """Stands for kill -9."""
+
+
+def test_an_apply_that_is_killed_and_taken_back_loses_nothing(
+    shop: Project, edited: Edit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = shop.settings.folder / "features.py"
+    before = file.read_text()
+    with edited() as new:
+        assert shop.get("spend", user="u1").n["7d"] == 10
+        shop.publisher.publish("order", orders(6, NOON - timedelta(seconds=9), start=30, users=3, step_s=1))
+        compute = shop.parts.compute()
+        while compute.step():
+            pass
+
+        def die(*_: Any) -> None:
+            raise Killed
+
+        # It brings what is served up to the log, and dies before the definitions change.
+        monkeypatch.setattr(applying, "remember_views", die)
+        with pytest.raises(Killed):
+            new.apply()
+    file.write_text(before + "\n\n")
+    with Project.open(shop.settings.folder, clock=shop.clock) as again:
+        assert not again.plan()
+        assert again.get("spend", user="u1").n["7d"] == 12
+        assert again.history("order", asked()).to_arrow() == again.online("order", asked()).to_arrow()
 
 
 def test_nothing_is_published_behind_what_is_served(

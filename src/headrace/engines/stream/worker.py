@@ -7,9 +7,10 @@ loads it and judges the events between checkpoint and last commit again without 
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import deque
-from collections.abc import Collection, Container
+from collections.abc import Collection, Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ from headrace.eventlog.base import Append, EventLog, LogBatch
 from headrace.features.plan import ProjectPlan, StreamPlan
 
 _CHECKPOINT_EVERY = 500_000
+_CHECKPOINT_FORMAT = 1
+_logger = logging.getLogger(__name__)
 
 
 class _SavedPartition(msgspec.Struct, array_like=True):
@@ -45,11 +48,40 @@ class _SavedPartition(msgspec.Struct, array_like=True):
 class _Checkpoint(msgspec.Struct):
     positions: dict[str, list[int]]
     states: dict[str, list[_SavedPartition]]
+    format: int = 1
+
+
+class _Numbered(msgspec.Struct):
+    format: int = 1
 
 
 def checkpoint_positions(file: Path) -> dict[str, list[int]]:
-    """Offsets by stream and partition below which a restart reads nothing again; empty if there is no checkpoint."""
-    return msgspec.msgpack.decode(file.read_bytes(), type=_Checkpoint).positions if file.exists() else {}
+    """Offsets by stream and partition below which a restart reads nothing again; empty if there is no checkpoint.
+
+    Raises LogError if it is damaged, or of another format.
+    """
+    saved = _load(file)
+    return {} if saved is None else saved.positions
+
+
+def _load(file: Path) -> _Checkpoint | None:
+    try:
+        data = file.read_bytes()
+        # The number first: what another format holds may be of another shape.
+        written = msgspec.msgpack.decode(data, type=_Numbered).format
+        if written == _CHECKPOINT_FORMAT:
+            return msgspec.msgpack.decode(data, type=_Checkpoint)
+    except FileNotFoundError:
+        return None
+    except msgspec.DecodeError as error:
+        raise LogError(
+            f"the checkpoint {file} is damaged ({error}): delete it, and compute judges again what the raw topics "
+            "still hold; of events that were dropped from them (retention) it no longer knows the ids"
+        ) from None
+    raise LogError(
+        f"{file} has format {written}, this version reads {_CHECKPOINT_FORMAT}: run compute by the version that "
+        "wrote it; or delete it, and all that the raw topics still hold is judged again"
+    )
 
 
 class ComputeWorker:
@@ -93,23 +125,22 @@ class ComputeWorker:
 
         `until_us` leaves events that were appended later for a later step, `only` those of other streams.
         """
-        if self._torn:
-            # The last step failed between judging and appending: judge again, or its events would be duplicates.
-            self._engine = StreamEngine(self.plan)
-            self._ahead.clear()
-            self._recover()
-            self._torn = False
+        self._mend()
         chunks: dict[str, list[RawChunk]] = {}
         read = 0
-        for name, positions in self.positions.items():
-            if only is not None and name not in only:
-                continue
-            for partition, position in enumerate(positions):
-                batches = self._take(name, partition, position, max_records, until_us)
-                if batches:
-                    chunk = self._chunk(name, partition, position, batches)
-                    chunks.setdefault(name, []).append(chunk)
-                    read += chunk.block.n
+        try:
+            for name, positions in self.positions.items():
+                if only is not None and name not in only:
+                    continue
+                for partition, position in enumerate(positions):
+                    batches = self._take(name, partition, position, max_records, until_us)
+                    if batches:
+                        chunk = self._chunk(name, partition, position, batches)
+                        chunks.setdefault(name, []).append(chunk)
+                        read += chunk.block.n
+        except BaseException:
+            self._ahead.clear()  # what was taken is read again
+            raise
         if not read:
             return 0
         self._torn = True
@@ -121,12 +152,73 @@ class ComputeWorker:
         self._end = self._features.append(items)[0] + 1
         self._torn = False
         self.positions = moved
-        self.counted += output.counted
-        self.dead += len(output.dead)
+        self._note(read, output.counted, len(output.dead))
+        return read
+
+    def follow(self, heads: Sequence[CommitHead]) -> int:
+        """Make the next commits of exactly the spans that these commits of another worker have; returns how many.
+
+        Dead letters are left to the one who is followed. Raises LogError if the commits do not go on from here.
+        """
+        self._mend()
+        if not heads:
+            return 0
+        self._torn = True
+        positions = {**self._others, **self.positions}
+        items: list[Append] = []
+        read = counted = dead = 0
+        for head in heads:
+            chunks: dict[str, list[RawChunk]] = {}
+            for name, span in head.streams.items():
+                if name not in self._streams or positions[name] != span.begin:
+                    raise LogError(
+                        f"a commit to follow reads stream {name} from {span.begin} on, but this worker stands at "
+                        f"{positions.get(name, 'no such stream')}: it follows another log, or other definitions"
+                    )
+                chunks[name] = [
+                    self._span(name, partition, begin, end)
+                    for partition, (begin, end) in enumerate(zip(span.begin, span.end, strict=True))
+                    if begin < end
+                ]
+            output = self._engine.process(chunks, positions)
+            items.append(Append(WINDOWS, 0, encode_commit(output.commit), base=self._end + len(items)))
+            positions = output.commit.positions
+            read += sum(chunk.block.n for pieces in chunks.values() for chunk in pieces)
+            counted, dead = counted + output.counted, dead + len(output.dead)
+        self._end = self._features.append(items)[-1] + 1
+        self._torn = False
+        self.positions = {name: positions[name] for name in self.positions}
+        self._note(read, counted, dead)
+        return len(items)
+
+    @property
+    def end(self) -> int:
+        """Where its next commit will stand."""
+        self._mend()
+        return self._end
+
+    def _mend(self) -> None:
+        if self._torn:
+            # The last step failed between judging and appending: judge again, or its events would be duplicates.
+            self._engine = StreamEngine(self.plan)
+            self._ahead.clear()
+            self._recover()
+            self._torn = False
+
+    def _note(self, read: int, counted: int, dead: int) -> None:
+        self.counted += counted
+        self.dead += dead
         self._since_checkpoint += read
         if self._since_checkpoint >= _CHECKPOINT_EVERY:
             self.checkpoint()
-        return read
+
+    def _span(self, name: str, partition: int, begin: int, end: int) -> RawChunk:
+        batches: list[LogBatch] = []
+        at = begin
+        while at < end:
+            batches += self._raw.read(name, partition, at, end - at)
+            at = batches[-1].end
+        return self._chunk(name, partition, begin, batches, end)
 
     def _take(self, name: str, partition: int, position: int, max_records: int, until_us: int) -> list[LogBatch]:
         """The next batches of a partition; what was read but is not due yet is kept for later."""
@@ -139,21 +231,32 @@ class ComputeWorker:
         return taken
 
     def checkpoint(self) -> None:
-        """Save the verdict state, so that a restart has little to judge again. Atomic: written beside, then renamed."""
+        """Save the verdict state, so that a restart has little to judge again. Atomic: written beside, then renamed.
+
+        Does nothing where the last step failed between judging and appending: its events are judged again.
+        """
+        if self._torn:
+            return
         states = {
             name: [
                 _SavedPartition(s.clock_us, s.swept_us, list(s.seen.keys()), list(s.seen.values())) for s in partitions
             ]
             for name, partitions in self._engine.states.items()
         }
-        data = msgspec.msgpack.encode(_Checkpoint(self.positions, states))
-        self._file.parent.mkdir(parents=True, exist_ok=True)
+        data = msgspec.msgpack.encode(_Checkpoint(self.positions, states, _CHECKPOINT_FORMAT))
         beside = self._file.with_suffix(".new")
-        with beside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(self._file)
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            with beside.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(self._file)
+        except OSError as error:
+            raise LogError(
+                f"the checkpoint {self._file} cannot be written ({error.strerror}); nothing is lost, the former one "
+                "stands: free some space and start again"
+            ) from error
         self._since_checkpoint = 0
 
     def lag(self) -> dict[str, int]:
@@ -168,8 +271,8 @@ class ComputeWorker:
         self._end = self._features.end(WINDOWS, 0)
         committed = committed_positions(self._features)
         begin: dict[str, list[int]] = {}
-        if committed and self._file.exists():
-            saved = msgspec.msgpack.decode(self._file.read_bytes(), type=_Checkpoint)
+        saved = self._saved() if committed else None
+        if saved is not None:
             begin = saved.positions
             for name, partitions in saved.states.items():
                 if name not in self._streams:
@@ -196,6 +299,16 @@ class ComputeWorker:
                     )
                 self._judge_again(name, partition, at, end)
             self.positions[name] = list(target)
+
+    def _saved(self) -> _Checkpoint | None:
+        """The checkpoint. One that cannot be read is not needed where the raw topics are whole: all is judged again."""
+        try:
+            return _load(self._file)
+        except LogError as error:
+            if any(self._raw.begin(name, p) for name, found in self.positions.items() for p in range(len(found))):
+                raise
+            _logger.warning("all that the raw topics hold is judged again: %s", error)
+            return None
 
     def _judge_again(self, name: str, partition: int, at: int, end: int) -> None:
         stream = self._streams[name]

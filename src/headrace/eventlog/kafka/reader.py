@@ -67,6 +67,9 @@ class KafkaCursor:
                 raise self._next
             first = self._consumer.poll(_WAIT_S)
             good: list[KafkaMessage] = []
+            # librdkafka takes bytes behind a damaged batch for a batch and asks for what they say; it tells of that
+            # even after another seek.
+            astray = False
             for message in () if first is None else (first, *self._consumer.consume(_AT_ONCE, timeout=0)):
                 error = message.error()
                 if error is None:
@@ -76,7 +79,10 @@ class KafkaCursor:
                 if code == KafkaError._PARTITION_EOF:
                     self.position = max(self.position, at)
                 elif code in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
-                    self._next = Deleted()
+                    if self.position < self._cluster.bounds(self._consumer, self._topic, self._partition)[0]:
+                        self._next = Deleted()
+                    else:
+                        astray = True
                     break
                 elif code == KafkaError._BAD_MSG:
                     self._next = Damaged(at)
@@ -86,6 +92,9 @@ class KafkaCursor:
             if good:
                 # Not below what the end of the partition has told.
                 self.position = max(self.position, (good[-1].offset() or 0) + 1)
+            if astray:
+                self.seek(self.position)
+            if good:
                 return good
             if time.monotonic() - began > self._cluster.patience_s:
                 raise self._failure(reason)

@@ -11,6 +11,7 @@ from decimal import Decimal, localcontext
 from fractions import Fraction
 from typing import Any
 
+from headrace.aggregations.registry import aggregation
 from headrace.core.schema import DType
 from headrace.features.plan import AggregateSpec
 from headrace.testing.oracle.rounding import least_first, to_float64, to_int64
@@ -57,6 +58,8 @@ def aggregate(spec: AggregateSpec, rows: Sequence[Row], t_us: int, lo_us: int | 
     else:
         present = [row for row in kept if row.inputs[spec.input] is not None]
         values, times = [row.inputs[spec.input] for row in present], [row.time_us for row in present]
+    if spec.kind not in _KINDS:
+        return aggregation(spec.kind).wanted(values, dict(spec.params))
     return _KINDS[spec.kind](_Window(spec, values, times, t_us, lo_us, hi_us))
 
 

@@ -11,9 +11,9 @@ from headrace.testing.oracle.events import Event
 from headrace.testing.oracle.tables import TableRow
 from headrace.testing.oracle.view import view_row
 
-KnownAt: TypeAlias = dict[tuple[str, int], tuple[dict[str, list[int]], int]]
-"""By raw stream and offset what an event's look-ups saw: the first offsets not known of each stream, and of the rows of
-tables."""
+KnownAt: TypeAlias = dict[tuple[str, int, int], tuple[dict[str, list[int]], int]]
+"""By raw stream, partition and offset what an event's look-ups saw: the first offsets not known of each stream, and of
+the rows of tables."""
 
 
 def with_derived(
@@ -24,13 +24,13 @@ def with_derived(
 ) -> dict[str, list[Event]]:
     """`events` (counted ones by raw stream) with those of the derived streams beside them, by topic.
 
-    They are derived of all that is known, or each of what `known_at` says. Raw streams have one partition.
+    They are derived of all that is known, or each of what `known_at` says.
     """
     found = {name: list(of_stream) for name, of_stream in events.items()}
     for topic, derived in project.derived.items():
         found[topic] = []
         for event in found[derived.source]:
-            known = None if known_at is None else known_at[project.root(topic), event.offset]
+            known = None if known_at is None else known_at[project.root(topic), event.partition, event.offset]
             made = _derived(project, derived, event, found, table_rows, known)
             if made is not None:
                 found[topic].append(made)

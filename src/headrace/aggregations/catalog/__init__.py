@@ -1,0 +1,1 @@
+"""The aggregations, one file each; `registry.py` finds them here."""

@@ -1,0 +1,96 @@
+"""Simulations by seed. A seed that failed is replayed, with all that happened in it, by
+
+python -m tests.recovery.simulate --seed 17
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+
+from headrace.catalog.catalog import Catalog
+from headrace.core.time import SimulatedClock
+from tests.recovery.simulated import Simulation
+from tests.recovery.simulated_checks import check
+
+
+def failures(seeds: Iterable[int], *, most: int = 3) -> dict[int, str]:
+    """The seeds whose worlds are wrong in the end, with what is wrong; the search ends at `most` of them."""
+    found: dict[int, str] = {}
+    with _quiet(), tempfile.TemporaryDirectory(dir=_memory()) as folder:
+        catalog = Catalog(Path(folder) / "catalog.db", SimulatedClock(0))
+        for seed in seeds:
+            wrong, _ = _simulated(seed, Path(folder), catalog)
+            if wrong:
+                found[seed] = wrong
+            if len(found) == most:
+                break
+        catalog.close()
+    return found
+
+
+def replayed(seed: int) -> tuple[str, list[str]]:
+    """What is wrong with the world of a seed ("" if nothing is), and what happened in it."""
+    with _quiet(), tempfile.TemporaryDirectory(dir=_memory()) as folder:
+        catalog = Catalog(Path(folder) / "catalog.db", SimulatedClock(0))
+        found = _simulated(seed, Path(folder), catalog)
+        catalog.close()
+    return found
+
+
+def _simulated(seed: int, folder: Path, catalog: Catalog) -> tuple[str, list[str]]:
+    world = Simulation(seed, folder / str(seed), catalog)
+    world.folder.mkdir(exist_ok=True)
+    try:
+        world.run()
+        check(world)
+    except Exception:
+        return traceback.format_exc(), world.chance.trace
+    return "", world.chance.trace
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Tables are tiny, so threads cost more than they bring; and what is torn on purpose is no news."""
+    cores, disabled = pa.cpu_count(), logging.root.manager.disable
+    pa.set_cpu_count(1)
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        pa.set_cpu_count(cores)
+        logging.disable(disabled)
+
+
+def _memory() -> str | None:
+    """A folder in memory, if there is one: locks and checkpoints are written again and again."""
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Replay one seed, or look for a wrong one among many."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, help="replay this one and print its trace")
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--count", type=int, default=200)
+    given = parser.parse_args(arguments)
+    if given.seed is None:
+        found = failures(range(given.first, given.first + given.count))
+        sys.stdout.write("".join(f"seed {seed}:\n{wrong}" for seed, wrong in found.items()) or "nothing is wrong\n")
+        return bool(found)
+    wrong, trace = replayed(given.seed)
+    sys.stdout.write("\n".join([*trace, wrong or "nothing is wrong", ""]))
+    return bool(wrong)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
