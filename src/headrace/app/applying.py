@@ -22,7 +22,6 @@ from headrace.app.kept import (
     remembered_groups,
 )
 from headrace.app.locks import holder_of, layers_at_rest
-from headrace.app.retention import check_derivable
 from headrace.app.scheduled import SCHEDULED, applied_schedule, declared_schedule, run_group
 from headrace.app.sides import refuse_beside
 from headrace.app.users import os_user
@@ -47,7 +46,6 @@ def plan_changes(parts: Parts, declared: ProjectPlan) -> ProjectChanges:
         largest=partial(largest_number, parts),
         computed=frozenset(_kept_streams(parts)),
     )
-    check_derivable(parts, plan, found.derives)
     found = replace(found, needs=needs, runs=_runs(parts, plan, found))
     events, rate = events_to_read(parts, [*found.backfills, *_joining(parts, found)]), measured_rate(parts)
     return replace(found, events=events, seconds=None if rate is None else events / rate)

@@ -23,6 +23,7 @@ from headrace.ingestion.kinesis import KinesisSource
 
 FILE = "headrace.toml"
 FOREVER = "forever"
+RETENTION = "7d"
 STREAM = "stream"
 """How a group runs of which nothing else is said."""
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -47,7 +48,7 @@ class Settings:
         partitions: partitions of a newly made raw topic.
         horizon_s: as-of horizon of the online store in seconds.
         history_mb: MiB that history takes for one stream or table; a larger archive is cut by key into parts on disk.
-        retention: how long raw topics keep events that are archived, such as "7d"; "forever" drops nothing.
+        retention: how long raw topics keep events that are archived, "7d" by default; "forever" drops nothing.
         writes_per_s: most records that the ingestion layer writes to the online store per second; 0: as many as it can.
         reconcile_s: seconds between two looks whether online and offline agree; 0: none.
         owner: owner of whatever names none.
@@ -78,7 +79,7 @@ class Settings:
     partitions: int = 1
     horizon_s: int = 600
     history_mb: int = 4096
-    retention: str = FOREVER
+    retention: str = RETENTION
     writes_per_s: int = 0
     reconcile_s: int = 600
     owner: str = ""
@@ -166,7 +167,7 @@ def load_settings(
     if not merged["state"].is_absolute():
         merged["state"] = home / merged["state"]
     merged = {key: _typed(key, _expanded(value, environ)) for key, value in merged.items()}
-    retention_us(merged.get("retention", FOREVER))
+    retention_us(merged.get("retention", RETENTION))
     for part, schemes in SCHEMES.items():
         _check_address(part, merged.get(part, "embedded"), schemes)
     sources = {key: str(_expanded(value, environ)) for key, value in sources.items()}

@@ -85,7 +85,8 @@ def register(group: click.Group) -> None:
     @command(group, "reconcile", "headrace reconcile\nheadrace reconcile --dry-run")
     @click.option("--dry-run", is_flag=True, help="Only say what differs.")
     def reconcile(session: Session, dry_run: bool) -> int:
-        """Compare all records of the online store with archive and log, bit for bit, and repair what differs.
+        """Compare the archive with the log, and all records of the online store with both, bit for bit; repair what
+        differs, on either side.
 
         Nothing has to stop for it. `headrace run schedule` does a share of it every few minutes. Ends with 1 if
         something differs that is not repaired.
@@ -98,11 +99,8 @@ def register(group: click.Group) -> None:
             found = reconcile_all(
                 project.parts, repair=not dry_run, progress=lambda done, of: shown.update(done, of, f"{done} of {of}")
             )
-        session.say(
-            str(found), compared=found.compared, missing=found.missing, differing=found.differing,
-            repaired=found.repaired, left=found.left,
-        )  # fmt: skip
-        return REFUSED if found.wrong > found.repaired else 0
+        session.say(str(found), **found.to_dict())
+        return REFUSED if found.unrepaired else 0
 
     @command(group, "rebuild", "headrace rebuild online\nheadrace rebuild online --replace")
     @click.argument("store", type=click.Choice(["online"]))
