@@ -67,8 +67,10 @@ class TestDeltaOfflineStoreOnS3(DurableOfflineStoreTests):
         return partial(DeltaOfflineStore, f"{self.objects.uri}/{self.prefix}", s3_options(self.objects.options))
 
     def raw_rows(self, store: OfflineStore, place: Path, table: str) -> list[dict[str, Any]]:
-        log = [key for key in self.objects.keys(f"{self.prefix}/{table}/_delta_log/") if key.endswith(".json")]
-        paths = _live_paths(self.objects.read(key).decode() for key in log)
+        log = sorted(self.objects.keys(f"{self.prefix}/{table}/_delta_log/"))
+        entries = (self.objects.read(key).decode() for key in log if key.endswith(".json"))
+        before = [self.objects.read(key) for key in log if key.endswith(".checkpoint.parquet")]
+        paths = _live_paths(entries, before[-1:])
         return [row for path in paths for row in self._rows(f"{self.prefix}/{table}/{unquote(path)}")]
 
     def _rows(self, key: str) -> list[dict[str, Any]]:

@@ -29,12 +29,15 @@ HORIZON_US = 20
 DTYPES = {"x": DType.FLOAT, "n": DType.INT, "s": DType.TIMESTAMP, "b": DType.BOOL}
 KINDS: dict[str, tuple[str, ...]] = {
     "": ("count", "time_since_last", "time_since_first", "rate"),
-    "x": ("count", "sum", "mean", "min", "max", "first", "last", "var", "std", "rate"),
-    "n": ("count", "sum", "mean", "min", "max", "first", "last", "var", "std", "rate"),
+    "x": ("count", "sum", "mean", "min", "max", "first", "last", "var", "std", "rate", "n_unique", "approx_n_unique"),
+    "n": ("count", "sum", "mean", "min", "max", "first", "last", "var", "std", "rate", "n_unique", "approx_n_unique"),
     "s": ("min", "max", "first", "last", "count"),
-    "b": ("share", "any", "all"),
+    "b": ("share", "any", "all", "n_unique"),
 }
-RESULTS = {"count": DType.INT, **dict.fromkeys(("mean", "var", "std", "share", "rate"), DType.FLOAT)}
+RESULTS = {
+    **dict.fromkeys(("count", "n_unique", "approx_n_unique"), DType.INT),
+    **dict.fromkeys(("mean", "var", "std", "share", "rate"), DType.FLOAT),
+}
 WINDOWS = ((4, 4), (8, 4), (24, 4), (40, 8), (48, 16), (160, 32), (480, 96), (96, 12))
 
 
@@ -68,7 +71,8 @@ def groups(draw: st.DrawFn) -> GroupPlan:
         column = draw(st.sampled_from(sorted(KINDS)))
         kind = draw(st.sampled_from(KINDS[column]))
         window, hop = draw(st.sampled_from(WINDOWS))
-        lifetime = draw(st.integers(0, 5)) == 0 and kind != "rate"
+        one_by_one = kind in ("n_unique", "approx_n_unique")
+        lifetime = draw(st.integers(0, 5)) == 0 and kind != "rate" and not one_by_one
         where = draw(st.sampled_from((None, None, names.index("b"))))
         specs.append(
             AggregateSpec(
@@ -80,7 +84,11 @@ def groups(draw: st.DrawFn) -> GroupPlan:
                 resolution if lifetime else draw(st.sampled_from((hop, hop, resolution))),
                 draw(st.sampled_from((0, 0, 8))),
                 RESULTS.get(kind, DTYPES.get(column, DType.DURATION)),
-                (("unit_us", draw(st.sampled_from((1, 7, US_PER_HOUR)))),) if kind == "rate" else (),
+                (("unit_us", draw(st.sampled_from((1, 7, US_PER_HOUR)))),)
+                if kind == "rate"
+                else (("cap", draw(st.sampled_from((1, 3, 1_000)))),)
+                if kind == "n_unique"
+                else (),
             )
         )
     return GroupPlan(
@@ -223,8 +231,9 @@ def test_tiles_change_no_value(plan: GroupPlan, seed: int, disorder: int, with_i
         AggregateSpec("n", "count", None, None, 480, 96, 0, DType.INT),
         AggregateSpec("n", "rate", None, None, 480, 96, 0, DType.FLOAT, (("unit_us", 7),)),
         AggregateSpec("n", "rate", 1, None, 480, 96, 0, DType.FLOAT, (("unit_us", 7),)),
+        AggregateSpec("n", "n_unique", 3, None, 480, 96, 0, DType.INT, (("cap", 5),)),
     ],
-    ids=["count", "rate", "rate of a column"],
+    ids=["count", "rate", "rate of a column", "different values"],
 )
 def test_the_strategy_makes_tiles(spec: AggregateSpec) -> None:
     plan = groups_of(spec, resolution_us=4)

@@ -10,13 +10,16 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 
 from headrace.aggregations.limits import DISTINCT_CAP
 from headrace.core.columns import BoolArray
 from headrace.core.schema import SCALARS, DType
+
+if TYPE_CHECKING:
+    from headrace.aggregations.accumulator import Accumulator
 
 NUMBERS = frozenset({DType.INT, DType.FLOAT})
 ORDERED = NUMBERS | {DType.TIMESTAMP, DType.DURATION, DType.STRING}
@@ -48,6 +51,8 @@ class Aggregation:
         by_code: the code of its values by bucket; None: it takes no by=.
         form: the growing state that it needs over the lifetime (`growing.py`); None: it needs none.
         by_form: likewise, of its values by bucket.
+        tile_code: over a window, some of the rows of a tile are enough for it, which `kept.py` keeps by this code;
+            None: it needs all, or those that `kept_rows` says.
         hashes_texts: of a column of texts it aggregates their hashes.
         packs_lists: it gives one of a column's lists as it is.
         needs_window: it has no value over the lifetime.
@@ -68,6 +73,7 @@ class Aggregation:
     by_code: ClassVar[int | None] = None
     form: ClassVar[int | None] = None
     by_form: ClassVar[int | None] = None
+    tile_code: ClassVar[int | None] = None
     hashes_texts: ClassVar[bool] = False
     packs_lists: ClassVar[bool] = False
     needs_window: ClassVar[bool] = False
@@ -110,13 +116,22 @@ class Aggregation:
         return self.by_form if by else self.form
 
     def kept_rows(self, params: Params) -> int:
-        """How many old rows, the first or the last, its value over the lifetime needs one by one."""
+        """How many rows that are counted elsewhere, the first or the last, its value needs one by one."""
         return 0
 
     @property
     def is_nested(self) -> bool:
         """True if its value is a list or a map."""
         return self.list_code is not None
+
+    def accumulator(self, dtype: DType | None = None, **settings: Any) -> Accumulator:
+        """This aggregation by itself: identity, update, merge, finalize, encode and decode of its states.
+
+        `dtype` is the type of its column (None: it aggregates events), `settings` are those of `Accumulator`.
+        """
+        from headrace.aggregations.accumulator import Accumulator
+
+        return Accumulator(self, dtype, **settings)
 
     def examples(self) -> tuple[Params, ...]:
         """Parameters that the tests of all aggregations draw: usual ones and the ends of what is allowed."""
@@ -169,6 +184,12 @@ class Composed(Aggregation):
 
         Where the result is not finite it is null, whatever is said of it.
         """
+
+    def finished(self, parts: list[Part], params: Params) -> Part:
+        """What `finish` gives, without infinities, NaN and -0.0, as everywhere."""
+        with np.errstate(all="ignore"):
+            found, valid = self.finish(parts, params)
+            return (found + 0.0, valid & np.isfinite(found)) if found.dtype.kind == "f" else (found, valid)
 
 
 def is_count(value: Any, most: int) -> bool:

@@ -64,8 +64,8 @@ class Group(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
-    """An aggregate that another one is made of."""
+class PlainAggregate:
+    """What a plan says of a feature, where there is no plan: of a part of what is composed, or of one by itself."""
 
     name: str
     kind: str
@@ -80,8 +80,16 @@ class _Part:
 
 
 @dataclass(frozen=True, slots=True)
-class _Taken:
-    """A group with parts in the place of what is made of them."""
+class PlainInput:
+    """The type of what is aggregated, and the length of its lists."""
+
+    dtype: DType
+    size: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PlainGroup:
+    """A group of such features."""
 
     inputs: tuple[Input, ...]
     aggregates: tuple[Aggregate, ...]
@@ -102,9 +110,9 @@ def taken_apart(group: Group) -> tuple[Group, dict[str, tuple[str, ...]]]:
         for name, part in zip(parts[a.name], kind.parts, strict=True):
             dtype = aggregation(part.kind).gives_for(read)
             found.append(
-                _Part(name, part.kind, a.input, a.where, a.window_us, a.hop_us, a.delay_us, dtype, part.params)
+                PlainAggregate(name, part.kind, a.input, a.where, a.window_us, a.hop_us, a.delay_us, dtype, part.params)
             )
-    return (_Taken(group.inputs, tuple(found), group.resolution_us) if parts else group), parts
+    return (PlainGroup(group.inputs, tuple(found), group.resolution_us) if parts else group), parts
 
 
 def element_name(feature: str, element: int) -> str:
@@ -140,19 +148,31 @@ def nested_table(
     return np.array(table, np.int64).reshape(-1, nested.NESTED_WORDS)
 
 
-def kept_table(group: Group, first_column: list[int]) -> IntArray:
-    """The table of lifetime features that need old rows one by one; its columns are those that `kept.py` names."""
+def is_kept_in_tiles(spec: Aggregate) -> bool:
+    """True for what can be read from some of the rows of a tile, however many there are."""
+    kind = aggregation(spec.kind)
+    if spec.by is not None:
+        return kind.extreme
+    return kind.tile_code is not None or kind.kept_rows(dict(spec.params)) > 0
+
+
+def kept_table(group: Group, first_column: list[int], *, windowed: bool = False) -> IntArray:
+    """The table of lifetime features (or `windowed` ones) that need some of the rows that are counted elsewhere one by
+    one; its columns are those that `kept.py` names."""
     table = []
     for a in group.aggregates:
         kind = aggregation(a.kind)
         ends = kind.kept_rows(dict(a.params))
-        if a.window_us is not None or not (ends or kind.extreme):
+        if (a.window_us is not None) is not windowed:
             continue
-        if ends:
+        if windowed and a.by is None and kind.tile_code is not None:
+            # One value more than may be counted tells that there are too many.
+            code, size = kind.tile_code, param_of(a) + 1
+        elif ends:
             code, size = kind.list_code, ends
-        elif a.by is not None:
-            # One bucket more than may be counted tells that there are too many.
-            code, size = kind.by_code, DISTINCT_CAP + 1
+        elif a.by is not None and kind.extreme:
+            # One bucket more than may be counted tells that there are too many; in windows there may be any number.
+            code, size = kind.by_code, gr.UNCAPPED if windowed else DISTINCT_CAP + 1
         elif is_text_extreme(group, a):
             code, size = kind.code, 1
         else:

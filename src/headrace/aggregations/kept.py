@@ -1,4 +1,7 @@
-"""Rows older than the cut that lifetime features need one by one: the first or last few, or extremes.
+"""Rows that stay though they are counted elsewhere, since some feature needs them one by one.
+
+Of those older than the cut these are what lifetime features need: the first or last few, or extremes; of those in a
+tile also one row of each different value, and of each register of an approximate count the first that brings its rank.
 
 The least and greatest text is kept as its row, since numbers of texts change with the rows of a record; so are, of each
 bucket, its first row and that of its least or greatest value. What is kept of rows that were kept of others, and of
@@ -10,12 +13,14 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from headrace.aggregations.codes import BY_MAX, FIRST_N, LAST_N, MAX, MIN
-from headrace.aggregations.counted import counts, place_in, slots_for
+from headrace.aggregations.codes import APPROX_N_UNIQUE, BY_MAX, FIRST_N, LAST_N, MAX, MIN, N_UNIQUE
+from headrace.aggregations.counted import counts, place_in, slots_for, word_of
 from headrace.aggregations.exact import turned
 from headrace.aggregations.lanes import FLOAT, NULLABLE_INT, present
+from headrace.aggregations.sketch import REGISTERS, register_of
 
-# Columns of the table of these features: FIRST_N and LAST_N, MIN and MAX of a column, BY_MIN and BY_MAX.
+# Columns of the table of these features: FIRST_N and LAST_N, MIN and MAX of a column, BY_MIN and BY_MAX, N_UNIQUE and
+# APPROX_N_UNIQUE.
 K_CODE, K_SIZE, K_KIND, K_COLUMN, K_VALIDITY, K_WHERE, K_BY_KIND, K_BY, K_BY_VALIDITY = range(9)
 KEPT_WORDS = 9
 
@@ -70,6 +75,37 @@ def _keep_extreme(i8, f8, kind, column, validity, where, limits, stop, greatest,
 
 
 @njit(cache=True)
+def _keep_different(i8, f8, kind, column, validity, where, limits, stop, size, keep):  # type: ignore[no-untyped-def]
+    """Mark the first row of each of the first `size` different values."""
+    seen = np.empty(slots_for(min(size, stop)), np.int64)
+    used = np.zeros(len(seen), np.bool_)
+    found = 0
+    for i in range(stop):
+        if found == size:
+            break
+        if counts(i8, f8, kind, column, validity, where, -1, -1, limits, i):
+            word = word_of(i8, f8, kind, column + i)
+            place = place_in(seen, used, word)
+            if not used[place]:
+                used[place], seen[place], keep[i] = True, word, True
+                found += 1
+
+
+@njit(cache=True)
+def _keep_ranks(i8, f8, kind, column, validity, where, limits, stop, keep):  # type: ignore[no-untyped-def]
+    """Mark, of each register, the first row with its greatest rank."""
+    ranks, best = np.zeros(REGISTERS, np.int64), np.full(REGISTERS, -1)
+    for i in range(stop):
+        if counts(i8, f8, kind, column, validity, where, -1, -1, limits, i):
+            place, rank = register_of(word_of(i8, f8, kind, column + i))
+            if rank > ranks[place]:
+                ranks[place], best[place] = rank, i
+    for place in range(REGISTERS):
+        if best[place] >= 0:
+            keep[best[place]] = True
+
+
+@njit(cache=True)
 def keep_rows(i8, f8, columns, stride, stop, kept, keep):  # type: ignore[no-untyped-def]
     """Mark in `keep` those of the first `stop` rows that the features of the table `kept` need."""
     limits = np.zeros(1, np.int64)
@@ -80,6 +116,12 @@ def keep_rows(i8, f8, columns, stride, stop, kept, keep):  # type: ignore[no-unt
         where = columns + kept[f, K_WHERE] * stride if kept[f, K_WHERE] >= 0 else -1
         if code in (MIN, MAX):
             _keep_extreme(i8, f8, kind, column, validity, where, limits, stop, code == MAX, keep)
+            continue
+        if code == N_UNIQUE:
+            _keep_different(i8, f8, kind, column, validity, where, limits, stop, size, keep)
+            continue
+        if code == APPROX_N_UNIQUE:
+            _keep_ranks(i8, f8, kind, column, validity, where, limits, stop, keep)
             continue
         if code != FIRST_N and code != LAST_N:
             by_kind, by = kept[f, K_BY_KIND], columns + kept[f, K_BY] * stride

@@ -21,6 +21,7 @@ from headrace.aggregations.group_tables import (
     Group,
     element_name,
     growing_table,
+    is_kept_in_tiles,
     is_nested,
     is_text_extreme,
     kept_table,
@@ -61,6 +62,7 @@ class GroupLayout:
         lifetime: some feature has no window.
         rows: some feature is read from the rows of its window, one by one.
         kept: the table of `kept.keep_rows`: lifetime features that need old rows one by one.
+        tile_kept: the same of features with windows, which need some of the rows in a tile.
         growing: the states of the lifetime whose size follows their data, as `growing.py` describes them; if there are
             any, the last of the base words says how many words they take.
         grown: per such state whether its keys are texts.
@@ -93,6 +95,7 @@ class GroupLayout:
     flagged: bool
     rows: bool
     kept: IntArray
+    tile_kept: IntArray
     growing: IntArray
     grown: BoolArray
     grown_slots: IntArray
@@ -230,15 +233,21 @@ def layout_of(group: Group) -> GroupLayout:
             pointers[lane, window] = bisect_left(places, (lane, window))
     reach = max((w + hop for w, hop, _ in windows if w >= 0), default=0) + max(d for _, _, d in windows)
     # A rate is a sum over a span, so it reads tiles as sums do; the others need each event of their windows.
-    whole = {window_of(a) for a in group.aggregates if is_nested(a) or slot_of(a)[0] > codes.RATE}
+    # Of a group of hot entities some of the rows in a tile can be kept for them. Others are spared the flags.
+    hot = group.resolution_us > 1
+    one_by_one = [a for a in group.aggregates if is_nested(a) or slot_of(a)[0] > codes.RATE]
+    whole = {window_of(a) for a in one_by_one if not (hot and is_kept_in_tiles(a))}
     texts = tuple(c for c, (index, _) in enumerate(columns) if group.inputs[index].dtype is DType.STRING)
     kept = kept_table(group, first_column)
     # Numbers of texts change with the rows that a record holds, so no tile may have any; and what the lifetime needs
     # one by one until it is folded may be in none.
-    single = bool(texts) or bool(len(kept)) or bool(len(growing))
+    of_texts = np.isin(lanes[:, k.LANE_COLUMN], texts) & (lanes[:, k.LANE_KIND] != ln.ROWS)
+    numbers = bool((lanes[of_texts, k.LANE_OPS] & ln.EXTREMES).any())
+    single = (bool(texts) and not hot) or numbers or bool(len(kept)) or bool(len(growing))
     levels = _levels([] if single else [(*window, window in whole) for window in windows], group.resolution_us)
     lifetime = any(w < 0 for w, _, _ in windows)
-    flagged = (bool(edges.any()) or bool(len(kept))) and (lifetime or len(levels) > 0)
+    tile_kept = kept_table(group, first_column, windowed=True) if len(levels) and hot else kept[:0]
+    flagged = (bool(edges.any()) or bool(len(kept)) or bool(len(tile_kept))) and (lifetime or len(levels) > 0)
     ordered = any(aggregation(a.kind).by_place for a in group.aggregates)
     row_words = 1 + len(columns) + flagged + 2 * ordered
     return GroupLayout(
@@ -264,6 +273,7 @@ def layout_of(group: Group) -> GroupLayout:
         flagged=flagged,
         rows=any(f[2] >= codes.RATE and f[5] not in reads for f in features),
         kept=kept,
+        tile_kept=tile_kept,
         growing=growing,
         grown=text_keys(growing, texts),
         grown_slots=sorted_reads([(*reads[f[5]], f[4], slot) for slot, f in enumerate(features) if f[5] in reads]),

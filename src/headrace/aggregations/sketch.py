@@ -139,15 +139,21 @@ def _tau(x):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def take_in(registers, word):  # type: ignore[no-untyped-def]
-    """Let uint8 `registers` take in a value's word (`counted.word_of`)."""
+def register_of(word):  # type: ignore[no-untyped-def]
+    """The register of a value's word (`counted.word_of`), and the rank that it brings there."""
     h = hash_word(word)
     rest = h << np.uint64(_BITS)
     rank = 1
     while rank <= _RANKS and not rest >> np.uint64(63):
         rest <<= np.uint64(1)
         rank += 1
-    place = h >> np.uint64(64 - _BITS)
+    return np.int64(h >> np.uint64(64 - _BITS)), rank
+
+
+@njit(cache=True)
+def take_in(registers, word):  # type: ignore[no-untyped-def]
+    """Let uint8 `registers` take in a value's word."""
+    place, rank = register_of(word)
     registers[place] = max(registers[place], rank)
 
 

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 from numba import njit
 
+from headrace.aggregations.kept import KEPT_WORDS
 from headrace.aggregations.lanes import LANE_WORDS
 from headrace.aggregations.layout import GroupLayout
 from headrace.aggregations.records import FORMAT, EntityDelta, append_ids, check_format, growing_words, merge
@@ -333,6 +334,7 @@ def tile_spliced(merged, begins, ends, lanes, levels, edges, sizes, out, out_end
     base, tile_words, row_words, fewest = sizes[0], sizes[1], sizes[2], sizes[3]
     cuts = np.empty(len(levels), np.int64)
     work = np.zeros((len(lanes), LANE_WORDS + 2), np.int64)
+    nothing_kept = np.zeros((0, KEPT_WORDS), np.int64)
     to = 0
     for entity in range(len(begins)):
         old = merged[begins[entity] : ends[entity]]
@@ -348,7 +350,7 @@ def tile_spliced(merged, begins, ends, lanes, levels, edges, sizes, out, out_end
         made = np.zeros((tile_words, count + n // fewest + 1), np.int64)
         m = tile_rows(
             both, both.view(np.float64), n, row_words * n, count, lanes, levels, cuts, fewest, edges,
-            counted, keep, made, work,
+            nothing_kept, counted, keep, made, work,
         )  # fmt: skip
         start = to
         out[to : to + tiles] = old[:tiles]

@@ -7,7 +7,7 @@ tiles; every level's tile is a multiple of the one before, so tiles merge into t
 
 A tile is made of the events of an interval where that takes fewer words than the events do, which depends on the events
 of the interval alone and not on how they came. An event whose value does not fit a tile's narrow sums stays an event.
-Of the events in a tile those that first and last need stay too, and are marked as counted.
+Of the events in a tile those that first, last and different values need stay too, and are marked as counted.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from numba import njit
 
 from headrace.aggregations.codes import LEAST, MOST, SQUARES, SUMS, TRUES
 from headrace.aggregations.exact import SUM_WORDS, normalise, turned
+from headrace.aggregations.kept import keep_rows
 from headrace.aggregations.kernel import (
     LANE_BASE,
     LANE_COLUMN,
@@ -199,6 +200,22 @@ def fold_tiles(i8, f8, tiles, count, stop, lanes, base):  # type: ignore[no-unty
 
 
 @njit(cache=True)
+def fold_base(more, lanes, base):  # type: ignore[no-untyped-def]
+    """Add the base words of other events to base words, and settle them."""
+    for index in range(lanes.shape[0]):
+        at, ops = lanes[index, LANE_BASE], lanes[index, LANE_OPS]
+        if at < 0:
+            continue
+        size = lane_size(ops)
+        if ops & EXTREMES and more[at + AT_VALID] > 0:
+            first = base[at + AT_VALID] == 0
+            _widen(base, at + size, first, lanes[index, LANE_KIND], more[at + size], more[at + size + 1])
+        for k in range(at, at + size):
+            base[k] += more[k]
+        settle(base, at, lanes[index, LANE_KIND], ops)
+
+
+@njit(cache=True)
 def _store(words, at, lane, out, tile):  # type: ignore[no-untyped-def]
     """Write a lane's full words as tile `tile` of `out`; they must fit."""
     kind, ops = lane[LANE_KIND], lane[LANE_OPS]
@@ -298,13 +315,14 @@ def _sizes(words, lanes, sums):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def tile_rows(  # type: ignore[no-untyped-def]
-    i8, f8, n, tiles, count, lanes, levels, cuts, fewest, needed, counted, keep, out, words
+    i8, f8, n, tiles, count, lanes, levels, cuts, fewest, needed, kept, counted, keep, out, words
 ):
     """Tile what may be tiled; returns how many tiles there are then in `out`.
 
     `i8`, `f8` (two views of one buffer) hold the times of n rows, their columns, then at word `tiles` the starts of
     `count` tiles and their columns. `counted[i]` says that a tile (or the base) counts the row already, and is set for
-    those that one counts now; `keep[i]` is set for the rows that the record still needs. An interval gets its first
+    those that one counts now; `keep[i]` is set for the rows that the record still needs, those of the table `kept`
+    (`kept.keep_rows`) and of lanes that `needed` says yes to among them. An interval gets its first
     tile from `fewest` rows on. `out` is int64 [1 + words of a tile, room for all], `words` int64
     [lanes, LANE_WORDS + 2] of scratch.
     """
@@ -353,6 +371,7 @@ def tile_rows(  # type: ignore[no-untyped-def]
             keep[row:row_end] = True
         else:
             keep_edges(i8, f8, n, n, row, row_end, lanes, needed, keep)
+            keep_rows(i8, f8, n + row, n, row_end - row, kept, keep[row:row_end])
             out[0, made] = start
             for index in range(lanes.shape[0]):
                 _store(words[index], 0, lanes[index], out, made)

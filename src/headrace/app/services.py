@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING, TypeVar
 
-from headrace.app.heartbeats import Heartbeat, layer_counters, write_heartbeat
+from headrace.app.heartbeats import COPY, Heartbeat, layer_counters, stalled_layers, write_heartbeat
 from headrace.app.locks import FolderLock
 from headrace.app.sides import BESIDE_LAYERS
 from headrace.core.errors import ConfigError, StoreError, Unreachable
@@ -218,10 +218,17 @@ class ScheduleLayer(Layer):
             self._reconciling.stop()
 
 
+def _copy(parts: Parts) -> Layer:
+    from headrace.app.copying import CopyLayer
+
+    return CopyLayer(parts)
+
+
 LAYER_CLASSES: dict[str, Callable[[Parts], Layer]] = {
     "compute": ComputeLayer,
     "ingest": IngestLayer,
     "schedule": ScheduleLayer,
+    COPY: _copy,
 }
 
 
@@ -237,7 +244,7 @@ def run_layer(parts: Parts, name: str, *, once: bool = False, parent: int | None
         raise StoreError(f"side {parts.side.name} is not filled yet: go on with headrace beside start")
     if name == "serve":
         if once:
-            raise ConfigError("serve answers until it is stopped; --once is for compute, ingest and schedule")
+            raise ConfigError("serve answers until it is stopped; --once is for compute, ingest, schedule and copy")
         _serve(parts, parent)
         return
     with FolderLock(parts.role_folder, name), stop_on_signals() as stopped:
@@ -356,7 +363,8 @@ def _serve(parts: Parts, parent: int | None) -> None:
         service = Service(
             parts.plan, parts.clock, parts.publisher(), parts.online, parts.horizon_us, parts.internal,
             {name: scorer_of(parts, model, log) for name, model in parts.plan.models.items()}, log, parts.raw,
-            parts.features, lambda: layer_counters(settings.state), Access(parts.catalog.keys, parts.clock),
+            parts.features, lambda: layer_counters(settings.state),
+            lambda: stalled_layers(settings.state, parts.clock.now_us()), Access(parts.catalog.keys, parts.clock),
             PutNotes(parts.catalog.changes), letters_of(parts),
         )  # fmt: skip
         beat = Beat(parts, "serve")

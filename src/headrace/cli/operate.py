@@ -7,7 +7,7 @@ import time
 
 import click
 
-from headrace.app.heartbeats import LAYERS
+from headrace.app.heartbeats import COPY, LAYERS
 from headrace.cli.common import REFUSED, Session, command, progress
 
 
@@ -46,7 +46,7 @@ def register(group: click.Group) -> None:
         ).run()  # fmt: skip
 
     @command(group, "run", "headrace run compute\nheadrace run ingest --once\nheadrace run serve --port 9000")
-    @click.argument("layer", type=click.Choice(LAYERS))
+    @click.argument("layer", type=click.Choice((*LAYERS, COPY)))
     @click.option("--once", is_flag=True, help="Stop when nothing is waiting.")
     @click.option("--host", metavar="ADDRESS", help="Where serve listens (127.0.0.1).")
     @click.option("--port", type=int, help="Port on which serve listens (8321); 0 takes any free one.")
@@ -58,7 +58,7 @@ def register(group: click.Group) -> None:
         """Run one layer as this process, until SIGTERM; each may be stopped and killed without the others.
 
         compute: events to features. ingest: features to the stores. serve: the HTTP API. schedule: batch tables,
-        scheduled groups, truth, monitors, retraining.
+        scheduled groups, truth, monitors, retraining. copy: streams of Kinesis to raw topics, where there are any.
         """
         from headrace.app.services import run_layer, until_reached
 

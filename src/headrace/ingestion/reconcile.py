@@ -167,7 +167,7 @@ class Reconciler:
                 self._look(table, records, position, found, repair)
                 on_way()
             self._look(table, dict.fromkeys(seen), position, found, repair)
-        for groups, at in self._by_stream(position):
+        for groups, at in self.by_stream(position):
             if groups[0].stream in broken:
                 continue
             versions = {group.version: group for group in groups}
@@ -224,7 +224,7 @@ class Reconciler:
         kept = replace(kept, digests=now.doubting(later))
         return replace(share, also=suspects), [*keys, *more], kept
 
-    def _by_stream(self, position: Position) -> Iterator[tuple[list[GroupPlan], list[int]]]:
+    def by_stream(self, position: Position) -> Iterator[tuple[list[GroupPlan], list[int]]]:
         """Groups that are equally far, with how far that is; those of which nothing was computed are left out."""
         found: dict[tuple[str, tuple[int, ...], bool], list[GroupPlan]] = {}
         for group in {group.version: group for group in self._plan.computed_groups}.values():

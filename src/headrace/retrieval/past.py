@@ -51,7 +51,7 @@ def table_history(table: TablePlan, rows: TableRows, base: int) -> pa.Table:
         columns[field.name] = array.cast(pa.int64()) if pa.types.is_temporal(array.type) else array
     columns[EVENT_TIME] = pa.array(np.asarray(rows.event_time_us, np.int64))
     columns[AVAILABLE] = pa.array(np.asarray(rows.available_us, np.int64))
-    columns[ORDER] = pa.array(np.arange(base, base + rows.n))
+    columns[ORDER] = pa.array(rows.orders(base))
     columns[DELETED] = pa.array(np.asarray(rows.deleted, np.bool_))
     return pa.table(columns)
 

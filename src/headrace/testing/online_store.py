@@ -261,6 +261,17 @@ class OnlineStoreTests(ABC):
             thread.join()
         assert failures == []
 
+    def test_wiping_changes_nothing_that_is_read(self, store: OnlineStore) -> None:
+        store.write([(b"%05d" % n, b"record %d " % n * (n % 90)) for n in range(2_000)], b"1")
+        store.write([(b"%05d" % n, None if n % 3 else b"new") for n in range(0, 2_000, 2)], b"2")
+        held = list(store.scan())
+        store.wipe()
+        assert list(store.scan()) == held
+        assert (store.position(), store.count()) == (b"2", len(held))
+        store.write([(b"00001", b"again")], b"3")
+        assert store.read([b"00001"]) == ([b"again"], b"3")
+        assert isinstance(store.remains(), list)
+
     @capability("threads read one snapshot")
     def test_a_closed_store_refuses(self, store: OnlineStore) -> None:
         store.close()

@@ -13,6 +13,7 @@ class NUnique(Capped):
     name = "n_unique"
     gives = DType.INT
     code = codes.N_UNIQUE
+    tile_code = codes.N_UNIQUE
     form = codes.COUNTS
 
 
@@ -23,5 +24,6 @@ class ApproxNUnique(Aggregation):
     takes = SCALARS
     gives = DType.INT
     code = codes.APPROX_N_UNIQUE
+    tile_code = codes.APPROX_N_UNIQUE
     form = codes.REGISTERED
     hashes_texts = True

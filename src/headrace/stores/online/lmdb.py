@@ -23,6 +23,7 @@ from headrace.core.lmdb_env import (
     explain,
     release_environment,
 )
+from headrace.core.lmdb_wipe import separators, wipe_environment
 from headrace.stores.online.base import Change, OnlineStore, Record, Revision
 from headrace.stores.online.checks import MAX_KEY_BYTES, check_keys, checked, updated
 
@@ -167,6 +168,15 @@ class LmdbOnlineStore(OnlineStore):
             finally:
                 txn.abort()
 
+    def wipe(self) -> None:
+        shared = self._shared
+        with _explained(shared), shared.write_gate:
+            keys = list(separators(shared))
+            found, _ = self.read(keys)
+            if None in found:
+                _renew(shared)
+            wipe_environment(shared)
+
     def sync(self) -> None:
         shared = self._shared
         with _explained(shared), shared.write_gate:
@@ -219,6 +229,21 @@ def _snapshot(shared: SharedEnvironment) -> lmdb.Transaction[bytes]:
                 return shared.opened().begin()
         except RECOVERABLE as error:
             shared.recover(error)
+
+
+def _renew(shared: SharedEnvironment) -> None:
+    """Build the tree anew in one transaction: above its leaves stand keys of records that are gone."""
+    before = _snapshot(shared)
+    try:
+
+        def fill(txn: lmdb.Transaction[bytes]) -> None:
+            main = shared.opened().open_db(None, txn)
+            txn.drop(main, delete=False)
+            txn.cursor().putmulti(before.cursor(), append=True)
+
+        shared.write(fill)
+    finally:
+        before.abort()
 
 
 @contextmanager
