@@ -181,12 +181,14 @@ class OnlineStoreTests(ABC):
         seen += scan
         assert seen == [(key, b"old") for key in sorted(_KEYS)]
 
+    @capability("sweeps beside the writer")
     def test_a_sweep_gives_every_record_and_no_position(self, store: OnlineStore) -> None:
         assert list(store.sweep()) == []
         keys = [b"\xff" * 500, b"a", b"\x00", b"a\x00", b"b", b"\xff", b"a" * 500]
         store.write([(key, key[:3]) for key in keys], b"position")
         assert dict(store.sweep()) == {key: key[:3] for key in keys}
 
+    @capability("sweeps beside the writer")
     def test_a_sweep_goes_on_while_the_store_is_written_to(self, store: OnlineStore) -> None:
         store.write([(key, b"old") for key in _KEYS], b"p0")
         sweep, seen = store.sweep(), []
@@ -261,6 +263,7 @@ class OnlineStoreTests(ABC):
             thread.join()
         assert failures == []
 
+    @capability("wiping what was deleted")
     def test_wiping_changes_nothing_that_is_read(self, store: OnlineStore) -> None:
         store.write([(b"%05d" % n, b"record %d " % n * (n % 90)) for n in range(2_000)], b"1")
         store.write([(b"%05d" % n, None if n % 3 else b"new") for n in range(0, 2_000, 2)], b"2")
