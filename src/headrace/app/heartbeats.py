@@ -15,6 +15,7 @@ LAYERS = ("compute", "ingest", "serve", "schedule")
 
 COPY = "copy"
 """The layer that copies what comes from elsewhere into raw topics; it runs where there is such a stream."""
+EVERY_LAYER = (*LAYERS, COPY)
 
 STALE_US = 5_000_000
 """A heartbeat older than this is of a layer that hangs or is gone."""
@@ -67,7 +68,7 @@ def read_heartbeat(state: Path, layer: str) -> Heartbeat | None:
 
 def layer_counters(state: Path) -> dict[str, dict[str, float]]:
     """The totals of each layer that ever ran here, by name."""
-    beats = [(layer, read_heartbeat(state, layer)) for layer in (*LAYERS, COPY)]
+    beats = [(layer, read_heartbeat(state, layer)) for layer in EVERY_LAYER]
     return {layer: beat.counters for layer, beat in beats if beat is not None}
 
 
@@ -77,7 +78,7 @@ def stalled_layers(state: Path, now_us: int) -> dict[str, str]:
     What was never started in this folder may run elsewhere, and is left out.
     """
     found = {}
-    for layer in LAYERS:
+    for layer in (*LAYERS, COPY):
         beat = None if layer == "serve" else read_heartbeat(state, layer)
         if beat is None:
             continue
