@@ -1,7 +1,7 @@
 """Rows that stay though they are counted elsewhere, since some feature needs them one by one.
 
-Of those older than the cut these are what lifetime features need: the first or last few, or extremes; of those in a tile
-also one row of each different value, and of each register of an approximate count the first that brings its rank.
+Of those older than the cut these are what lifetime features need: the first or last few, or extremes; of those in a
+tile also one row of each different value, and of each register of an approximate count the first that brings its rank.
 
 The least and greatest text is kept as its row, since numbers of texts change with the rows of a record; so are, of each
 bucket, its first row and that of its least or greatest value. What is kept of rows that were kept of others, and of
