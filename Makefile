@@ -24,8 +24,8 @@ demo: $(STAMP) ## Replay a year of real flights through the whole loop; ARGS="--
 test: $(STAMP) ## Run the whole test suite; ARGS="-k name" narrows it
 	@$(BIN)/python -m pytest $(ARGS)
 
-test-long: $(STAMP) ## The properties with fifty times the examples (takes hours; ARGS="-k name" narrows it)
-	@HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest tests/properties tests/stateful tests/parity $(ARGS)
+test-long: $(STAMP) ## Properties, simulations and kills, many times as many as in CI (takes hours; ARGS="-k name" narrows it)
+	@HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest tests/properties tests/stateful tests/parity tests/recovery $(ARGS)
 
 services: $(STAMP) ## Install and start the real services that tests and benches use; ARGS="redis" names some
 	@tools/services.sh start $(ARGS)
@@ -51,9 +51,10 @@ bench: $(STAMP) ## Run every benchmark; each prints one JSON line
 mutants: $(STAMP) ## Break the rules of time and exactness one at a time: every break must be noticed (takes long)
 	$(BIN)/python tools/mutants.py $(ARGS)
 
-docs: $(STAMP) ## Write the generated pages anew (docs/cli.md, docs/capabilities.md)
+docs: $(STAMP) ## Write the generated pages anew (docs/cli.md, docs/capabilities.md, docs/aggregations.md)
 	$(BIN)/python tools/gen_cli_reference.py
 	$(BIN)/python tools/gen_capabilities.py
+	$(BIN)/python tools/gen_aggregations.py
 
 lock: $(STAMP) ## Resolve the newest allowed packages into uv.lock
 	@PATH="$(CURDIR)/$(BIN):$$PATH" uv lock --upgrade

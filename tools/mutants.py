@@ -27,6 +27,7 @@ KERNELS = ("tests/unit/aggregations",)
 TILES = ("tests/properties/test_tiles.py",)
 ROWS_OF_WINDOWS, NESTED = ("tests/properties/test_window_rows.py",), ("tests/properties/test_nested.py",)
 GROWING, LIFETIMES = ("tests/properties/test_growing.py",), ("tests/properties/test_engine_vs_oracle.py",)
+LAWS, ADDED = ("tests/properties/test_aggregation_laws.py",), ("tests/properties/test_added_aggregation.py",)
 DERIVED = ("tests/unit/testing/test_given_derived.py", "tests/recovery/test_derive_kill.py")
 DERIVER = "derivation/deriver.py"
 LISTS = ("tests/unit/testing/test_given_lists.py", "tests/unit/app/test_lists.py")
@@ -161,6 +162,26 @@ MUTANTS = (
         "kept rows: a bucket without a value has no row", "aggregations/kept.py",
         "            keep[i] = True\n            found += 1\n        held", "            found += 1\n        held",
         GROWING,
+    ),
+    Mutant(
+        "merged states: the base of one is lost", "aggregations/records.py",
+        "    fold_base(b.base, layout.lanes, a.base)\n", "", LAWS,
+    ),
+    Mutant(
+        "merged states: extremes of nothing count", "aggregations/tiles.py",
+        "if ops & EXTREMES and more[at + AT_VALID] > 0:", "if ops & EXTREMES:", LAWS,
+    ),
+    Mutant(
+        "merged states: registers are those of one", "aggregations/growing.py",
+        "np.maximum(_registers(a), _registers(b))", "_registers(a)", LAWS,
+    ),
+    Mutant(
+        "merged states: sums of a bucket in both are those of one", "aggregations/growing.py",
+        "            lane += other\n", "", LAWS,
+    ),
+    Mutant(
+        "composed aggregations: an infinite value is one", "aggregations/aggregation.py",
+        "valid & np.isfinite(found)", "valid", ADDED,
     ),
     Mutant(
         "records: another format is read", "aggregations/records.py",

@@ -98,13 +98,17 @@ class TestDeltaOfflineStore(DurableOfflineStoreTests):
 
 
 def _live_files(table: Path) -> list[Path]:
-    """Data files of the newest version, from the log's own entries (there are too few for a checkpoint)."""
-    entries = sorted((table / "_delta_log").glob("*.json"))
-    return [table / path for path in _live_paths(entry.read_text() for entry in entries)]
+    """Data files of the newest version, from the log's own entries and what these go on from."""
+    log = table / "_delta_log"
+    entries, checkpoints = sorted(log.glob("*.json")), sorted(log.glob("*.checkpoint.parquet"))
+    found = _live_paths((entry.read_text() for entry in entries), [file.read_bytes() for file in checkpoints[-1:]])
+    return [table / path for path in found]
 
 
-def _live_paths(entries: Iterable[str]) -> list[str]:
-    files: set[str] = set()
+def _live_paths(entries: Iterable[str], checkpoint: Iterable[bytes] = ()) -> list[str]:
+    """The paths after all entries; those of `checkpoint` were there before the first."""
+    added = [pq.read_table(pa.BufferReader(data))["add"].to_pylist() for data in checkpoint]
+    files = {action["path"] for actions in added for action in actions if action is not None}
     for entry in entries:
         for line in entry.splitlines():
             action = json.loads(line)

@@ -22,7 +22,7 @@ from headrace.stores.offline.delta import DeltaOfflineStore
 from headrace.testing.offline_store import DurableOfflineStoreTests
 from tests.conformance.test_offline_store import _live_paths
 from tests.link import Link
-from tests.s3 import Bucket, bucket
+from tests.s3 import BUCKET, Bucket, bucket
 
 pytestmark = pytest.mark.s3
 _ROWS = pa.table({"at": pa.array([1, 2], pa.int64()), "n": [10, 20]})
@@ -67,8 +67,10 @@ class TestDeltaOfflineStoreOnS3(DurableOfflineStoreTests):
         return partial(DeltaOfflineStore, f"{self.objects.uri}/{self.prefix}", s3_options(self.objects.options))
 
     def raw_rows(self, store: OfflineStore, place: Path, table: str) -> list[dict[str, Any]]:
-        log = [key for key in self.objects.keys(f"{self.prefix}/{table}/_delta_log/") if key.endswith(".json")]
-        paths = _live_paths(self.objects.read(key).decode() for key in log)
+        log = sorted(self.objects.keys(f"{self.prefix}/{table}/_delta_log/"))
+        entries = (self.objects.read(key).decode() for key in log if key.endswith(".json"))
+        before = [self.objects.read(key) for key in log if key.endswith(".checkpoint.parquet")]
+        paths = _live_paths(entries, before[-1:])
         return [row for path in paths for row in self._rows(f"{self.prefix}/{table}/{unquote(path)}")]
 
     def _rows(self, key: str) -> list[dict[str, Any]]:
@@ -81,6 +83,26 @@ class TestDeltaOfflineStoreOnS3(DurableOfflineStoreTests):
         keys = self.objects.keys(f"{self.prefix}/events/t/day=")
         days = {key.split("day=")[1].split("/")[0]: [row["at"] for row in self._rows(key)] for key in keys}
         assert days == {"2013-01-01": times[:1], "2012-12-31": times[1:2], "1970-01-01": [None]}
+
+    def test_objects_that_are_gone_or_cut_short_are_told_and_left_out(self, store: OfflineStore) -> None:
+        for number in range(3):
+            rows = pa.table({"at": [number], "n": pa.array([10 * number], pa.int64())})
+            store.append("events/t", rows, time_column="at", writer="w", number=number)
+        keys = self.objects.keys(f"{self.prefix}/events/t/day=")
+        held = {key: self._rows(key)[0]["n"] for key in keys}
+        client = self.objects.client
+        client.delete_object(Bucket=BUCKET, Key=keys[0])
+        client.put_object(Bucket=BUCKET, Key=keys[1], Body=self.objects.read(keys[1])[:-9])
+        found = {file.path.rsplit("/", 1)[1]: file for file in store.damaged("events/t")}
+        assert found.keys() == {key.rsplit("/", 1)[1] for key in keys[:2]}
+        assert {file.bounds["n"][0] for file in found.values()} == {held[key] for key in keys[:2]}
+        assert sorted(file.fault.split()[0] for file in found.values()) == ["has", "is"]
+        assert store.drop_damaged("events/t") == 0, "objects are deleted by somebody who may"
+        client.delete_object(Bucket=BUCKET, Key=keys[1])
+        assert store.drop_damaged("events/t") == 2
+        assert store.damaged("events/t") == []
+        assert store.scan("events/t").column("n").to_pylist() == [held[keys[2]]]
+        assert store.number("events/t", "w") == 2
 
 
 def test_an_append_whose_answer_was_lost_counts_once(linked: DeltaOfflineStore, link: Link) -> None:

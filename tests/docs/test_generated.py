@@ -14,7 +14,7 @@ SOURCE = ROOT / "src" / "headrace"
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("tool", ["gen_cli_reference", "gen_capabilities"])
+@pytest.mark.parametrize("tool", ["gen_cli_reference", "gen_capabilities", "gen_aggregations"])
 def test_a_generated_page_is_up_to_date(tool: str) -> None:
     done = subprocess.run([sys.executable, f"tools/{tool}.py", "--check"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

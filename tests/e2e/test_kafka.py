@@ -1,16 +1,9 @@
-"""A project on a real Kafka broker: other tools beside it, workers and the broker killed, and not a bit is lost."""
+"""A project on a real Kafka broker, with other tools beside it; for kills of it see `tests/recovery/test_kills.py`."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import threading
-import time
 import uuid
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,13 +13,11 @@ from confluent_kafka import Producer
 
 import headrace as hr
 from headrace.app.doctor import examine
-from headrace.core.errors import LogError
 from headrace.engines.stream.commits import DEAD_LETTERS, decode_dead_letters
 from tests.e2e.shop import now, orders, write_shop
 from tests.services import address
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
-ROOT = Path(__file__).parents[2]
 USERS = 10
 
 
@@ -119,128 +110,3 @@ def test_the_loop_runs_on_kafka_beside_other_tools(tmp_path: Path) -> None:
     assert looked_at["event log"].found == f"2 topics at {url}"
     assert found == twin.answers(t)
     assert [row["profile__age"] for row in found] == [*range(20, 25), *[None] * 6]
-
-
-class Broker:
-    """A broker of this test's own, to be killed."""
-
-    def __init__(self) -> None:
-        address("kafka")  # skips where there is none, or fails
-        self.name = f"kafka-{uuid.uuid4().hex[:8]}"
-        self.url = ""
-
-    def run(self, verb: str) -> None:
-        script = ROOT / "tools" / "services" / "kafka.sh"
-        subprocess.run([script, verb], env={**os.environ, "HEADRACE_KAFKA": self.name}, check=True, timeout=120)
-        if verb == "start":
-            self.url = (ROOT / ".services" / f"{self.name}.url").read_text().strip()
-
-    def kill(self) -> None:
-        os.kill(int((ROOT / ".services" / self.name / "pid").read_text()), signal.SIGKILL)
-
-
-@pytest.fixture
-def broker() -> Iterator[Broker]:
-    """A running broker that nobody else uses."""
-    broker = Broker()
-    broker.run("start")
-    yield broker
-    broker.run("stop")
-    subprocess.run(["rm", "-rf", broker.name, f"{broker.name}.url"], cwd=ROOT / ".services", check=True)
-
-
-class Layers:
-    """Compute and ingestion as processes, which are started again when they end, as a supervisor does."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._said = (folder / "layers.log").open("wb")
-        self.running = {name: self._started(name) for name in ("compute", "ingest")}
-
-    def _started(self, name: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "headrace", "run", name, "--project", str(self._folder)]
-        return subprocess.Popen(command, stdout=self._said, stderr=self._said)
-
-    def kill(self, name: str) -> None:
-        self.running[name].kill()
-        self.running[name].wait()
-        self.running[name] = self._started(name)
-
-    def keep(self) -> None:
-        for name, process in self.running.items():
-            if process.poll() is not None:
-                self.running[name] = self._started(name)
-
-    def stop(self) -> None:
-        for process in self.running.values():
-            process.terminate()
-        for process in self.running.values():
-            process.wait(60)
-        self._said.close()
-
-
-def test_nothing_is_lost_or_doubled_when_workers_and_the_broker_are_killed(tmp_path: Path, broker: Broker) -> None:
-    end = now()
-    rows = orders(1_200, end, users=USERS, step_s=10)
-    folder = shop_on(tmp_path / "shop", broker.url)
-    failures: list[BaseException] = []
-    refused: list[str] = []
-    published, given_up = threading.Event(), threading.Event()
-    with hr.connect(folder) as project:
-        project.publish("order", rows[:10])
-        layers = Layers(folder)
-
-        def publish() -> None:
-            try:
-                for start in range(10, len(rows), 10):
-                    while not given_up.is_set():
-                        try:
-                            project.publish("order", rows[start : start + 10])
-                            break
-                        except LogError as error:  # again, with the same ids
-                            refused.append(str(error))
-                            time.sleep(0.1)
-                    time.sleep(0.03)
-            except BaseException as error:
-                failures.append(error)
-            finally:
-                published.set()
-
-        thread = threading.Thread(target=publish, daemon=True)
-        thread.start()
-        try:
-            time.sleep(2)
-            layers.kill("compute")
-            time.sleep(2)
-            broker.kill()
-            time.sleep(1)
-            layers.kill("compute")
-            broker.run("start")
-            time.sleep(1)
-            layers.kill("ingest")
-            time.sleep(0.7)
-            layers.kill("compute")
-            assert published.wait(120), refused[-3:]
-            thread.join()
-            assert failures == []
-            deadline = time.monotonic() + 120
-            while project.parts.online.position() == b"" or not caught_up(project, len(rows)):
-                assert time.monotonic() < deadline, (folder / "layers.log").read_text()[-3_000:]
-                layers.keep()
-                time.sleep(0.1)
-        finally:
-            given_up.set()
-            thread.join(60)
-            layers.stop()
-    with hr.connect(folder) as project:
-        t = now()
-        found = answers(project, t)
-        assert sum(row["spend__n_7d"] for row in found) == len(rows)
-        assert letters(project) == []
-    assert found == Twin(tmp_path / "twin", rows, []).answers(t)
-
-
-def caught_up(project: Any, counted: int) -> bool:
-    """True when the online store counts all events."""
-    rows = project.online("order", requests_at(now() + timedelta(seconds=1)))
-    return sum(row["spend__n_7d"] for row in rows) == counted

@@ -23,6 +23,7 @@ from headrace.features.aggregate import Aggregate
 from headrace.features.plan import GroupPlan, StreamPlan
 from headrace.testing import given, strategies
 from headrace.testing.oracle import RawEvent, clock, group_row, judge
+from tests.properties.test_aggregation_laws import hold_for
 from tests.properties.test_engine_vs_oracle import SEEDS, partitions_of, questions, run
 from tests.properties.world import SOME, differing, group_view, served_at, shown
 
@@ -90,6 +91,10 @@ def test_what_it_does_not_take_is_refused() -> None:
 def test_its_type_is_that_of_its_column() -> None:
     assert value_range(Paid.items).dtype is DType.INT
     assert value_range(Paid.usd).dtype is DType.FLOAT
+
+
+def test_its_states_merge_as_those_of_all_others() -> None:
+    hold_for(aggregation("value_range"))
 
 
 @st.composite

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.aggregations.codes import COUNTS, SUMMED
+from headrace.aggregations.group_objects import read_piece, record_rows
 from headrace.aggregations.growing import (
     G_CAP,
     G_FORM,
@@ -27,7 +28,6 @@ from headrace.core.errors import StoreError
 from headrace.core.schema import DType, list_of, map_of
 from headrace.features.nodes import ColumnRef
 from headrace.features.plan import AggregateSpec, GroupPlan, InputSpec
-from headrace.retrieval.group_objects import read_piece, record_rows
 from headrace.testing.oracle.aggregations import Row, aggregate
 from tests.properties.world import bits
 

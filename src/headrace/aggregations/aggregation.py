@@ -10,13 +10,16 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 
 from headrace.aggregations.limits import DISTINCT_CAP
 from headrace.core.columns import BoolArray
 from headrace.core.schema import SCALARS, DType
+
+if TYPE_CHECKING:
+    from headrace.aggregations.accumulator import Accumulator
 
 NUMBERS = frozenset({DType.INT, DType.FLOAT})
 ORDERED = NUMBERS | {DType.TIMESTAMP, DType.DURATION, DType.STRING}
@@ -121,6 +124,15 @@ class Aggregation:
         """True if its value is a list or a map."""
         return self.list_code is not None
 
+    def accumulator(self, dtype: DType | None = None, **settings: Any) -> Accumulator:
+        """This aggregation by itself: identity, update, merge, finalize, encode and decode of its states.
+
+        `dtype` is the type of its column (None: it aggregates events), `settings` are those of `Accumulator`.
+        """
+        from headrace.aggregations.accumulator import Accumulator
+
+        return Accumulator(self, dtype, **settings)
+
     def examples(self) -> tuple[Params, ...]:
         """Parameters that the tests of all aggregations draw: usual ones and the ends of what is allowed."""
         return ({},)
@@ -172,6 +184,12 @@ class Composed(Aggregation):
 
         Where the result is not finite it is null, whatever is said of it.
         """
+
+    def finished(self, parts: list[Part], params: Params) -> Part:
+        """What `finish` gives, without infinities, NaN and -0.0, as everywhere."""
+        with np.errstate(all="ignore"):
+            found, valid = self.finish(parts, params)
+            return (found + 0.0, valid & np.isfinite(found)) if found.dtype.kind == "f" else (found, valid)
 
 
 def is_count(value: Any, most: int) -> bool:

@@ -64,8 +64,8 @@ class Group(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
-    """An aggregate that another one is made of."""
+class PlainAggregate:
+    """What a plan says of a feature, where there is no plan: of a part of what is composed, or of one by itself."""
 
     name: str
     kind: str
@@ -80,8 +80,16 @@ class _Part:
 
 
 @dataclass(frozen=True, slots=True)
-class _Taken:
-    """A group with parts in the place of what is made of them."""
+class PlainInput:
+    """The type of what is aggregated, and the length of its lists."""
+
+    dtype: DType
+    size: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PlainGroup:
+    """A group of such features."""
 
     inputs: tuple[Input, ...]
     aggregates: tuple[Aggregate, ...]
@@ -102,9 +110,9 @@ def taken_apart(group: Group) -> tuple[Group, dict[str, tuple[str, ...]]]:
         for name, part in zip(parts[a.name], kind.parts, strict=True):
             dtype = aggregation(part.kind).gives_for(read)
             found.append(
-                _Part(name, part.kind, a.input, a.where, a.window_us, a.hop_us, a.delay_us, dtype, part.params)
+                PlainAggregate(name, part.kind, a.input, a.where, a.window_us, a.hop_us, a.delay_us, dtype, part.params)
             )
-    return (_Taken(group.inputs, tuple(found), group.resolution_us) if parts else group), parts
+    return (PlainGroup(group.inputs, tuple(found), group.resolution_us) if parts else group), parts
 
 
 def element_name(feature: str, element: int) -> str:

@@ -119,8 +119,8 @@ def _keys(i8, f8, form, kind, column, rows):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _with_counts(old, keys, cap):  # type: ignore[no-untyped-def]
-    """COUNTS or BUCKETS with these sorted keys too."""
+def _with_counts(old, keys, times, cap):  # type: ignore[no-untyped-def]
+    """COUNTS or BUCKETS with these sorted keys too, each so many times."""
     m = old[1]
     most = m + len(keys)
     found = i = j = 0
@@ -130,7 +130,7 @@ def _with_counts(old, keys, cap):  # type: ignore[no-untyped-def]
             key, more = old[2 + i], old[2 + m + i]
             i += 1
         else:
-            key, more = keys[j], np.int64(1)
+            key, more = keys[j], times[j]
             j += 1
         if found and values[found - 1] == key:
             often[found - 1] += more
@@ -199,14 +199,46 @@ def _with_sums(i8, f8, old, rows, keys, kind, column, validity, cap):  # type: i
             j += 1
             if present(i8, f8, kind, column + row, validity + row):
                 add_row(i8, f8, kind, SUMS, column + row, lane, 0)
-        settle(lane, 0, kind, SUMS)
-        used = 0
-        for k in range(_LANE):
-            if lane[k] != 0:
-                out[to + 1 + 2 * used], out[to + 2 + 2 * used] = k, lane[k]
-                used += 1
-        out[to] = used
-        to += 1 + 2 * used
+        to = _store_lane(lane, kind, out, to)
+    return _sized(out, to)
+
+
+@njit(cache=True)
+def _store_lane(lane, kind, out, to):  # type: ignore[no-untyped-def]
+    """Write a lane, settled, as the words of a key at `out[to:]`; returns where those of the next key go."""
+    settle(lane, 0, kind, SUMS)
+    used = 0
+    for k in range(_LANE):
+        if lane[k] != 0:
+            out[to + 1 + 2 * used], out[to + 2 + 2 * used] = k, lane[k]
+            used += 1
+    out[to] = used
+    return to + 1 + 2 * used
+
+
+@njit(cache=True)
+def _joined_sums(a, b, kind, cap):  # type: ignore[no-untyped-def]
+    """SUMMED of the rows of two."""
+    buckets = _together(a, b[2 : 2 + b[1]])
+    found = len(buckets)
+    if found > cap:
+        return _over()
+    out = np.empty(2 + found * (2 + 2 * _LANE), np.int64)
+    lane, other = np.zeros(LANE_WORDS, np.int64), np.zeros(LANE_WORDS, np.int64)
+    out[1] = found
+    out[2 : 2 + found] = buckets
+    to, at_a, at_b = 2 + found, 2 + a[1], 2 + b[1]
+    i = j = 0
+    for key in buckets:
+        clear(lane, SUMS)
+        if i < a[1] and a[2 + i] == key:
+            at_a = _load_lane(a, at_a, lane)
+            i += 1
+        if j < b[1] and b[2 + j] == key:
+            at_b = _load_lane(b, at_b, other)
+            lane += other
+            j += 1
+        to = _store_lane(lane, kind, out, to)
     return _sized(out, to)
 
 
@@ -230,6 +262,12 @@ def _with_registers(i8, f8, old, rows, kind, column):  # type: ignore[no-untyped
     registers = _registers(old)
     for row in rows:
         take_in(registers, word_of(i8, f8, kind, column + row))
+    return _of_registers(registers)
+
+
+@njit(cache=True)
+def _of_registers(registers):  # type: ignore[no-untyped-def]
+    """REGISTERED of these registers."""
     out = np.zeros(2 + _DENSE, np.int64)
     held = 0
     for k in range(REGISTERS):
@@ -247,12 +285,12 @@ def _with_registers(i8, f8, old, rows, kind, column):  # type: ignore[no-untyped
 
 @njit(cache=True)
 def _load_powers(state, first, second, third):  # type: ignore[no-untyped-def]
-    """Write the digits of MOMENTS to the three sums; returns the number of values."""
+    """Add the digits of MOMENTS to the three sums; returns the number of values."""
     at = 3
     for sums in (first, second, third):
         for k in range(state[at]):
             word = abs(state[at + 1 + k])
-            sums[word >> 30] = word & LOW30 if state[at + 1 + k] > 0 else -(word & LOW30)
+            sums[word >> 30] += word & LOW30 if state[at + 1 + k] > 0 else -(word & LOW30)
         at += 1 + state[at]
     return state[2]
 
@@ -266,8 +304,14 @@ def _with_powers(i8, old, rows, kind, column):  # type: ignore[no-untyped-def]
     for row in rows:
         mantissa, exponent = parts(i8, kind, column + row)
         add_powers(mantissa, exponent, first, second, third)
-    out = np.zeros(6 + ones + twos + threes, np.int64)
-    out[2] = count + len(rows)
+    return _of_powers(count + len(rows), first, second, third)
+
+
+@njit(cache=True)
+def _of_powers(count, first, second, third):  # type: ignore[no-untyped-def]
+    """MOMENTS of so many values with these three sums."""
+    out = np.zeros(6 + len(first) + len(second) + len(third), np.int64)
+    out[2] = count
     to = 3
     for sums in (first, second, third):
         digits, sign = signed_digits(sums)
@@ -301,7 +345,8 @@ def _taken_in(i8, f8, state, spec, columns, stride, flags, stop):  # type: ignor
         return _with_registers(i8, f8, state, rows, kind, column)
     if form == MOMENTS:
         return _with_powers(i8, state, rows, kind, column)
-    return _with_counts(state, np.sort(_keys(i8, f8, form, kind, column, rows)), spec[G_CAP])
+    keys = np.sort(_keys(i8, f8, form, kind, column, rows))
+    return _with_counts(state, keys, np.ones(len(keys), np.int64), spec[G_CAP])
 
 
 @njit(cache=True, nogil=True)
@@ -317,6 +362,45 @@ def grow(i8, f8, columns, stride, stop, old, states):  # type: ignore[no-untyped
             at += len(state)
         # An int64, not a literal: else all this would be compiled a second time.
         state = _taken_in(i8, f8, state, states[s], columns, stride, np.int64(-1), stop)
+        if to + len(state) > len(out):
+            wider = np.empty(2 * (to + len(state)), np.int64)
+            wider[:to] = out[:to]
+            out = wider
+        out[to : to + len(state)] = state
+        to += len(state)
+    return out[:to].copy()
+
+
+@njit(cache=True)
+def _joined(a, b, spec):  # type: ignore[no-untyped-def]
+    """The state of the rows of two."""
+    form = spec[G_FORM]
+    if a[1] < 0 or b[1] < 0:
+        return _over()
+    if form == SUMMED:
+        return _joined_sums(a, b, spec[G_KIND], spec[G_CAP])
+    if form == REGISTERED:
+        return _of_registers(np.maximum(_registers(a), _registers(b)))
+    if form == MOMENTS:
+        ones, twos, threes = room(EXPONENTS)
+        first, second, third = np.zeros(ones, np.int64), np.zeros(twos, np.int64), np.zeros(threes, np.int64)
+        count = _load_powers(a, first, second, third) + _load_powers(b, first, second, third)
+        return _of_powers(count, first, second, third)
+    m = b[1]
+    return _with_counts(a, b[2 : 2 + m], b[2 + m : 2 + 2 * m], spec[G_CAP])
+
+
+@njit(cache=True, nogil=True)
+def join(a, b, states):  # type: ignore[no-untyped-def]
+    """The words of all states of the rows of two records, neither of which counts a row of the other."""
+    if len(a) == 0 or len(b) == 0:
+        return a.copy() if len(a) else b.copy()
+    out = np.empty(len(a) + len(b) + 2 * states.shape[0], np.int64)
+    at_a = at_b = to = 0
+    for s in range(states.shape[0]):
+        one, two = a[at_a : at_a + 1 + a[at_a]].copy(), b[at_b : at_b + 1 + b[at_b]].copy()
+        at_a, at_b = at_a + len(one), at_b + len(two)
+        state = _joined(one, two, states[s])
         if to + len(state) > len(out):
             wider = np.empty(2 * (to + len(state)), np.int64)
             wider[:to] = out[:to]

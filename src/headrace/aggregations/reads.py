@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numba import njit
 
@@ -13,6 +15,7 @@ from headrace.aggregations.kernel import (
     read_group,
     window_edges,
 )
+from headrace.aggregations.layout import GroupLayout
 from headrace.aggregations.prefixes import WORDS, read_lane
 from headrace.aggregations.records import FORMAT
 from headrace.aggregations.window_rows import (
@@ -68,6 +71,17 @@ def read_table(  # type: ignore[no-untyped-def]
     B_FLAG,
     B_GROWING,
 ) = range(15)
+
+
+def group_binding(layout: GroupLayout, spans: Sequence[int], slot: int) -> list[int]:
+    """The row of a group in the table of bindings; `spans` are where its lanes, windows and features begin and end."""
+    flag = 1 + layout.width if layout.flagged else -1
+    return [
+        0, *spans, layout.base_words, layout.width, slot, -1, layout.rows, 1 + layout.tile_words, flag,
+        len(layout.growing) > 0,
+    ]  # fmt: skip
+
+
 # Words at the head of a window record and of a table record (`records.py`).
 W_FORMAT, W_COUNT, W_CUT, W_CLOCK, W_TILES, W_TAIL, W_PARTITIONS, W_HEAD = range(8)
 T_FORMAT, T_COUNT, T_CLOCK, T_TAIL, T_FLOOR, T_HEAD = range(6)

@@ -23,11 +23,11 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from headrace.aggregations.growing import grow
+from headrace.aggregations.growing import grow, join
 from headrace.aggregations.kept import keep_rows
 from headrace.aggregations.lanes import LANE_WORDS
 from headrace.aggregations.layout import GroupLayout
-from headrace.aggregations.tiles import cut_of, fold_rows, fold_tiles, keep_edges, tile_rows
+from headrace.aggregations.tiles import cut_of, fold_base, fold_rows, fold_tiles, keep_edges, tile_rows
 from headrace.core.columns import BoolArray, IntArray
 from headrace.core.errors import StoreError
 from headrace.core.time import floor_to
@@ -93,6 +93,34 @@ def append_ids(record: bytes, old: bytes | None, ids: list[Any], dropped: int) -
     return b"".join([record[:_TAIL_AT], _WORD.pack(len(encoded)), record[_TAIL_AT + 8 :], _padded(encoded)])
 
 
+@dataclass(slots=True)
+class _Parts:
+    """What a record holds, taken apart: `rows` are int64 [columns, n], `tiles` [1 + words of a tile, tiles]."""
+
+    rows: IntArray
+    base: IntArray
+    grown: IntArray
+    tiles: IntArray
+    ids: list[Any] | None
+    cut: int
+    clock: int
+    positions: Sequence[int]
+
+
+def _taken_apart(layout: GroupLayout, record: bytes) -> _Parts:
+    _, n, cut, clock, count, tail, partitions = _HEAD.unpack_from(record)
+    at = 7 + partitions
+    sizes = (layout.base_words, growing_words(layout, record), (1 + layout.tile_words) * count, layout.row_words * n)
+    words = np.frombuffer(record, np.int64, count=at + sum(sizes))
+    base, grown, tiles, rows = np.split(words[at:], np.cumsum(sizes[:-1]))
+    positions = struct.unpack_from(f"<{partitions}q", record, 56)
+    ids = _decode_ids(record[8 * len(words) : 8 * len(words) + tail]) if tail else None
+    return _Parts(
+        rows.reshape(layout.row_words, n), base.copy(), grown.copy(), tiles.reshape(1 + layout.tile_words, count),
+        ids, cut, clock, positions,
+    )  # fmt: skip
+
+
 def _rebuild(
     layout: GroupLayout,
     record: bytes | None,
@@ -102,43 +130,66 @@ def _rebuild(
     positions: Sequence[int],
     horizon_us: int,
 ) -> bytes:
-    """The general way: sort old and new rows, make tiles, fold what fell behind the cut, keep what is still needed."""
+    """The general way: old and new rows, put in order and folded."""
     flags = [bytes(8 * delta.n)] if layout.flagged else []
     fresh = [delta.times, *delta.columns, *flags, *((delta.offsets, delta.partitions) if layout.ordered else ())]
     rows = np.frombuffer(b"".join(fresh), np.int64).reshape(len(fresh), delta.n)
-    base = np.zeros(layout.base_words, np.int64)
-    grown: IntArray = np.zeros(0, np.int64)
-    tiles = np.zeros((1 + layout.tile_words, 0), np.int64)
-    ids: list[Any] = []
-    if record is not None:
-        _, n, _, _, count, tail, partitions = _HEAD.unpack_from(record)
-        at = 7 + partitions
-        sizes = (layout.base_words, growing_words(layout, record), len(tiles) * count, len(fresh) * n)
-        words = np.frombuffer(record, np.int64, count=at + sum(sizes))
-        parts = np.split(words[at:], np.cumsum(sizes[:-1]))
-        base, grown, tiles = parts[0].copy(), parts[1].copy(), parts[2].reshape(len(tiles), count)
-        rows = np.concatenate([parts[3].reshape(len(fresh), n), rows], axis=1)
-        if tail:
-            ids = _decode_ids(record[8 * len(words) : 8 * len(words) + tail])
-    with_ids = delta.ids is not None and layout.ordered
-    ids = ids + (delta.ids or []) if with_ids else []
-    order = _order(rows, ids if with_ids else None, 2 if layout.ordered else 0)
+    ids = list(delta.ids) if delta.ids is not None and layout.ordered else None
+    if record is None:
+        none = np.zeros((1 + layout.tile_words, 0), np.int64)
+        base = np.zeros(layout.base_words, np.int64)
+        parts = _Parts(rows, base, np.zeros(0, np.int64), none, ids, cut, clock, positions)
+    else:
+        parts = _taken_apart(layout, record)
+        parts.rows = np.concatenate([parts.rows, rows], axis=1)
+        parts.ids = None if ids is None else (parts.ids or []) + ids
+        parts.cut, parts.clock, parts.positions = cut, clock, positions
+    return _put_together(layout, parts, horizon_us)
+
+
+def join_records(layout: GroupLayout, one: bytes, two: bytes, horizon_us: int) -> bytes:
+    """The record of the events of two, none of which is in both; records with texts have one dictionary."""
+    for record in (one, two):
+        check_format(_HEAD.unpack_from(record)[0])
+    a, b = _taken_apart(layout, one), _taken_apart(layout, two)
+    a.rows = np.concatenate([a.rows, b.rows], axis=1)
+    if not layout.ordered:
+        # No value depends on which of two events of one time goes first, so their words say which.
+        a.rows = a.rows[:, np.lexsort(a.rows[::-1])]
+    fold_base(b.base, layout.lanes, a.base)
+    if len(layout.growing):
+        a.grown = join(a.grown, b.grown, layout.growing)
+        a.base[-1] = len(a.grown)
+    tiles = np.concatenate([a.tiles, b.tiles], axis=1)
+    a.tiles = tiles[:, np.argsort(tiles[0], kind="stable")]
+    a.ids = None if a.ids is None and b.ids is None else (a.ids or []) + (b.ids or [])
+    a.cut, a.clock = max(a.cut, b.cut), max(a.clock, b.clock)
+    a.positions = [max(pair) for pair in zip(a.positions, b.positions, strict=True)]
+    return _put_together(layout, a, horizon_us)
+
+
+def _put_together(layout: GroupLayout, parts: _Parts, horizon_us: int) -> bytes:
+    """Sort the rows, make tiles, fold what fell behind the cut, keep what is still needed."""
+    rows, base, grown, tiles, cut = parts.rows, parts.base, parts.grown, parts.tiles, parts.cut
+    ids = parts.ids or []
+    order = _order(rows, parts.ids, 2 if layout.ordered else 0)
     if order is not None:
         rows = rows[:, order]
-        ids = [ids[i] for i in order.tolist()] if with_ids else []
+        ids = [ids[i] for i in order.tolist()] if parts.ids is not None else []
     counted = rows[1 + layout.width] != 0 if layout.flagged else np.zeros(rows.shape[1], np.bool_)
     keep = np.zeros(rows.shape[1], np.bool_)
     behind = int(np.searchsorted(rows[0], cut, "left"))
     behind_tiles = int(np.searchsorted(tiles[0], cut, "left"))
     if layout.lifetime:
         grown = _fold(layout, rows[:, :behind], counted[:behind], tiles, behind_tiles, base, grown, keep)
-    tiles = _tile(layout, rows, behind, counted, keep, tiles[:, behind_tiles:], clock, horizon_us)
+    tiles = _tile(layout, rows, behind, counted, keep, tiles[:, behind_tiles:], parts.clock, horizon_us)
     if layout.flagged:
         rows = rows.copy()
         rows[1 + layout.width] = counted
     rows = rows[:, keep]
-    tail_bytes = _encode_ids([ids[i] for i in np.flatnonzero(keep).tolist()]) if with_ids else b""
-    head = [FORMAT, rows.shape[1], cut, clock, tiles.shape[1], len(tail_bytes), len(positions), *positions]
+    tail_bytes = b"" if parts.ids is None else _encode_ids([ids[i] for i in np.flatnonzero(keep).tolist()])
+    positions = parts.positions
+    head = [FORMAT, rows.shape[1], cut, parts.clock, tiles.shape[1], len(tail_bytes), len(positions), *positions]
     return b"".join(
         [
             struct.pack(f"<{len(head)}q", *head),

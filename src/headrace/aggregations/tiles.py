@@ -200,6 +200,22 @@ def fold_tiles(i8, f8, tiles, count, stop, lanes, base):  # type: ignore[no-unty
 
 
 @njit(cache=True)
+def fold_base(more, lanes, base):  # type: ignore[no-untyped-def]
+    """Add the base words of other events to base words, and settle them."""
+    for index in range(lanes.shape[0]):
+        at, ops = lanes[index, LANE_BASE], lanes[index, LANE_OPS]
+        if at < 0:
+            continue
+        size = lane_size(ops)
+        if ops & EXTREMES and more[at + AT_VALID] > 0:
+            first = base[at + AT_VALID] == 0
+            _widen(base, at + size, first, lanes[index, LANE_KIND], more[at + size], more[at + size + 1])
+        for k in range(at, at + size):
+            base[k] += more[k]
+        settle(base, at, lanes[index, LANE_KIND], ops)
+
+
+@njit(cache=True)
 def _store(words, at, lane, out, tile):  # type: ignore[no-untyped-def]
     """Write a lane's full words as tile `tile` of `out`; they must fit."""
     kind, ops = lane[LANE_KIND], lane[LANE_OPS]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from headrace.app.backfill import derive_streams, events_to_read, measured_rate, prepare, publish
 from headrace.app.changes import ProjectChanges, RunChange, forget_empty_streams, project_changes
 from headrace.app.generations import at_served_generations, at_served_topics
-from headrace.app.heartbeats import LAYERS
+from headrace.app.heartbeats import COPY, LAYERS
 from headrace.app.kept import (
     keep,
     kept_streams,
@@ -22,7 +22,6 @@ from headrace.app.kept import (
     remembered_groups,
 )
 from headrace.app.locks import holder_of, layers_at_rest
-from headrace.app.retention import check_derivable
 from headrace.app.scheduled import SCHEDULED, applied_schedule, declared_schedule, run_group
 from headrace.app.sides import refuse_beside
 from headrace.app.users import os_user
@@ -47,7 +46,6 @@ def plan_changes(parts: Parts, declared: ProjectPlan) -> ProjectChanges:
         largest=partial(largest_number, parts),
         computed=frozenset(_kept_streams(parts)),
     )
-    check_derivable(parts, plan, found.derives)
     found = replace(found, needs=needs, runs=_runs(parts, plan, found))
     events, rate = events_to_read(parts, [*found.backfills, *_joining(parts, found)]), measured_rate(parts)
     return replace(found, events=events, seconds=None if rate is None else events / rate)
@@ -100,7 +98,7 @@ def _apply(
     state = parts.settings.state
     if holder_of(state, "up") is None:
         # Better said before the groups are computed than after.
-        with layers_at_rest(state, LAYERS, ()):
+        with layers_at_rest(state, (*LAYERS, COPY), ()):
             pass
     prepare(parts, current.backfills, progress=progress)
     for name in _joining(parts, current):
@@ -120,7 +118,7 @@ def _apply(
     # What stays computed for a model is ingested to the end, like what is declared.
     parts.plan = replace(plan, scheduled=before)
     names = {group.version: name for name, group in {**plan.kept_groups, **plan.groups}.items()}
-    with layers_at_rest(state, LAYERS, answering=("serve",)):
+    with layers_at_rest(state, (*LAYERS, COPY), answering=("serve",)):
         publish(
             parts,
             [*current.backfills, *(names[version] for version in sorted(joining))],

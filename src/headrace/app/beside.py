@@ -26,7 +26,6 @@ from headrace.app.sides import (
     Sides,
     check_side_name,
     locks_beside,
-    read_sides,
     write_sides,
 )
 from headrace.app.users import os_user
@@ -67,7 +66,7 @@ def begin_side(parts: Parts, name: str, python: str) -> Side:
     check_side_name(name)
     if shutil.which(python) is None:
         raise ConfigError(f"there is no interpreter {python}: give the python of the environment with the new version")
-    sides = read_sides(parts.settings, parts.catalog)
+    sides = _sides_now(parts)
     if sides.served.name == name:
         raise ConfigError(f"side {name} is what is served; give the new one another name")
     if sides.beside is not None:
@@ -112,7 +111,7 @@ def fill_side(
     """
     from headrace.ingestion.reconcile import rebuild
 
-    sides = read_sides(parts.settings, parts.catalog)
+    sides = _sides_now(parts)
     side = sides.need_beside()
     if side.ready:
         return side
@@ -197,7 +196,7 @@ def switch(parts: Parts, *, back: bool = False) -> Sides:
     Raises Busy, naming the holder, if a layer runs that no supervisor started, and PlanError if the two sides disagree
     about which events count.
     """
-    sides = read_sides(parts.settings, parts.catalog)
+    sides = _sides_now(parts)
     side, state = sides.need_beside(), parts.settings.state
     if not side.ready:
         raise PlanError(f"side {side.name} is not filled yet: go on with headrace beside start")
@@ -228,7 +227,7 @@ def switch(parts: Parts, *, back: bool = False) -> Sides:
 
 def drop(parts: Parts) -> Side:
     """Remove the side that runs beside the served one, and what it holds; returns what it was."""
-    sides = read_sides(parts.settings, parts.catalog)
+    sides = _sides_now(parts)
     side, state = sides.need_beside(), parts.settings.state
     with layers_at_rest(state / BESIDE, BESIDE_LAYERS, ()), locks_beside(state):
         with beside_of(parts) as beside:
@@ -250,7 +249,7 @@ def drop(parts: Parts) -> Side:
 
 def side_status(parts: Parts) -> list[SideStatus]:
     """The served side, then the one beside it if there is one."""
-    sides = read_sides(parts.settings, parts.catalog)
+    sides = _sides_now(parts)
     found = [_status_of(parts, sides.served, served=True)]
     if sides.beside is not None:
         with beside_of(parts) as beside:
@@ -266,7 +265,7 @@ def _status_of(parts: Parts, side: Side, *, served: bool) -> SideStatus:
 
 def take_over(parts: Parts) -> None:
     """Let whoever starts the layers now run the served side, where nothing runs beside it to go back to."""
-    sides = read_sides(parts.settings, parts.catalog)
+    sides = _sides_now(parts)
     if sides.beside is None and sides.served.python:
         write_sides(parts.catalog, Sides(msgspec.structs.replace(sides.served, python="")))
 
@@ -331,6 +330,12 @@ def _check_switch(parts: Parts, beside: Parts, checked: int) -> None:
             "the side beside has not come to where the served one is; nothing was switched: look at headrace beside "
             "status, and try again"
         )
+
+
+def _sides_now(parts: Parts) -> Sides:
+    """The sides as they are; the parts go over to the one that is served."""
+    parts.refresh_side()
+    return parts.sides
 
 
 def _empty(beside: Parts) -> None:

@@ -22,7 +22,7 @@ import msgspec
 import numpy as np
 
 from headrace.app.beside import beside_of
-from headrace.app.sides import Side, read_sides
+from headrace.app.sides import Side
 from headrace.core.columns import column_of
 from headrace.core.errors import StoreError
 from headrace.core.keys import decode_entity
@@ -95,7 +95,8 @@ def compare_sides(parts: Parts, sample: int | None) -> Compared:
 
     Nothing has to stop. Raises NotFound if nothing runs beside, StoreError if the side beside does not catch up.
     """
-    sides = read_sides(parts.settings, parts.catalog)
+    parts.refresh_side()
+    sides = parts.sides
     other = sides.need_beside()
     found = Compared(sides.served.name, other.name)
     with beside_of(parts) as beside, ExitStack() as held:

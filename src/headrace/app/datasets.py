@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -256,6 +256,40 @@ class Datasets:
                 self._file(info).unlink(missing_ok=True)
         return gone
 
+    def without(
+        self, is_gone: Callable[[DatasetInfo, pa.Table], BoolArray], *, dry_run: bool = False
+    ) -> dict[str, int]:
+        """Take rows out of all files; returns how many, by "name/version". The records go on with the new SHA-256."""
+        import pyarrow.parquet as pq
+
+        found: dict[str, int] = {}
+        with FolderLock(self._parts.settings.state, "datasets"):
+            for info in self.all():
+                file = self._file(info)
+                if not file.exists():
+                    continue
+                table = pq.read_table(pa.BufferReader(file.read_bytes()))
+                gone = is_gone(info, table)
+                if not gone.any():
+                    continue
+                found[f"{info.name}/{info.version}"] = int(gone.sum())
+                if dry_run:
+                    continue
+                left = table.filter(pa.array(~gone))
+                data = _bytes_of(left)
+                positives = int(np.asarray(left[LABEL].fill_null(False)).sum()) if LABEL in left.column_names else 0
+                new = msgspec.structs.replace(
+                    info, rows=left.num_rows, positives=positives, sha256=hashlib.sha256(data).hexdigest()
+                )
+                beside = file.with_suffix(".new")
+                beside.write_bytes(data)
+                beside.replace(file)
+                records = self._records()
+                kept = [new if old == info else old for old in self.versions(info.name)]
+                records[info.name]["versions"] = msgspec.to_builtins(kept)
+                self._parts.catalog.set_setting(_RECORDS, records)
+        return found
+
     def verify(self, dataset: Dataset) -> bool:
         """Read the rows again at the positions that they were read at; True if the file would be the same in every bit.
 
@@ -396,8 +430,12 @@ def label_version(plan: ProjectPlan, model: ModelPlan) -> str:
 
 def _parquet(rows: HistoryRows) -> bytes:
     """The file: the same rows give the same bytes, under one version of Arrow."""
+    return _bytes_of(rows.to_arrow())
+
+
+def _bytes_of(table: pa.Table) -> bytes:
     import pyarrow.parquet as pq
 
     sink = pa.BufferOutputStream()
-    pq.write_table(rows.to_arrow(), sink, compression="zstd")
+    pq.write_table(table, sink, compression="zstd")
     return bytes(sink.getvalue())

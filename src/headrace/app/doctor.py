@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from headrace.app.clock import SystemClock
-from headrace.app.heartbeats import LAYERS
+from headrace.app.heartbeats import COPY, LAYERS
 from headrace.app.locks import holder_of
 from headrace.app.settings import Settings, load_settings
 from headrace.app.wiring import Parts
@@ -143,6 +143,7 @@ def _parts(settings: Settings, plan: ProjectPlan, clock: Clock) -> Iterator[Find
                 yield Finding(what, False, str(error), _cure_of(error, part, elsewhere=bool(where)))
         yield _access(parts)
         yield from _sources(parts)
+        yield from _copied(parts)
     finally:
         parts.close()
 
@@ -188,6 +189,21 @@ def _sources(parts: Parts) -> Iterator[Finding]:
             yield Finding(f"source {name}", False, str(error), cure)
 
 
+def _copied(parts: Parts) -> Iterator[Finding]:
+    """The streams that come from Kinesis."""
+    for stream, source in parts.settings.kinesis.items():
+        what = f"stream {stream}"
+        try:
+            copier = parts.copier(stream)
+            yield Finding(what, True, f"{len(copier.source.shards())} shards of {source.stream} in Kinesis")
+        except Unreachable as error:
+            yield Finding(what, False, str(error), f"check region, endpoint and network; streams.{stream} names it")
+        except HeadraceError as error:
+            yield Finding(
+                what, False, str(error), f"check streams.{stream} in headrace.toml, AWS_* variables and rights"
+            )
+
+
 def _cure_of(error: Exception, part: str, *, elsewhere: bool) -> str:
     if isinstance(error, Unreachable):
         return f'start it, or check its address in {part} = "..."; the layers wait for it and lose nothing'
@@ -211,5 +227,5 @@ def _compiled() -> Finding:
 def _locks(settings: Settings) -> list[Finding]:
     if not settings.state.is_dir():
         return []
-    held = {role: holder_of(settings.state, role) for role in ("up", *LAYERS)}
+    held = {role: holder_of(settings.state, role) for role in ("up", *LAYERS, COPY)}
     return [Finding(f"layer {role}", True, f"run by {holder}") for role, holder in held.items() if holder is not None]

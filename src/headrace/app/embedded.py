@@ -50,6 +50,7 @@ class EmbeddedWorkers:
             return False
         try:
             with FolderLock(state, "compute"), FolderLock(state, "ingest"):
+                self._parts.check_side()
                 self._run()
         except Busy:
             return False

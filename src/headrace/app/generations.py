@@ -10,7 +10,6 @@ from headrace.app.backfill import PUBLISHED, BackfillReport, Progress, small
 from headrace.app.changes import definition_records
 from headrace.app.heartbeats import LAYERS
 from headrace.app.locks import FolderLock, holder_of, layers_at_rest
-from headrace.app.retention import check_derivable
 from headrace.app.scheduled import ROLE, SCHEDULED
 from headrace.app.users import os_user
 from headrace.features.generation import (
@@ -63,15 +62,13 @@ def derive_anew(parts: Parts, names: Sequence[str], progress: Progress | None = 
     lower than what is served. Killed, it goes on where it was.
 
     The plan of `parts` is as it was: the caller opens what hangs on it anew. Raises Busy if another backfill runs, or a
-    layer that no supervisor started, and PlanError if the log has dropped events that it needs, or the definitions
-    are changed meanwhile.
+    layer that no supervisor started, and PlanError if the definitions are changed meanwhile.
     """
     from headrace.derivation.anew import Rederivation
 
     catalog, settings, state = parts.catalog, parts.settings, parts.settings.state
     decided = catalog.generation()
     streams = downstream(parts.plan, names)
-    check_derivable(parts, parts.plan, [derived.name for derived in streams])
     current = generations_of(parts.plan)
     following = current | {first_topic(derived): current[first_topic(derived)] + 1 for derived in streams}
     plan = at_generations(parts.plan, following)

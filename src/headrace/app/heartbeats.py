@@ -7,8 +7,14 @@ from typing import Any
 
 import msgspec
 
+from headrace.app.locks import holder_of
+from headrace.core.time import to_iso
+
 LAYERS = ("compute", "ingest", "serve", "schedule")
 """The layers that run as processes, in the order in which they are started."""
+
+COPY = "copy"
+"""The layer that copies what comes from elsewhere into raw topics; it runs where there is such a stream."""
 
 STALE_US = 5_000_000
 """A heartbeat older than this is of a layer that hangs or is gone."""
@@ -61,8 +67,28 @@ def read_heartbeat(state: Path, layer: str) -> Heartbeat | None:
 
 def layer_counters(state: Path) -> dict[str, dict[str, float]]:
     """The totals of each layer that ever ran here, by name."""
-    beats = [(layer, read_heartbeat(state, layer)) for layer in LAYERS]
+    beats = [(layer, read_heartbeat(state, layer)) for layer in (*LAYERS, COPY)]
     return {layer: beat.counters for layer, beat in beats if beat is not None}
+
+
+def stalled_layers(state: Path, now_us: int) -> dict[str, str]:
+    """The layers behind the service that do not run, do not report or cannot go on, each with what is wrong.
+
+    What was never started in this folder may run elsewhere, and is left out.
+    """
+    found = {}
+    for layer in LAYERS:
+        beat = None if layer == "serve" else read_heartbeat(state, layer)
+        if beat is None:
+            continue
+        if holder_of(state, layer) is None:
+            last = f" ({beat.problem})" if beat.problem else ""
+            found[layer] = f"does not run since {to_iso(beat.at_us)}{last}; start it: headrace run {layer}"
+        elif now_us - beat.at_us > STALE_US:
+            found[layer] = f"process {beat.pid} has not reported since {to_iso(beat.at_us)}"
+        elif beat.problem:
+            found[layer] = beat.problem
+    return found
 
 
 def as_dict(beat: Heartbeat) -> dict[str, Any]:

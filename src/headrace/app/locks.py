@@ -33,7 +33,7 @@ class FolderLock:
             os.close(self._file)
             raise Busy(f"{state} is held by {holder} as {role}; stop it first, or use another folder") from None
         os.ftruncate(self._file, 0)
-        os.write(self._file, f"{_this_process()}({' '.join(sys.argv)[:300]})".encode())
+        os.write(self._file, f"{_this_process()}({_this_command()[:300]})".encode())
 
     def release(self) -> None:
         """Give the role free."""
@@ -85,6 +85,12 @@ def holder_of(state: Path, role: str) -> str | None:
         return None
     finally:
         os.close(file)
+
+
+def _this_command() -> str:
+    """The command line; of an erasure without the key, which is to stand nowhere."""
+    words = sys.argv
+    return " ".join(words[: words.index("erase") + 1] if "erase" in words else words)
 
 
 def _this_process() -> str:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from headrace.app.changes import ProjectChanges
     from headrace.app.datasets import Dataset, Datasets
     from headrace.app.describe import Description
+    from headrace.app.erasing import ErasureReceipt
     from headrace.app.history import HistoryRows
     from headrace.app.letters import ChosenLetters
     from headrace.app.models import ModelHandle
@@ -277,6 +278,8 @@ class Project(Names):
 
     def settle(self, *, wait: bool = True, timeout_s: float = 60.0) -> None:
         """Bring the stores up to the log; with `wait` also if other processes have to do it."""
+        if self.parts.refresh_side():
+            self._reopen()
         if wait:
             self._workers.settle(timeout_s)
         else:
@@ -489,6 +492,40 @@ class Project(Names):
 
         plan = self.parts.model(model.name if isinstance(model, Model) else model)
         return replay_project(self, plan, given_us(since, "since"), given_us(until, "until"), progress)
+
+    # -- erasing ----------------------------------------------------------------------------------------------------
+
+    def erase(
+        self,
+        entity: Any,
+        key: Any,
+        *,
+        events: str = "unlink",
+        dry_run: bool = False,
+        progress: Callable[[str], object] | None = None,
+    ) -> ErasureReceipt:
+        """Erase an entity everywhere; the receipt says where, how much, and what remains until when.
+
+        `events="unlink"` takes its key and personal fields out of its events, which go on counting for others; "drop"
+        takes out all but their time. `dry_run` only tells what there is. Cut short, it goes on where it was when it is
+        called again. `progress` is told each step. Raises SchemaError if there is no such entity, Busy if a layer runs
+        that was started by itself.
+        """
+        from headrace.app.erasing import erase
+
+        self.ensure_applied()
+        name = entity if isinstance(entity, str) else str(getattr(entity, "name", entity))
+        self._runner = None
+        try:
+            return erase(self.parts, name, key, who=os_user(), events=events, dry_run=dry_run, on_way=progress)
+        finally:
+            self._reopen()
+
+    def erasures(self) -> list[ErasureReceipt]:
+        """Receipts of all erasures, the newest last."""
+        from headrace.app.erasing import receipts
+
+        return receipts(self.parts)
 
     # -- looking ----------------------------------------------------------------------------------------------------
 

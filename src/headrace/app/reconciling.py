@@ -1,13 +1,14 @@
-"""The online store against archive and log: a share looked at on a schedule, all of it, or all of it made anew."""
+"""The stores against the logs: looked at on a schedule by a thread of its own, all of it on demand, or made anew."""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from headrace.app.locks import FolderLock
-from headrace.core.errors import StoreError
+from headrace.core.errors import StoreError, Unreachable
 from headrace.core.time import US_PER_SECOND
 
 if TYPE_CHECKING:
@@ -24,13 +25,20 @@ _NEXT = "next share to reconcile"
 _REST = 4
 """A run is followed by a rest of at least so many times its length: this work is never more than a fifth of a core."""
 _AT_ONCE = 50_000
+_LOOK_S = 0.5
 
 
-def reconciler(parts: Parts) -> Reconciler:
-    """What looks at the shares of a project's store."""
+def reconciler(parts: Parts, *, kept: bool = True) -> Reconciler:
+    """What looks at the shares of a project's stores; with hashes `kept` from one look to the next."""
+    from headrace.ingestion.archive_audit import ArchiveAudit
+    from headrace.ingestion.digests import DigestFolder
     from headrace.ingestion.reconcile import Reconciler
 
-    return Reconciler(parts.plan, parts.features, parts.online, parts.expected())
+    return Reconciler(
+        parts.plan, parts.features, parts.online, parts.expected(),
+        archive=ArchiveAudit(parts.plan, parts.raw, parts.features, parts.offline),
+        digests=DigestFolder(parts.settings.state / "digests") if kept else None,
+    )  # fmt: skip
 
 
 def reconcile_all(
@@ -39,11 +47,11 @@ def reconcile_all(
     """Look at all shares, one after the other; whoever runs goes on running."""
     from headrace.ingestion.expected import Share
 
-    worker = reconciler(parts)
+    worker = reconciler(parts, kept=False)
     for number in range(SHARES):
         if progress is not None:
             progress(number, SHARES)
-        worker.run(Share(number, SHARES), repair=repair)
+        worker.run(Share(number, SHARES), repair=repair, archive=number == 0)
     return worker.totals
 
 
@@ -77,13 +85,66 @@ def reconcile_job(parts: Parts, worker: Reconciler, control: RunControl | None =
         parts.catalog.set_setting(_NEXT, (number + 1) % SHARES)
         took = time.monotonic() - began
         not_before = began + took * (1 + _REST)
-        if not found.wrong:
-            return None
-        detail = {"missing": found.missing, "differing": found.differing, "repaired": found.repaired}
-        parts.catalog.raise_alert("online store repaired", "online", detail, "critical")
-        return detail
+        if found.wrong:
+            detail = {name: getattr(found, name) for name in ("missing", "differing", "extra", "repaired")}
+            parts.catalog.raise_alert("online store repaired", "online", detail, "critical")
+        if found.archive_missing:
+            detail = {"missing": found.archive_missing, "restored": found.archive_restored, "lost": found.lost}
+            parts.catalog.raise_alert(
+                "archive repaired" if not found.lost else "archive lost", "offline", detail, "critical"
+            )
+        return found.to_dict() if found.wrong or found.archive_missing else None
 
     return Job(JOB, parts.settings.reconcile_s * US_PER_SECOND, work)
+
+
+class Reconciling:
+    """The job on a thread of its own: no other job waits for it."""
+
+    def __init__(self, parts: Parts) -> None:
+        from headrace.orchestration.jobs import RunControl
+        from headrace.orchestration.schedule import Scheduler
+
+        # Opened here, before there are two threads.
+        self._parts, _ = parts, (parts.raw, parts.features, parts.online, parts.offline, parts.past, parts.catalog)
+        self._stopped = threading.Event()
+        self.worker = reconciler(parts)
+        self.problem = ""
+        self.failure: BaseException | None = None
+        parts.catalog.abandon_runs("the process ended while it ran", JOB)
+        job = reconcile_job(parts, self.worker, RunControl(self._stopped.is_set))
+        self._scheduler = Scheduler(parts.catalog, [job], parts.clock.now_us())
+        self._thread = threading.Thread(target=self._run, name="reconcile", daemon=True)
+        self._thread.start()
+
+    def counters(self) -> dict[str, float]:
+        """Totals since the start."""
+        totals = self.worker.totals
+        return {
+            "reconciled": totals.compared,
+            "suspected": totals.suspected,
+            "repaired": totals.repaired,
+            "archive_missing": sum(totals.archive_missing.values()),
+            "archive_restored": sum(totals.archive_restored.values()),
+        }
+
+    def stop(self) -> None:
+        """End the thread soon, in the middle of a look; raises what it failed with."""
+        self._stopped.set()
+        self._thread.join()
+        if self.failure is not None:
+            raise self.failure
+
+    def _run(self) -> None:
+        try:
+            while not self._stopped.wait(_LOOK_S):
+                try:
+                    self._scheduler.run_due(self._parts.clock.now_us())
+                    self.problem = ""
+                except Unreachable as error:
+                    self.problem = str(error)  # the catalog is away; a look may be made again
+        except BaseException as error:
+            self.failure = error
 
 
 def rebuild_online(

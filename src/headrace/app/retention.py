@@ -1,20 +1,16 @@
 """What raw topics keep: the newest days, and whatever somebody still needs; the archive has the rest.
 
 An event is dropped from a raw topic when it arrived longer ago than the setting `retention`, lies in the archive, is
-behind the checkpoint of compute, and was looked at by every model whose label it may be. The raw topics of derived
-streams stay whole: an edit of one derives it anew from the log.
+behind the checkpoint of compute, was derived wherever it is derived, and was looked at by every model whose label it
+may be. So are derived records, but for the newest batch of a partition, which says where deriving goes on. Whoever
+comes later (a backfill, a new derived stream, a comparison of the online store) reads archive and log as one.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from headrace.app.settings import FOREVER
-from headrace.core.errors import PlanError
-
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
     from headrace.app.wiring import Parts
     from headrace.features.plan import ProjectPlan
 
@@ -30,41 +26,39 @@ def trim_raw(parts: Parts, keep_us: int) -> dict[str, int]:
     plan, raw = parts.plan, parts.raw
     topics, since_us = raw.topics(), parts.clock.now_us() - keep_us
     computed = _everywhere([checkpoint_positions(file) for file in parts.checkpoints])
-    derived_from = {plan.root(topic) for topic in plan.derived}
     dropped = {}
-    for stream in plan.streams:
-        if stream not in topics or stream in derived_from or stream not in computed:
+    for stream in plan.topics():
+        # A topic that has a name of its own in Kafka is somebody else's: he says what it keeps.
+        if stream not in topics or stream not in computed or stream in parts.settings.topics:
             continue
-        commits = [parts.offline.number(events_table(stream), WRITER)]
+        commits = [parts.offline.number(events_table(name), WRITER) for name in _sources(plan, stream)]
         for model in plan.models.values():
             if model.label.stream == stream:
                 commits.append(parts.features.committed(joiner(model.name), WINDOWS, 0))
         done = _positions(parts, min(commits), stream, topics[stream])
+        readers = [name for name, derived in plan.derived.items() if derived.source == stream]
         count = 0
         for partition, limits in enumerate(zip(done, computed[stream], strict=True)):
             before = raw.begin(stream, partition)
-            aged = first_arrival(raw, stream, partition, since_us)
-            if min(aged, *limits) > before:
-                count += raw.trim(stream, partition, min(aged, *limits)) - before
+            # A derived stream that is new has yet to read what the archive holds, and is in no hurry.
+            needed = [raw.end(name, partition) if name in topics else 0 for name in readers]
+            if stream in plan.derived:
+                last = raw.last(stream, partition)
+                needed.append(before if last is None else last.base)
+            edge = min(*limits, *needed, first_arrival(raw, stream, partition, since_us))
+            if edge > before:
+                count += raw.trim(stream, partition, edge) - before
         if count:
             dropped[stream] = count
     return dropped
 
 
-def check_derivable(parts: Parts, plan: ProjectPlan, derives: Collection[str]) -> None:
-    """Raise PlanError if a derived stream of the plan would have to be derived from events that the log has dropped."""
-    topics = parts.raw.topics()
-    for derived in plan.derived.values():
-        name, root = derived.name, plan.root(derived.topic)
-        if (
-            name in derives
-            and root in topics
-            and any(parts.raw.begin(root, partition) for partition in range(topics[root]))
-        ):
-            raise PlanError(
-                f"derived stream {name} would be derived from events of {root} that the log has dropped "
-                f'(retention); declare derived streams first, or keep the log whole with retention = "{FOREVER}"'
-            )
+def _sources(plan: ProjectPlan, stream: str) -> list[str]:
+    """A stream, and what it is derived from, up to the raw stream."""
+    found = [stream]
+    while found[-1] in plan.derived:
+        found.append(plan.derived[found[-1]].source)
+    return found
 
 
 def _everywhere(computed: list[dict[str, list[int]]]) -> dict[str, list[int]]:

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from headrace.app.wiring import Parts
     from headrace.engines.batch.runner import BatchRunner
     from headrace.features.plan import ModelPlan
-    from headrace.ingestion.reconcile import Reconciler
     from headrace.orchestration.jobs import RunControl
     from headrace.orchestration.schedule import Job, Scheduler
 
@@ -25,14 +24,15 @@ def project_scheduler(
     parts: Parts,
     runner: BatchRunner | None = None,
     control: RunControl | None = None,
-    worker: Reconciler | None = None,
+    *,
+    reconcile: bool = True,
 ) -> tuple[Scheduler, list[str]]:
     """The scheduler of a project, and the names of the jobs that run at its start.
 
     Every table with a query runs at the start (a run appends only what is new) and by its schedule, and so does every
     scheduled group; active parts of tables run by theirs; truth is joined by the minute; models with triggers are
     looked after by the hour; served values are audited every ten minutes; the online store is compared with the
-    archive. `runner` and `control` are those of tables, `worker` that of the comparison.
+    archive, unless `reconcile` is False. `runner` and `control` are those of tables.
     """
     from headrace.app.reconciling import reconcile_job, reconciler
     from headrace.app.scheduled import group_jobs
@@ -43,8 +43,8 @@ def project_scheduler(
     runner = runner or parts.batch(sources_of(parts))
     at_start = batch_jobs(parts.plan, runner, control) + _unscheduled(parts, runner, control) + group_jobs(parts)
     jobs = [*at_start, *_upkeep(parts), *_active(parts, runner, control)]
-    if parts.settings.reconcile_s:
-        jobs.append(reconcile_job(parts, worker or reconciler(parts), control))
+    if reconcile and parts.settings.reconcile_s:
+        jobs.append(reconcile_job(parts, reconciler(parts), control))
     for model in parts.plan.models.values():
         jobs += _model_jobs(parts, model, now)
     for job in jobs:

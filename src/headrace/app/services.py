@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING, TypeVar
 
-from headrace.app.heartbeats import Heartbeat, layer_counters, write_heartbeat
+from headrace.app.heartbeats import COPY, Heartbeat, layer_counters, stalled_layers, write_heartbeat
 from headrace.app.locks import FolderLock
 from headrace.app.sides import BESIDE_LAYERS
 from headrace.core.errors import ConfigError, StoreError, Unreachable
@@ -158,20 +158,22 @@ class ScheduleLayer(Layer):
     name = "schedule"
 
     def __init__(self, parts: Parts) -> None:
-        from headrace.app.reconciling import reconciler
+        from headrace.app.reconciling import Reconciling
         from headrace.app.schedules import project_scheduler, sources_of
         from headrace.orchestration.jobs import RunControl
 
         self._runner = parts.batch(sources_of(parts))
         control = RunControl(lambda: self.stopping(), lambda: self.alive())
-        self._reconciler = reconciler(parts)
-        self._scheduler, self._at_start = project_scheduler(parts, self._runner, control, self._reconciler)
+        self._scheduler, self._at_start = project_scheduler(parts, self._runner, control, reconcile=False)
+        self._reconciling = Reconciling(parts) if parts.settings.reconcile_s else None
         self._clock = parts.clock
         self._ran = 0
         self._pause_s, self._again_at = 0.0, 0.0
         self._problem = ""
 
     def step(self) -> int:
+        if self._reconciling is not None and self._reconciling.failure is not None:
+            raise self._reconciling.failure
         if time.monotonic() < self._again_at:
             return 0
         try:
@@ -194,7 +196,7 @@ class ScheduleLayer(Layer):
         return 1
 
     def problem(self) -> str:
-        return self._problem
+        return self._problem or ("" if self._reconciling is None else self._reconciling.problem)
 
     def lag(self) -> int:
         return len(self._at_start) + (1 if self._scheduler.next_us <= self._clock.now_us() else 0)
@@ -207,18 +209,26 @@ class ScheduleLayer(Layer):
             "rows_unchanged": rows.unchanged,
             "rows_written": rows.written,
             "rows_dead": rows.dead,
-            "reconciled": self._reconciler.totals.compared,
-            "repaired": self._reconciler.totals.repaired,
+            **({} if self._reconciling is None else self._reconciling.counters()),
         }
 
     def finish(self, *, drain: bool) -> None:
-        """Every run is recorded as it ends; nothing is left to do."""
+        """Every run is recorded as it ends; what the comparison has not finished is begun again."""
+        if self._reconciling is not None:
+            self._reconciling.stop()
+
+
+def _copy(parts: Parts) -> Layer:
+    from headrace.app.copying import CopyLayer
+
+    return CopyLayer(parts)
 
 
 LAYER_CLASSES: dict[str, Callable[[Parts], Layer]] = {
     "compute": ComputeLayer,
     "ingest": IngestLayer,
     "schedule": ScheduleLayer,
+    COPY: _copy,
 }
 
 
@@ -234,7 +244,7 @@ def run_layer(parts: Parts, name: str, *, once: bool = False, parent: int | None
         raise StoreError(f"side {parts.side.name} is not filled yet: go on with headrace beside start")
     if name == "serve":
         if once:
-            raise ConfigError("serve answers until it is stopped; --once is for compute, ingest and schedule")
+            raise ConfigError("serve answers until it is stopped; --once is for compute, ingest, schedule and copy")
         _serve(parts, parent)
         return
     with FolderLock(parts.role_folder, name), stop_on_signals() as stopped:
@@ -353,7 +363,8 @@ def _serve(parts: Parts, parent: int | None) -> None:
         service = Service(
             parts.plan, parts.clock, parts.publisher(), parts.online, parts.horizon_us, parts.internal,
             {name: scorer_of(parts, model, log) for name, model in parts.plan.models.items()}, log, parts.raw,
-            parts.features, lambda: layer_counters(settings.state), Access(parts.catalog.keys, parts.clock),
+            parts.features, lambda: layer_counters(settings.state),
+            lambda: stalled_layers(settings.state, parts.clock.now_us()), Access(parts.catalog.keys, parts.clock),
             PutNotes(parts.catalog.changes), letters_of(parts),
         )  # fmt: skip
         beat = Beat(parts, "serve")

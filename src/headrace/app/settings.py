@@ -19,9 +19,11 @@ from headrace.app.refresh import Refresh, refreshes
 from headrace.core.addresses import shown
 from headrace.core.errors import ConfigError
 from headrace.core.time import US_PER_DAY, parse_duration
+from headrace.ingestion.kinesis import KinesisSource
 
 FILE = "headrace.toml"
 FOREVER = "forever"
+RETENTION = "7d"
 STREAM = "stream"
 """How a group runs of which nothing else is said."""
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -46,7 +48,7 @@ class Settings:
         partitions: partitions of a newly made raw topic.
         horizon_s: as-of horizon of the online store in seconds.
         history_mb: MiB that history takes for one stream or table; a larger archive is cut by key into parts on disk.
-        retention: how long raw topics keep events that are archived, such as "7d"; "forever" drops nothing.
+        retention: how long raw topics keep events that are archived, "7d" by default; "forever" drops nothing.
         writes_per_s: most records that the ingestion layer writes to the online store per second; 0: as many as it can.
         reconcile_s: seconds between two looks whether online and offline agree; 0: none.
         owner: owner of whatever names none.
@@ -55,6 +57,7 @@ class Settings:
             AWS_* variables.
         kafka: options of the Kafka client (`security.protocol`, `sasl.*`, `ssl.*`, …) beside those of the URL.
         topics: what the topics of streams are called in Kafka, where not by the project's prefix and the stream's name.
+        kinesis: streams of Kinesis that the layer `copy` copies into raw topics, by stream.
         groups: by group how it runs, where that was said: "stream", or a schedule such as "1h" or "@daily".
         refresh: by table which of its entities are active, and how often their rows are refreshed.
     """
@@ -76,7 +79,7 @@ class Settings:
     partitions: int = 1
     horizon_s: int = 600
     history_mb: int = 4096
-    retention: str = FOREVER
+    retention: str = RETENTION
     writes_per_s: int = 0
     reconcile_s: int = 600
     owner: str = ""
@@ -84,6 +87,7 @@ class Settings:
     s3: Mapping[str, str] = field(default_factory=dict)
     kafka: Mapping[str, str] = field(default_factory=dict)
     topics: Mapping[str, str] = field(default_factory=dict)
+    kinesis: Mapping[str, KinesisSource] = field(default_factory=dict)
     groups: Mapping[str, str] = field(default_factory=dict)
     refresh: Mapping[str, Refresh] = field(default_factory=dict)
 
@@ -135,7 +139,9 @@ def load_settings(
     sources |= chosen.pop("sources", {})
     s3 |= chosen.pop("s3", {})
     kafka = {**dict(_flat(raw.pop("kafka", {}))), **dict(_flat(chosen.pop("kafka", {})))}
-    topics = {**_topics(raw.pop("streams", {}), file), **_topics(chosen.pop("streams", {}), file)}
+    streams = {**_streams(raw.pop("streams", {}), file, environ), **_streams(chosen.pop("streams", {}), file, environ)}
+    topics = {name: found for name, found in streams.items() if isinstance(found, str)}
+    kinesis = {name: found for name, found in streams.items() if isinstance(found, KinesisSource)}
     refresh = refreshes({**raw.pop("refresh", {}), **chosen.pop("refresh", {})}, str(file))
     groups |= _runs(chosen.pop("groups", {}), f"[env.{name}.groups] of {file}")
     merged: dict[str, Any] = {}
@@ -161,7 +167,7 @@ def load_settings(
     if not merged["state"].is_absolute():
         merged["state"] = home / merged["state"]
     merged = {key: _typed(key, _expanded(value, environ)) for key, value in merged.items()}
-    retention_us(merged.get("retention", FOREVER))
+    retention_us(merged.get("retention", RETENTION))
     for part, schemes in SCHEMES.items():
         _check_address(part, merged.get(part, "embedded"), schemes)
     sources = {key: str(_expanded(value, environ)) for key, value in sources.items()}
@@ -169,19 +175,28 @@ def load_settings(
     if topics and merged.get("log", "embedded") == "embedded":
         raise ConfigError(f'streams.{min(topics)} of {file} names a topic of Kafka: give log = "kafka://..." as well')
     return Settings(
-        folder=home, env=name, sources=sources, s3=s3, kafka=kafka, topics=topics, groups=groups,
+        folder=home, env=name, sources=sources, s3=s3, kafka=kafka, topics=topics, kinesis=kinesis, groups=groups,
         refresh=refresh, **merged,
     )  # fmt: skip
 
 
-def _topics(given: Any, file: Path) -> dict[str, str]:
-    """Names in Kafka by stream: `streams.transfer = { topic = "core.transfers" }`."""
-    found = {}
+def _streams(given: Any, file: Path, environ: Mapping[str, str]) -> dict[str, str | KinesisSource]:
+    """Where events of streams are: a topic's name in Kafka, or the stream of Kinesis that they come from."""
+    found: dict[str, str | KinesisSource] = {}
     for name, told in given.items() if isinstance(given, Mapping) else [("", given)]:
-        topic = told.get("topic") if isinstance(told, Mapping) and set(told) == {"topic"} else None
-        if not name or not isinstance(topic, str) or not topic:
-            raise ConfigError(f'streams.{name or "?"} of {file} is {told!r}; write streams.NAME = {{ topic = "..." }}')
-        found[name] = topic
+        where = f"streams.{name or '?'} of {file}"
+        texts = isinstance(told, Mapping) and all(isinstance(item, str) and item for item in told.values())
+        if name and texts and set(told) == {"topic"}:
+            found[name] = told["topic"]
+        elif name and texts and "kinesis" in told and set(told) <= {"kinesis", "region", "endpoint"}:
+            stream, region, endpoint = (_expanded(told.get(k, ""), environ) for k in ("kinesis", "region", "endpoint"))
+            source = found[name] = KinesisSource(stream, region, endpoint)
+            source.check(where)
+        else:
+            raise ConfigError(
+                f'{where} is {told!r}; write streams.NAME = {{ topic = "..." }}, or '
+                '{ kinesis = "STREAM or ARN", region = "...", endpoint = "..." }'
+            )
     return found
 
 

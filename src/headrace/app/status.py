@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from headrace.app.changes import stream_name
-from headrace.app.heartbeats import LAYERS, STALE_US, Heartbeat, read_heartbeat
+from headrace.app.heartbeats import COPY, LAYERS, STALE_US, Heartbeat, read_heartbeat
 from headrace.app.locks import holder_of
 from headrace.app.scheduled import GroupStatus, group_status, run_text
 from headrace.core.errors import Unreachable
@@ -125,7 +125,7 @@ def project_status(parts: Parts) -> ProjectStatus:
         str(parts.settings.folder),
         parts.settings.env,
         bool(catalog.definitions()),
-        [layer_status(parts, layer, now) for layer in LAYERS],
+        [layer_status(parts, layer, now) for layer in (*LAYERS, *([COPY] if parts.settings.kinesis else []))],
         _streams(parts),
         [] if problem else [group_status(parts, group) for group in parts.plan.computed_groups],
         dead,
@@ -165,6 +165,8 @@ _TOLD = {
     "rows_written": "{:,.0f} written",
     "rows_dead": "{:,.0f} dead",
     "throttled_s": "throttled for {:,.0f} s",
+    "copied": "{:,.0f} events copied",
+    "lost_shards": "{:,.0f} shards dropped before they were read",
     "reconciled": "{:,.0f} records reconciled",
     "repaired": "{:,.0f} repaired",
 }

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from headrace.app.heartbeats import LAYERS, read_heartbeat
+from headrace.app.heartbeats import COPY, LAYERS, read_heartbeat
 from headrace.app.locks import APPLY, FolderLock, holder_of
 from headrace.app.services import stop_on_signals
 from headrace.app.sides import BESIDE, BESIDE_LAYERS
@@ -89,7 +89,9 @@ class Supervisor:
 
     @property
     def _layers(self) -> tuple[str, ...]:
-        return BESIDE_LAYERS if self.beside else LAYERS
+        if self.beside:
+            return BESIDE_LAYERS
+        return (*LAYERS, COPY) if self.settings.kinesis else LAYERS
 
     def _start_all(self) -> bool:
         """Start every layer; False if there is nothing to run any more."""
@@ -169,7 +171,7 @@ class Supervisor:
         """Stand still for whoever changes what is run, then start all layers anew; False if there are none any more."""
         resting = "compute and ingest rest" if self.beside else "compute, ingest and schedule rest, serve goes on"
         self.say(f"definitions are being applied, or sides switched: {resting}")
-        self._stop(("schedule", "compute", "ingest"))
+        self._stop((COPY, "schedule", "compute", "ingest"))
         while holder_of(self._folder, APPLY) is not None and not stopped.wait(0.1):
             pass
         if stopped.is_set():
@@ -177,7 +179,7 @@ class Supervisor:
         self._stop(("serve",))
         return self._start_all()
 
-    def _stop(self, layers: Sequence[str] = ("serve", "schedule", "compute", "ingest")) -> None:
+    def _stop(self, layers: Sequence[str] = ("serve", COPY, "schedule", "compute", "ingest")) -> None:
         """Stop the door first, then what stands behind it, so that what was accepted is computed and stored."""
         stopping = {layer: self._children.pop(layer) for layer in layers if layer in self._children}
         for child in stopping.values():

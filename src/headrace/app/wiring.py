@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from headrace.eventlog.base import EventLog
     from headrace.ingestion.archive import ArchiveWorker
     from headrace.ingestion.ceiling import WriteCeiling
+    from headrace.ingestion.copier import StreamCopier
     from headrace.ingestion.expected import Expected
     from headrace.ingestion.materialize import OnlineIngest
     from headrace.ingestion.publisher import Publisher
@@ -49,17 +50,40 @@ class Parts:
     @cached_property
     def sides(self) -> Sides:
         """Which sides there are, as it was when these parts were opened."""
+        return self._known_sides()
+
+    @property
+    def side(self) -> Side:
+        """The side that these parts are of; raises NotFound if there is none beside the served one."""
+        return self.sides.need_beside() if self.beside else self.sides.served
+
+    def refresh_side(self) -> bool:
+        """Go over to the side that is served now; True if that is another one than before."""
+        before, now = self.sides.served.name, self._known_sides()
+        self.__dict__["sides"] = now
+        if now.served.name == before:
+            return False
+        for name in ("features", "online", "derivation", "past"):
+            self.__dict__.pop(name, None)
+        return True
+
+    def check_side(self) -> None:
+        """Raise StoreError if these parts are no longer of the side of their role; who works holds its lock."""
+        now = self._known_sides()
+        held = now.beside if self.beside else now.served
+        if held is None or held.name != self.side.name:
+            raise StoreError(
+                f"side {self.side.name} is no longer {'beside' if self.beside else 'served'}: another process has "
+                "switched sides; open the project again, or start this layer again"
+            )
+
+    def _known_sides(self) -> Sides:
         from headrace.app.sides import Sides, read_sides
 
         settings = self.settings
         if settings.catalog == "embedded" and not (settings.state / "catalog.db").exists():
             return Sides()
         return read_sides(settings, self.catalog)
-
-    @property
-    def side(self) -> Side:
-        """The side that these parts are of; raises NotFound if there is none beside the served one."""
-        return self.sides.need_beside() if self.beside else self.sides.served
 
     @property
     def role_folder(self) -> Path:
@@ -133,6 +157,13 @@ class Parts:
         fill_lookups(self, store)
         return store
 
+    def forget_lookups(self) -> None:
+        """Close the store of look-ups; it is opened anew when it is asked for."""
+        store = self.__dict__.pop("derivation", None)
+        if store is not None:
+            self._opened.remove(store)
+            store.close()
+
     @cached_property
     def offline(self) -> OfflineStore:
         """The offline store: a local folder, or a prefix of a bucket."""
@@ -189,9 +220,7 @@ class Parts:
     @property
     def checkpoints(self) -> list[Path]:
         """Those of all sides: each may be where its compute begins to read again."""
-        from headrace.app.sides import read_sides
-
-        sides = read_sides(self.settings, self.catalog)
+        sides = self._known_sides()
         chosen = [sides.served] if sides.beside is None else [sides.served, sides.beside]
         return [side.folder(self.settings.state) / self.checkpoint.name for side in chosen]
 
@@ -211,10 +240,32 @@ class Parts:
 
         return Publisher(self.raw, self.plan.streams, partitions=self.settings.partitions)
 
+    def copier(self, stream: str) -> StreamCopier:
+        """What copies a stream from Kinesis, as the settings say; raises ConfigError if that cannot be exact."""
+        from headrace.ingestion.copier import StreamCopier
+        from headrace.ingestion.kinesis import KinesisStream
+
+        plan, source = self.plan.streams.get(stream), self.settings.kinesis[stream]
+        if plan is None:
+            declared = ", ".join(self.plan.streams) or "none"
+            raise ConfigError(f'streams.{stream}: there is no stream "{stream}"; declared are {declared}')
+        at_once = self.settings.log == "embedded"
+        if not at_once and plan.schema.id_field is None:
+            raise ConfigError(
+                f"streams.{stream}: an event from Kinesis may be appended to Kafka twice, and stream {stream} declares "
+                f"no id by which that is seen; declare one with hr.id(), or use the embedded log"
+            )
+        opened = KinesisStream(source)
+        self._opened.append(opened)
+        copier = StreamCopier(stream, opened, self.raw, self.publisher(), at_once=at_once)
+        self._opened.append(copier)
+        return copier
+
     def compute(self) -> ComputingLayer:
         """The worker of the computing layer; the caller holds the lock of that role."""
         from headrace.derivation.worker import ComputingLayer
 
+        self.check_side()
         return ComputingLayer(
             self.plan,
             self.raw,
@@ -230,17 +281,19 @@ class Parts:
         """The compute worker of the side beside the served one; the caller holds the lock of that role."""
         from headrace.engines.stream.following import FollowingWorker
 
+        self.check_side()
         leader = self._commits_of(self.sides.served)
         return FollowingWorker(self.plan, self.raw, self.features, leader, self.checkpoint)
 
     def ingest(self, ceiling: WriteCeiling | None = None) -> OnlineIngest:
         """The worker that writes the online store, under a ceiling or none; the caller holds the lock of that role.
 
-        Raises StoreError if the store has lost what a backfill brought to it.
+        Raises StoreError if the store has lost what a backfill brought to it, or sides were switched.
         """
         from headrace.app.backfill import lost_groups
         from headrace.ingestion.materialize import OnlineIngest
 
+        self.check_side()
         lost = lost_groups(self)
         if lost:
             raise StoreError(

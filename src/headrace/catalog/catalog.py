@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -305,6 +305,22 @@ class Catalog:
             value = _setting(connection, name)
         return default if value is None else msgspec.json.decode(value)
 
+    def replace_texts(self, clean: Callable[[str], str]) -> int:
+        """Put what `clean` makes of them in the place of details, bodies and figures that runs, alerts, decisions,
+        profiles and the log of changes hold; returns how many changed. On SQLite no former bytes stay in the file."""
+        found = 0
+        with self._database.write() as connection:
+            for table, key, columns in _TEXTS:
+                for row in connection.execute(sa.select(key, *columns)).all():
+                    values = dict(zip((column.name for column in columns), row[1:], strict=True))
+                    new = {name: clean(text) for name, text in values.items() if text is not None}
+                    changed = {name: text for name, text in new.items() if text != values[name]}
+                    if changed:
+                        connection.execute(table.update().where(key == row[0]).values(**changed))
+                        found += 1
+        self._database.compact()
+        return found
+
     def _insert(self, table: sa.Table, row: dict[str, Any]) -> int:
         with self._database.write() as connection:
             key = connection.execute(table.insert(), row).inserted_primary_key
@@ -314,6 +330,16 @@ class Catalog:
     def _upsert(self, table: sa.Table, key: str, name: str, values: dict[str, Any]) -> None:
         with self._database.write() as connection:
             _put(connection, table, key, name, values)
+
+
+_TEXTS = (
+    (tables.runs, tables.runs.c.id, (tables.runs.c.detail,)),
+    (tables.alerts, tables.alerts.c.id, (tables.alerts.c.subject, tables.alerts.c.detail)),
+    (tables.decisions, tables.decisions.c.id, (tables.decisions.c.reason, tables.decisions.c.figures)),
+    (tables.profiles, tables.profiles.c.subject, (tables.profiles.c.body,)),
+    (tables.change_log, tables.change_log.c.id, (tables.change_log.c.subject, tables.change_log.c.detail)),
+)
+"""Where values of events may have been told: table, its key, its texts."""
 
 
 def _put(connection: sa.Connection, table: sa.Table, key: str, name: str, values: dict[str, Any]) -> None:

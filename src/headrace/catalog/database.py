@@ -117,6 +117,17 @@ class Database:
         except SQLAlchemyError as error:
             raise _failure(f"{what} cannot be kept to this process", error) from error
 
+    def compact(self) -> None:
+        """Leave no bytes of deleted and replaced rows in the file; on PostgreSQL that is the server's own affair."""
+        if not self._is_sqlite:
+            return
+        try:
+            with self._engine.connect() as connection:
+                connection.exec_driver_sql("VACUUM")
+                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+        except SQLAlchemyError as error:
+            raise _failure("the catalog was not compacted", error) from error
+
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
@@ -239,4 +250,6 @@ def _failure(what: str, error: SQLAlchemyError, cure: str = "") -> StoreError:
     )
     if away and error.__class__.__module__.startswith("sqlalchemy") and "sqlite" not in type(cause).__module__:
         return Unreachable(f"{what}: the database does not answer: {line}")
+    if not cure and any(said in line for said in ("disk I/O error", "disk is full", "could not extend file")):
+        cure = "its disk is full or fails: free some space and do it again"
     return StoreError(f"{what}: {type(cause).__name__}: {line}{f'; {cure}' if cure else ''}")

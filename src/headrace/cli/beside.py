@@ -29,22 +29,29 @@ def register(group: click.Group) -> None:
 
         Its store is made from archive and log first. Nothing that runs has to stop.
         """
-        from headrace.app.beside import begin_side, layer_interpreter, run_as
+        from headrace.app.beside import begin_side, fill_side, layer_interpreter, run_as
         from headrace.app.supervisor import Supervisor
 
         project = session.open()
         project.ensure_applied()
         settings = project.settings
         side = begin_side(project.parts, name, python or sys.executable)
-        project.close()
 
         def say(line: str) -> None:
             session.say(line, event=line)
 
         if not side.ready:
             say(f"side {name}: making its records, by {side.interpreter}")
-            run_as(side, settings, ["fill", *(["--from-beginning"] if from_beginning else [])])
+            if side.interpreter == sys.executable:
+                with progress("making records") as shown:
+                    fill_side(
+                        project.parts, from_beginning=from_beginning,
+                        progress=lambda done, of: shown.update(done, max(of, 1), f"{done:,} of {of:,}"),
+                    )  # fmt: skip
+            else:
+                run_as(side, settings, ["fill", *(["--from-beginning"] if from_beginning else [])])
             say(f"side {name} is filled")
+        project.close()
         if not fill_only:
             Supervisor(
                 settings, say, beside=True, interpreter=lambda: layer_interpreter(settings, beside=True)
@@ -58,11 +65,7 @@ def register(group: click.Group) -> None:
 
         project = session.open()
         project.ensure_applied()
-        with progress("making records") as shown:
-            side = fill_side(
-                project.parts, from_beginning=from_beginning,
-                progress=lambda done, of: shown.update(done, max(of, 1), f"{done:,} of {of:,}"),
-            )  # fmt: skip
+        side = fill_side(project.parts, from_beginning=from_beginning)
         session.say(f"side {side.name} goes its own way from commit {side.fork:,} on", side=side.name, fork=side.fork)
 
     @command(beside, "catch-up", "headrace beside catch-up", hidden=True)

@@ -7,13 +7,14 @@ from typing import Any
 
 import click
 
-_TOPICS = ("define", "data", "datasets", "models", "look", "operate", "beside", "dead", "access", "demo")
+_TOPICS = ("define", "data", "datasets", "models", "look", "operate", "beside", "dead", "access", "erasing", "demo")
 _ORDER = (
     ("Define", ("init", "check", "plan", "apply")),
     ("Data", ("publish", "put", "get", "online", "history", "snapshot", "dataset", "datasets", "backfill", "replay")),
     ("Models", ("train", "evaluate", "promote", "rollback", "score")),
     ("Look", ("search", "describe", "statistics", "report", "audit")),
     ("Operate", ("up", "run", "status", "beside", "dead", "keys", "changes", "doctor", "reconcile", "rebuild", "demo")),
+    ("Erase", ("erase", "erasures")),
 )
 
 

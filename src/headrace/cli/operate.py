@@ -7,7 +7,7 @@ import time
 
 import click
 
-from headrace.app.heartbeats import LAYERS
+from headrace.app.heartbeats import COPY, LAYERS
 from headrace.cli.common import REFUSED, Session, command, progress
 
 
@@ -46,7 +46,7 @@ def register(group: click.Group) -> None:
         ).run()  # fmt: skip
 
     @command(group, "run", "headrace run compute\nheadrace run ingest --once\nheadrace run serve --port 9000")
-    @click.argument("layer", type=click.Choice(LAYERS))
+    @click.argument("layer", type=click.Choice((*LAYERS, COPY)))
     @click.option("--once", is_flag=True, help="Stop when nothing is waiting.")
     @click.option("--host", metavar="ADDRESS", help="Where serve listens (127.0.0.1).")
     @click.option("--port", type=int, help="Port on which serve listens (8321); 0 takes any free one.")
@@ -58,7 +58,7 @@ def register(group: click.Group) -> None:
         """Run one layer as this process, until SIGTERM; each may be stopped and killed without the others.
 
         compute: events to features. ingest: features to the stores. serve: the HTTP API. schedule: batch tables,
-        scheduled groups, truth, monitors, retraining.
+        scheduled groups, truth, monitors, retraining. copy: streams of Kinesis to raw topics, where there are any.
         """
         from headrace.app.services import run_layer, until_reached
 
@@ -85,7 +85,8 @@ def register(group: click.Group) -> None:
     @command(group, "reconcile", "headrace reconcile\nheadrace reconcile --dry-run")
     @click.option("--dry-run", is_flag=True, help="Only say what differs.")
     def reconcile(session: Session, dry_run: bool) -> int:
-        """Compare all records of the online store with archive and log, bit for bit, and repair what differs.
+        """Compare the archive with the log, and all records of the online store with both, bit for bit; repair what
+        differs, on either side.
 
         Nothing has to stop for it. `headrace run schedule` does a share of it every few minutes. Ends with 1 if
         something differs that is not repaired.
@@ -98,11 +99,8 @@ def register(group: click.Group) -> None:
             found = reconcile_all(
                 project.parts, repair=not dry_run, progress=lambda done, of: shown.update(done, of, f"{done} of {of}")
             )
-        session.say(
-            str(found), compared=found.compared, missing=found.missing, differing=found.differing,
-            repaired=found.repaired, left=found.left,
-        )  # fmt: skip
-        return REFUSED if found.wrong > found.repaired else 0
+        session.say(str(found), **found.to_dict())
+        return REFUSED if found.unrepaired else 0
 
     @command(group, "rebuild", "headrace rebuild online\nheadrace rebuild online --replace")
     @click.argument("store", type=click.Choice(["online"]))

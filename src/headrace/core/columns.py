@@ -142,3 +142,14 @@ def lists_of(elements: FloatArray) -> Column:
 def nulls(dtype: DType, n: int) -> Column:
     """A column of `n` nulls."""
     return Column(dtype, np.full(n, _FILL.get(dtype, 0), NUMPY_DTYPES[dtype]), np.zeros(n, np.bool_))
+
+
+def spread(column: Column, at: IntArray, n: int) -> Column:
+    """The values of a column at the rows `at` of `n`; null elsewhere."""
+    if len(at) == n:
+        return column
+    out = nulls(column.dtype, n)
+    assert out.valid is not None
+    out.values[at] = column.values
+    out.valid[at] = column.mask()
+    return out

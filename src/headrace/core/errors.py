@@ -7,6 +7,7 @@ HeadraceError
 ├── SchemaError (ValueError)          an event, row or request does not fit its declaration: names the field
 │   └── InputFileError                an event file is empty, cut short or not what it says
 ├── NotFound (LookupError)            no such stream, group, view, model, version, prediction
+│   └── Erased                        it was there, and was erased with the entity that it belonged to
 ├── HorizonError (ValueError)         an online read further back than the as-of horizon
 ├── LogError (RuntimeError)           the event log cannot do what was asked
 │   ├── LogMoved                      another one has written where one writer was to go on
@@ -58,6 +59,10 @@ class InputFileError(SchemaError):
 
 class NotFound(HeadraceError, LookupError):
     """Nothing of that name exists; the message lists near names."""
+
+
+class Erased(NotFound):
+    """What is asked for was erased with the entity that it belonged to."""
 
 
 class HorizonError(HeadraceError, ValueError):

@@ -202,7 +202,8 @@ def explain(error: lmdb.Error | OSError, path: str | os.PathLike[str]) -> str:
     """What went wrong with the environment in `path`, and what to do about it."""
     if isinstance(error, lmdb.MapFullError):
         return f"{path} has used up its map; nothing was stored: open it with a larger map_size, or drop old data"
-    if "No space left" in str(error) or "Input/output error" in str(error):  # LMDB calls a cut-off write the latter
+    # LMDB calls a cut-off write an input/output error.
+    if any(said in str(error) for said in ("No space left", "Input/output error", "File too large", "quota")):
         return f"the disk of {path} is full or fails; nothing was stored: free some space and do it again"
     if isinstance(error, lmdb.ReadersFullError):
         return f"{path} has {_MAX_READERS} readers at once already: close some of the processes that read it"

@@ -43,7 +43,7 @@ def messages_of(
         raise SchemaError("a log of single events takes blocks of events only") from None
     if version != FORMAT:
         raise SchemaError(f"a block of events has format {version}; this version writes format {FORMAT}")
-    columns = {name: _plain(column) for name, column in packed.items()}
+    columns = {name: plain_column(column) for name, column in packed.items()}
     names = list(columns)
     rows = [dict(zip(names, row, strict=True)) for row in zip(*columns.values(), strict=True)] if names else [{}] * n
     messages = _lines(rows).split(b"\n")[:n]
@@ -118,7 +118,7 @@ def _lenient(field: Field, objects: Sequence[dict[str, Any]], bad: set[int]) -> 
     return column_of(field.dtype, values)
 
 
-def _plain(packed: Any) -> list[Any]:
+def plain_column(packed: Any) -> list[Any]:
     """A stored column as Python values, None for null."""
     if isinstance(packed, list):
         return packed

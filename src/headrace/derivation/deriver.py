@@ -4,6 +4,9 @@ The look-ups are answered from a state of the deriver's own, which the feature l
 so deriving goes on when ingestion does not. What lies further back than the state's as-of horizon is answered by
 history, at the positions that the state has reached, to the same bits.
 
+Events that the log has dropped since are read from the archive, so a stream that is declared late is derived from all
+of its past.
+
 Progress is in the output: the end of a derived topic says which events were derived, and its last batch from which
 commit on to look for more. One append is the only atomic step, so a kill at any moment loses and doubles nothing.
 """
@@ -16,7 +19,7 @@ from typing import Protocol
 
 import numpy as np
 
-from headrace.core.columns import Column, IntArray, nulls
+from headrace.core.columns import Column, spread
 from headrace.core.derived import OUTSIDE, DerivedBatch, decode_derived, encode_derived
 from headrace.core.errors import HorizonError, LogError
 from headrace.core.events import EventBlock, encode_block
@@ -25,7 +28,7 @@ from headrace.core.time import MAX_US, MIN_US
 from headrace.engines.stream.commits import StreamSpan
 from headrace.engines.stream.engine import RawChunk
 from headrace.engines.stream.verdicts import COUNTED
-from headrace.engines.stream.worker import read_heads, read_span
+from headrace.engines.stream.worker import read_heads
 from headrace.eventlog.base import Append, EventLog
 from headrace.features.generation import first_topic
 from headrace.features.plan import WHERE, DerivedPlan, ProjectPlan
@@ -33,6 +36,7 @@ from headrace.retrieval.history import HistoryReader, served_at
 from headrace.retrieval.online import OnlineReader
 from headrace.retrieval.past import Past
 from headrace.retrieval.rows import FeatureBlock
+from headrace.retrieval.spans import judged_span
 from headrace.stores.online.base import OnlineStore
 
 _COMMITS_AT_ONCE = 1_000
@@ -101,6 +105,7 @@ class Deriver:
         self._horizon_us = horizon_us
         self._until = until
         self._online = None if store is None else OnlineReader(plan.view, project, store, horizon_us=horizon_us)
+        self._past = past
         self._history = HistoryReader(plan.view, project, past)
         groups = [project.groups[binding.source] for binding in plan.view.bindings if not binding.is_table]
         self._looked_up = sorted({group.stream for group in groups})
@@ -124,7 +129,7 @@ class Deriver:
                     f"partition {partition} of topic {self.plan.topic} ends at {held}, but the feature log goes on "
                     f"with {begin}: one of the two logs was replaced"
                 )
-            chunk = read_span(self._project, self._raw, self.plan.source, partition, begin, end)
+            chunk = judged_span(self._project, self._raw, self._past.offline, self.plan.source, partition, begin, end)
             codes = waiting.codes.get(partition, {})
             commits = waiting.commits if self._until is None else min(waiting.commits, self._until)
             payload = self._derived(chunk, codes, position, commits)
@@ -190,13 +195,15 @@ class Deriver:
         return found
 
     def _newest_us(self, span: StreamSpan) -> int:
-        """When the last event of a span arrived."""
+        """When the last event of a span arrived, or later."""
         root = self._project.root(self.plan.source)
-        return max(
-            self._raw.read(root, partition, end - 1, 1)[0].arrival_us
-            for partition, (begin, end) in enumerate(zip(span.begin, span.end, strict=True))
-            if end > begin
-        )
+        newest = MIN_US
+        for partition, (begin, end) in enumerate(zip(span.begin, span.end, strict=True)):
+            if end > begin:
+                # What the log has dropped arrived before what it holds.
+                batches = self._raw.read(root, partition, max(end - 1, self._raw.begin(root, partition)), 1)
+                newest = max(newest, batches[0].arrival_us if batches else MAX_US)
+        return newest
 
     def _derived(self, chunk: RawChunk, exceptions: Mapping[int, int], position: Position, commits: int) -> bytes:
         """The derived records of a chunk, as they are stored."""
@@ -212,7 +219,7 @@ class Deriver:
             codes[at[~belongs]] = OUTSIDE
             at, found = at[belongs], found.take(belongs)
         columns = dict(chunk.block.columns)
-        columns |= {name: _spread(found.column(name), at, n) for name in self.plan.computed}
+        columns |= {name: spread(found.column(name), at, n) for name in self.plan.computed}
         rows = np.flatnonzero(codes)
         listed = list(zip(rows.tolist(), codes[rows].tolist(), strict=True))
         return encode_derived(
@@ -231,14 +238,3 @@ class Deriver:
                 pass
         # Exactly what the state would say if it reached back further. Reading all of them so costs little more.
         return self._history.read(request, served_at(position, len(t)))
-
-
-def _spread(column: Column, at: IntArray, n: int) -> Column:
-    """The values at rows `at` of `n`; null elsewhere."""
-    if len(at) == n:
-        return column
-    out = nulls(column.dtype, n)
-    assert out.valid is not None
-    out.values[at] = column.values
-    out.valid[at] = column.mask()
-    return out

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from headrace.core.errors import LogError
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +47,21 @@ class EventLog(ABC):
     """Topics of one or more partitions; each partition is an ordered, append-only sequence of records.
 
     Records travel in batches, as in Kafka: the payload is opaque here, `count` says how many records (offsets) it
-    holds. Batches are never split or edited. Any number of processes may append, read and commit at once; a reader
-    sees whole batches in offset order without gaps, as soon as they are appended, and never a torn one. After a kill
-    of any process everything appended is there; with `sync` also after power loss. Offsets only grow. Thread-safe.
+    holds. Batches are never split, and edited by `rewrite` alone. Any number of processes may append, read and commit
+    at once; a reader sees whole batches in offset order without gaps, as soon as they are appended, and never a torn
+    one. After a kill of any process everything appended is there; with `sync` also after power loss. Offsets only
+    grow. Thread-safe.
 
     A server that is away raises LogUnreachable. Topics of single events that other tools write as well (raw topics on
     Kafka) differ in three ways, which whoever reads or appends raw events has to bear: a batch may be cut anew at every
     read, offsets at which no event stands are read as rows of nothing (`core.messages`), and an append may come through
     in part if its process dies. Offsets are without gaps there, too.
+
+    Attributes:
+        editable: whether `rewrite` can edit what is stored. Kafka's topics only ever lose their beginning.
     """
+
+    editable: bool = False
 
     @abstractmethod
     def create(self, topic: str, partitions: int = 1) -> None:
@@ -105,6 +113,21 @@ class EventLog(ABC):
     @abstractmethod
     def trim(self, topic: str, partition: int, before: int) -> int:
         """Drop whole batches that lie below `before`; returns the new begin."""
+
+    def rewrite(self, topic: str, partition: int, change: Callable[[LogBatch], bytes | None]) -> int:
+        """Give batches another payload; returns how many. `change` is asked for each that is held, in order, and may
+        be asked again for one that it has changed; None leaves a batch as it is.
+
+        A batch keeps its offsets, its count and its arrival; a reader sees it whole, as it was or as it is. Batches
+        that are appended meanwhile are reached, too. Raises LogError where the log is not `editable`.
+        """
+        raise LogError(f'messages of topic "{topic}" cannot be edited here: they are kept until they are trimmed')
+
+    def wipe(self) -> None:  # noqa: B027  an adapter without files has nothing to do
+        """Make sure that what was rewritten or trimmed cannot be read from the log's files any more.
+
+        Whoever reads at the moment is waited for. A log whose files are not at hand does nothing.
+        """
 
     @abstractmethod
     def sync(self) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import struct
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Final
 
-from headrace.core.errors import LogError, LogMoved, NotFound
+import msgspec
+
+from headrace.core.errors import HeadraceError, LogError, LogMoved, NotFound
+from headrace.eventlog.base import LogBatch
 
 MAX_NAME_BYTES: Final = 128
 """Longest name of a topic or consumer group."""
@@ -50,6 +55,20 @@ def no_topic(topic: str, partition: int, topics: dict[str, int]) -> NotFound:
     if topic in topics:
         return NotFound(f'topic "{topic}" has partitions 0 to {topics[topic] - 1}, not {partition}')
     return NotFound(f'no topic "{topic}"; {_near(topic, topics)}create it first')
+
+
+@contextmanager
+def decoding(batch: LogBatch) -> Iterator[None]:
+    """Say of what cannot be decoded where it stands and what to do: LogError, for a batch may not be skipped."""
+    try:
+        yield
+    except (HeadraceError, msgspec.DecodeError, struct.error, IndexError) as error:
+        cure = "; nothing behind it is taken: restore the log, or use the version of headrace that wrote it"
+        if isinstance(error, LogError):
+            cure = ""  # it brings its own
+        raise LogError(
+            f"topic {batch.topic}, partition {batch.partition}, offset {batch.base}: {error}{cure}"
+        ) from None
 
 
 def below_begin(topic: str, partition: int, offset: int, begin: int) -> LogError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import msgspec
@@ -38,6 +38,7 @@ class ForkedLog(EventLog):
         if not begins or begins != sorted(set(begins)):
             raise LogError(f"topic {topic} cannot be read from {list(segments)}: each begins behind the former one")
         self._own = self._segments[-1]
+        self.editable = log.editable
 
     def create(self, topic: str, partitions: int = 1) -> None:
         self._log.create(self._own.topic if topic == self._topic else topic, partitions)
@@ -75,7 +76,7 @@ class ForkedLog(EventLog):
                 found.append(replace(batch, topic=topic, base=base))
             if not found or found[-1].end <= offset:
                 break  # the next segment begins behind a gap, which only an end leaves
-            left -= found[-1].end - offset
+            left = max_records - sum(batch.count for batch in found)
             offset = found[-1].end
             if end is None or offset < end:
                 break
@@ -128,6 +129,24 @@ class ForkedLog(EventLog):
             if below > segment.begin:
                 self._log.trim(segment.topic, partition, below - segment.begin + segment.base)
         return self.begin(topic, partition)
+
+    def rewrite(self, topic: str, partition: int, change: Callable[[LogBatch], bytes | None]) -> int:
+        if topic != self._topic:
+            return self._log.rewrite(topic, partition, change)
+        found = 0
+        for segment, end in self._stretches():
+
+            def outward(batch: LogBatch, segment: Segment = segment, end: int | None = end) -> bytes | None:
+                base = batch.base - segment.base + segment.begin
+                if base < segment.begin or (end is not None and base >= end):
+                    return None  # of the side that this one was forked from
+                return change(replace(batch, topic=topic, base=base))
+
+            found += self._log.rewrite(segment.topic, partition, outward)
+        return found
+
+    def wipe(self) -> None:
+        self._log.wipe()
 
     def sync(self) -> None:
         self._log.sync()

@@ -11,6 +11,7 @@ import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Final, TypeAlias, TypeVar
 from zlib import crc32
 
@@ -25,6 +26,7 @@ from headrace.core.lmdb_env import (
     explain,
     release_environment,
 )
+from headrace.core.lmdb_wipe import wipe_environment
 from headrace.core.time import NULL_US, Clock
 from headrace.eventlog.base import Append, EventLog, LogBatch
 from headrace.eventlog.checks import below_begin, check_base, check_count, check_name, check_partitions, no_topic
@@ -37,6 +39,8 @@ _HEADER: Final = struct.Struct(">IIq")
 _MARK: Final = struct.Struct(">Qq")
 _META: Final = b"headrace"
 _TRIM_STEP: Final = 5_000
+_REWRITE_STEP: Final = 10_000
+"""Records that are looked at before what has changed among them is written."""
 
 
 class LmdbEventLog(EventLog):
@@ -51,6 +55,8 @@ class LmdbEventLog(EventLog):
 
     Every method raises LogError if the folder cannot be read or written, and says what to do.
     """
+
+    editable = True
 
     def __init__(
         self, path: str | os.PathLike[str], clock: Clock, *, sync: bool = True, map_size: int = DEFAULT_MAP_SIZE
@@ -250,6 +256,34 @@ class LmdbEventLog(EventLog):
             while self._write(drop):
                 pass
         return self.begin(topic, partition)
+
+    def rewrite(self, topic: str, partition: int, change: Callable[[LogBatch], bytes | None]) -> int:
+        key, shared = (topic, partition), self._shared
+        at, found = self.begin(topic, partition), 0
+
+        def put(txn: Transaction, items: list[tuple[LogBatch, bytes]]) -> int:
+            """Puts those that are still there as they were read."""
+            handle, done = shared.handles[key], 0
+            for batch, payload in items:
+                place = batch.base.to_bytes(8, "big")
+                if txn.get(place, db=handle) is not None:  # else it was trimmed meanwhile
+                    txn.put(place, _HEADER.pack(batch.count, crc32(payload), batch.arrival_us) + payload, db=handle)
+                    done += 1
+            return done
+
+        while batches := self.read(topic, partition, at, _REWRITE_STEP):
+            items = [(batch, payload) for batch in batches if (payload := change(batch)) is not None]
+            if items:
+                with shared.write_gate:
+                    self._find(topic, partition)
+                    found += self._write(partial(put, items=items))
+            at = batches[-1].end
+        return found
+
+    def wipe(self) -> None:
+        shared = self._shared
+        with _explained(shared):
+            wipe_environment(shared)
 
     def sync(self) -> None:
         shared = self._shared

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_right
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 from headrace.core.errors import LogError
 from headrace.core.time import NULL_US, Clock
@@ -29,6 +29,8 @@ class MemoryEventLog(EventLog):
     Args:
         clock: gives the arrival of each batch.
     """
+
+    editable = True
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -130,6 +132,16 @@ class MemoryEventLog(EventLog):
             held = self._partition(topic, partition)
             held.batches = [batch for batch in held.batches if batch.end > before]
             return held.begin()
+
+    def rewrite(self, topic: str, partition: int, change: Callable[[LogBatch], bytes | None]) -> int:
+        with self._lock:
+            held, found = self._partition(topic, partition), 0
+            for index, batch in enumerate(held.batches):
+                payload = change(batch)
+                if payload is not None:
+                    held.batches[index] = replace(batch, payload=bytes(payload))
+                    found += 1
+            return found
 
     def sync(self) -> None:
         """Nothing to do."""

@@ -29,6 +29,12 @@ def generation_topic(first: str, generation: int) -> str:
     return f"{first}{_MARK}{generation}" if generation else first
 
 
+def is_generation(topic: str, derived: DerivedPlan) -> bool:
+    """True if a topic is a generation of the derived stream, whichever the plan is at."""
+    first = first_topic(derived)
+    return topic == first or (topic.startswith(first + _MARK) and topic[len(first + _MARK) :].isdecimal())
+
+
 def generations_of(plan: ProjectPlan) -> dict[str, int]:
     """The generation of each derived stream of a plan, by first topic."""
     return {first_topic(d): _number(first_topic(d), d.topic) for d in plan.derived.values()}

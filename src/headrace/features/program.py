@@ -119,11 +119,7 @@ def _spread(dtype: DType, values: list[Values], masks: list[Mask], n: int) -> tu
 def _finished(what: tuple[Composed, Params], values: list[Values], masks: list[Mask], n: int) -> tuple[Values, Mask]:
     kind, params = what
     there = [np.ones(n, np.bool_) if mask is None else mask for mask in masks]
-    found, valid = kind.finish([(whole(v, n), ok) for v, ok in zip(values, there, strict=True)], params)
-    if found.dtype.kind != "f":
-        return found, valid
-    # As everywhere: no infinities, and -0.0 is 0.0.
-    return found + 0.0, valid & np.isfinite(found)
+    return kind.finished([(whole(v, n), ok) for v, ok in zip(values, there, strict=True)], params)
 
 
 def _null(dtype: DType, values: list[Values], masks: list[Mask], n: int) -> tuple[Values, Mask]:

@@ -13,6 +13,7 @@ from headrace.engines.stream.admitted import judged_events
 from headrace.engines.stream.commits import TABLES, WINDOWS
 from headrace.engines.stream.worker import read_heads
 from headrace.eventlog.base import EventLog
+from headrace.eventlog.checks import decoding
 from headrace.features.plan import ProjectPlan
 from headrace.retrieval.past import EVENT_TIME, WRITER, events_table, rows_table, table_history
 from headrace.retrieval.stored import as_stored, column_of_field
@@ -89,7 +90,8 @@ class ArchiveWorker:
             return 0
         pieces: dict[str, list[pa.Table]] = {}
         for batch in batches:
-            rows = decode_table_rows(batch.payload)
+            with decoding(batch):
+                rows = decode_table_rows(batch.payload)
             table = self._plan.tables.get(rows.table)
             if table is not None and table.version == rows.version and batch.base >= self._rows_done[table.name]:
                 pieces.setdefault(table.name, []).append(table_history(table, rows, batch.base))

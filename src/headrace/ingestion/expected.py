@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from headrace.aggregations.sketch import hash_slices
 from headrace.aggregations.table_records import DELETED, words_of
 from headrace.aggregations.table_splice import NewRows, merge_table
 from headrace.core.arrow import from_arrow
@@ -24,6 +24,7 @@ from headrace.engines.stream.commits import TABLES
 from headrace.eventlog.base import EventLog
 from headrace.features.plan import GroupPlan, ProjectPlan, TablePlan
 from headrace.ingestion.backfill import GroupBackfill, Progress
+from headrace.ingestion.digests import hashes_of, holds
 from headrace.retrieval.past import AVAILABLE, EVENT_TIME, ORDER, Past
 from headrace.retrieval.past import DELETED as GONE
 from headrace.stores.offline.base import OfflineStore
@@ -37,18 +38,23 @@ _BATCHES = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """One of `of` equal shares of all entities, told by a hash of their keys, `number` from 0."""
+    """One of `of` equal shares of all entities, told by a hash of their keys, `number` from 0; with further records.
+
+    Attributes:
+        also: XXH64 of the keys of records that belong to it besides, sorted.
+    """
 
     number: int
     of: int
+    also: npt.NDArray[np.uint64] | None = None
 
     def holds(self, keys: Sequence[bytes]) -> BoolArray:
         """Which of these keys of records are of entities in this share."""
-        entities = [key[:-_VERSION_BYTES] for key in keys]
-        at = np.zeros(len(keys) + 1, np.int64)
-        np.cumsum(np.fromiter(map(len, entities), np.int64, len(keys)), out=at[1:])
-        hashes = hash_slices(b"".join(entities) or b"\0", at).view(np.uint64)
-        return np.asarray(hashes % np.uint64(self.of) == np.uint64(self.number))
+        hashes = hashes_of([key[:-_VERSION_BYTES] for key in keys])
+        mine: BoolArray = np.asarray(hashes % np.uint64(self.of) == np.uint64(self.number))
+        if self.also is not None and len(self.also):
+            mine |= holds(self.also, hashes_of(keys))
+        return mine
 
 
 ALL = Share(0, 1)

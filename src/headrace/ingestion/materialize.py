@@ -27,6 +27,7 @@ from headrace.core.time import MAX_US
 from headrace.engines.stream.coalesce import join_deltas, may_join, reach_beyond
 from headrace.engines.stream.commits import TABLES, WINDOWS, Commit, GroupDelta, decode_commit
 from headrace.eventlog.base import EventLog, LogBatch
+from headrace.eventlog.checks import decoding
 from headrace.features.plan import ProjectPlan, TablePlan
 from headrace.ingestion.ceiling import WriteCeiling
 from headrace.stores.online.base import OnlineStore
@@ -163,7 +164,10 @@ class OnlineIngest:
         return self._features.end(WINDOWS, 0) - self.position.windows
 
     def _apply(self, batches: list[LogBatch], tables: list[LogBatch]) -> None:
-        commits = [decode_commit(batch.payload) for batch in batches]
+        commits = []
+        for batch in batches:
+            with decoding(batch):
+                commits.append(decode_commit(batch.payload))
         changes = self._changes(commits)
         by_table = self._rows(tables)
         windows = batches[-1].end if batches else self.position.windows
@@ -224,7 +228,8 @@ class OnlineIngest:
         """What the batches bring to each table of this plan."""
         found: dict[str, list[NewRows]] = {}
         for batch in batches:
-            rows = decode_table_rows(batch.payload)
+            with decoding(batch):
+                rows = decode_table_rows(batch.payload)
             table = self._plan.tables.get(rows.table)
             if table is not None and table.version == rows.version and rows.n:
                 found.setdefault(table.version, []).append(new_rows(table, rows, batch))
@@ -292,7 +297,7 @@ def new_rows(table: TablePlan, rows: TableRows, batch: LogBatch) -> NewRows:
         keys,
         rows.event_time_us,
         rows.available_us,
-        np.arange(batch.base, batch.base + rows.n),
+        rows.orders(batch.base),
         np.where(rows.deleted, DELETED, bits),
         words,
         np.full(rows.n, batch.arrival_us),

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 UNKNOWN_TOPIC = "_unknown"
 """Topic of events that name no stream, or one that is not declared: each a malformed record with its own offset."""
 
+_IPC = b"\xff\xff\xff\xff"
+"""What a stream of Arrow's begins with; no JSON does."""
 _pack = msgspec.msgpack.Encoder().encode
 
 
@@ -79,7 +81,8 @@ class Publisher:
         self._encoders = {name: RowEncoder(plan.schema) for name, plan in self._streams.items()}
 
     def publish(self, stream: str, data: Any) -> PublishReceipt:
-        """Publish rows (a list of mappings), JSON bytes, a table (Arrow, pandas, Polars) or a block.
+        """Publish rows (a list of mappings), bytes (JSON, or a stream of Arrow's), a table (Arrow, pandas, Polars) or a
+        block.
 
         Rows that do not fit are appended as malformed records. Raises NotFound for an unknown stream and SchemaError
         for a table that lacks a column or a body that is no JSON; then nothing is appended.
@@ -143,7 +146,8 @@ class Publisher:
             return data
         schema = self.schema(stream)
         if isinstance(data, bytes | bytearray | memoryview):
-            return self._encoders[stream].json(bytes(data))
+            body = bytes(data)
+            return _encode_ipc(schema, body) if body.startswith(_IPC) else self._encoders[stream].json(body)
         if isinstance(data, Mapping):
             return self._encoders[stream].rows([data])
         if isinstance(data, list | tuple):
@@ -235,6 +239,12 @@ def encode_arrow(schema: Schema, table: Any) -> EventBlock:
     from headrace.ingestion.frames import encode_arrow as encode
 
     return encode(schema, table)
+
+
+def _encode_ipc(schema: Schema, body: bytes) -> EventBlock:
+    from headrace.ingestion.ipc import read_ipc
+
+    return encode_arrow(schema, read_ipc(body, schema.name))
 
 
 def read_event_file(path: str | Path, schema: Schema) -> Iterator[EventBlock]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from headrace.aggregations.aggregation import Composed
 from headrace.aggregations.layout import GroupLayout, Scratch, layout_of
+from headrace.aggregations.reads import group_binding
 from headrace.aggregations.registry import aggregation
 from headrace.core.columns import BoolArray, Column, IntArray
 from headrace.core.keys import entity_encoder
@@ -78,8 +79,7 @@ class BoundView:
                 continue
             sizes = (len(layout.lanes), len(layout.windows), len(layout.features))
             spans = [edge for start, size in zip(at, sizes, strict=True) for edge in (start, start + size)]
-            rows.append([0, *spans, layout.base_words, layout.width, source.slot, -1, layout.rows])
-            rows[-1] += [1 + layout.tile_words, 1 + layout.width if layout.flagged else -1, len(layout.growing) > 0]
+            rows.append(group_binding(layout, spans, source.slot))
             lanes.append(layout.lanes)
             windows.append(layout.windows)
             features.append(layout.online_features)

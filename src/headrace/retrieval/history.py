@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from headrace.aggregations.group_objects import GroupObjects, Piece, WindowRows, read_piece
 from headrace.aggregations.reads import read_history
 from headrace.core.arrow import from_arrow, to_arrow
 from headrace.core.columns import BoolArray, Column, IntArray, nulls
@@ -36,7 +37,6 @@ from headrace.features.plan import WHERE, DerivedPlan, GroupPlan, ProjectPlan, T
 from headrace.retrieval.asked import Asked, AskedKeys
 from headrace.retrieval.binding import BoundSource, BoundView
 from headrace.retrieval.events import Derivation, EventLoader, KeyedEvents
-from headrace.retrieval.group_objects import GroupObjects, Piece, WindowRows, read_piece
 from headrace.retrieval.latest import read_latest
 from headrace.retrieval.past import Known
 from headrace.retrieval.rows import FeatureBlock, concat_features
@@ -212,7 +212,10 @@ class HistoryReader:
         if by_column:
             words[:, source.slot : source.slot + source.width] = out
             valid[:, source.slot : source.slot + source.width] = out_valid
-        return GroupObjects(source, lambda: pieces or [], lambda row: texts[part_of[row]], words, valid)
+        assert source.layout is not None
+        return GroupObjects(
+            source.layout, source.slot, lambda: pieces or [], lambda row: texts[part_of[row]], words, valid
+        )
 
     def _read_keys(
         self,

@@ -13,6 +13,7 @@ from functools import cache, partial
 import msgspec
 import numpy as np
 
+from headrace.aggregations.group_objects import GroupObjects, Piece, read_grown, read_records
 from headrace.aggregations.layout import GroupLayout
 from headrace.aggregations.reads import OTHER_FORMAT, TOO_OLD, read_view
 from headrace.aggregations.records import FORMAT
@@ -26,7 +27,6 @@ from headrace.core.schema import DType
 from headrace.core.time import format_duration, to_iso
 from headrace.features.plan import ProjectPlan, ViewPlan
 from headrace.retrieval.binding import BoundView
-from headrace.retrieval.group_objects import GroupObjects, Piece, read_grown, read_piece, record_rows, with_grown
 from headrace.retrieval.rows import FeatureBlock
 from headrace.stores.online.base import OnlineStore
 
@@ -123,7 +123,7 @@ class OnlineReader:
                     chosen = [places[r * len(bound.sources) + binding] for r in range(n)]
                     read = partial(self._nested, source.layout, records, chosen, found, starts[:, binding], t_own)
                     texts = cache(partial(_texts, records, chosen))
-                    groups[binding] = GroupObjects(source, read, texts, words, valid)
+                    groups[binding] = GroupObjects(source.layout, source.slot, read, texts, words, valid)
                 return groups[binding].column(index, dtype)
             width, sources = bound.sources[binding].width, len(bound.sources)
             by_row: list[object] = [None] * n
@@ -175,14 +175,7 @@ class OnlineReader:
         """Lists and maps from the record that each row reads; -1 chooses none."""
         sizes = [0 if record is None else len(record) >> 3 for record in records]
         of_rows = np.array([sizes[place] if place >= 0 else 0 for place in chosen], np.int64)
-        words = np.frombuffer(found or _NO_RECORD, np.int64)
-        events = record_rows(layout, words, starts, of_rows)
-        piece = read_piece(layout, np.arange(len(t)), events, t, self._scratch, layout.online_nested)
-        if not len(layout.grown_items):
-            return [piece]
-        none = (np.zeros((len(t), 0), np.int64), np.zeros((len(t), 0), np.bool_), 0)
-        grown = read_grown(layout, layout.grown_items, words.copy(), starts.copy(), t, none, self._scratch)
-        return [with_grown(layout, piece, grown)]
+        return read_records(layout, found or _NO_RECORD, starts, of_rows, t, self._scratch)
 
     def _keys(self, request: Mapping[str, Column], n: int) -> tuple[list[bytes], list[int]]:
         """Keys of the records to read, and which of them each binding of each row reads (-1: none).

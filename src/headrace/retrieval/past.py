@@ -51,7 +51,7 @@ def table_history(table: TablePlan, rows: TableRows, base: int) -> pa.Table:
         columns[field.name] = array.cast(pa.int64()) if pa.types.is_temporal(array.type) else array
     columns[EVENT_TIME] = pa.array(np.asarray(rows.event_time_us, np.int64))
     columns[AVAILABLE] = pa.array(np.asarray(rows.available_us, np.int64))
-    columns[ORDER] = pa.array(np.arange(base, base + rows.n))
+    columns[ORDER] = pa.array(rows.orders(base))
     columns[DELETED] = pa.array(np.asarray(rows.deleted, np.bool_))
     return pa.table(columns)
 
@@ -170,6 +170,7 @@ class Past:
 
     Attributes:
         logged: whether derived streams are read as they were logged, not derived again.
+        offline: the store that holds the archive.
     """
 
     logged = False
@@ -187,7 +188,7 @@ class Past:
         self.plan = plan
         self._raw = raw
         self._features = features
-        self._offline = offline
+        self.offline = offline
         self._until = until
         self._memory_bytes = memory_bytes
 
@@ -205,16 +206,16 @@ class Past:
     def count_events(self, stream: str, since_us: int | None, until_us: int | None) -> int:
         """At least the number of events that `events` returns: those of whole days, and all of the log's tail."""
         name = events_table(stream)
-        spans = [commit.streams.get(stream) for _, commit in self._commits(max(self._offline.number(name, WRITER), 0))]
+        spans = [commit.streams.get(stream) for _, commit in self._commits(max(self.offline.number(name, WRITER), 0))]
         tail = sum(sum(span.end) - sum(span.begin) for span in spans if span is not None)
-        return self._offline.count(name, since_us=since_us, until_us=until_us) + tail
+        return self.offline.count(name, since_us=since_us, until_us=until_us) + tail
 
     def count_rows(self, table: TablePlan, since_us: int | None, until_us: int | None) -> int:
         """At least the number of rows that `rows` returns, likewise."""
         name = rows_table(table)
         end = self._features.end(TABLES, 0) if TABLES in self._features.topics() else 0
-        tail = max(end - max(self._offline.number(name, WRITER), 0), 0)
-        return self._offline.count(name, since_us=since_us, until_us=until_us) + tail
+        tail = max(end - max(self.offline.number(name, WRITER), 0), 0)
+        return self.offline.count(name, since_us=since_us, until_us=until_us) + tail
 
     def events(
         self, stream: str, fields: Sequence[str], since_us: int | None = None, until_us: int | None = None
@@ -309,14 +310,14 @@ class Past:
         meanwhile: what is read is the version to which the offset belongs, or rows would be read twice.
         """
         while True:
-            version = self._offline.version(table)
-            archived = self._offline.number(table, WRITER)
-            columns = names if fields is None else stored_columns(self._offline.columns(table), *fields)
-            if self._offline.version(table) == version:
+            version = self.offline.version(table)
+            archived = self.offline.number(table, WRITER)
+            columns = names if fields is None else stored_columns(self.offline.columns(table), *fields)
+            if self.offline.version(table) == version:
                 break
         if version is None or archived < 0:
             return 0, iter(())
-        read = (lambda *of, **span: iter((self._offline.scan(*of, **span),))) if whole else self._offline.batches
+        read = (lambda *of, **span: iter((self.offline.scan(*of, **span),))) if whole else self.offline.batches
         return archived, read(table, columns, since_us=since_us, until_us=until_us, version=version)
 
     def known_table_rows(self) -> int:

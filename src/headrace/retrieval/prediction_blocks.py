@@ -64,7 +64,10 @@ class ScoredBlock:
 
 
 class StoredBlock(msgspec.Struct, array_like=True):
-    """A block as it lies in the log; bytes are little-endian float64, int64 or uint8 in row order."""
+    """A block as it lies in the log; bytes are little-endian float64, int64 or uint8 in row order.
+
+    `erased` are the ids of predictions that were in it, too.
+    """
 
     format: int
     model: str
@@ -81,6 +84,7 @@ class StoredBlock(msgspec.Struct, array_like=True):
     objects: dict[str, list[Any]]
     scores: dict[int, bytes]
     champion: int
+    erased: list[str] = []
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -109,6 +113,11 @@ def encode_predictions(block: ScoredBlock) -> bytes:
             block.champion,
         )
     )
+
+
+def encode_stored(stored: StoredBlock) -> bytes:
+    """The bytes of what `decode_stored` read."""
+    return _encoder.encode(stored)
 
 
 def one_of(block: ScoredBlock, row: int) -> ScoredBlock:

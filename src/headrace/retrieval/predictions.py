@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from headrace.core.columns import BoolArray, Column, FloatArray, IntArray, column_of
-from headrace.core.errors import SchemaError
+from headrace.core.errors import Erased, SchemaError
 from headrace.core.positions import EMPTY_POSITION
 from headrace.eventlog.base import EventLog
 from headrace.features.plan import ViewPlan
@@ -222,7 +222,8 @@ def gather_predictions(payloads: Iterable[bytes], model: str, view: ViewPlan) ->
 def find_prediction(log: EventLog, id: str, views: Mapping[str, ViewPlan], tail: int = 20_000) -> ScoredBlock | None:
     """The one prediction of that id among the last `tail` of the log; None if it is not there.
 
-    `views` are those of now, by name; a prediction of another version of its view is not found.
+    `views` are those of now, by name; a prediction of another version of its view is not found. Raises Erased for one
+    whose entity was erased.
     """
     if TOPIC not in log.topics():
         return None
@@ -233,6 +234,8 @@ def find_prediction(log: EventLog, id: str, views: Mapping[str, ViewPlan], tail:
         if needle not in batch.payload:
             continue
         stored = decode_stored(batch.payload)
+        if id in stored.erased:
+            raise Erased(f'prediction "{id}" was erased with the entity that it was made for')
         view = views.get(stored.view)
         if id in stored.ids and view is not None and fits(stored, view):
             return one_of(decode_predictions(batch.payload, view), stored.ids.index(id))

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any
 
-from headrace.core.errors import NotFound, SchemaError, StoreError
+from headrace.core.errors import Erased, NotFound, SchemaError, StoreError
 from headrace.core.positions import EMPTY_POSITION, Position, decode_position
 from headrace.core.schema import DType, Field, Schema
 from headrace.core.time import US_PER_SECOND, to_iso
@@ -34,6 +34,7 @@ from headrace.serving.scorer import Scored
 from headrace.serving.service import Receipt, Service
 
 _RECENT = 10_000
+_BODIES = "send a JSON array, an object, one object per line, or a stream of Arrow's"
 
 
 @dataclass(slots=True)
@@ -84,14 +85,14 @@ class Handlers:
         return Reply(encode_json(body))
 
     async def post_stream(self, call: Call) -> Reply:
-        """`POST /v1/events/{stream}`: an object, an array, or one object per line."""
+        """`POST /v1/events/{stream}`: an object, an array, one object per line, or a stream of Arrow's."""
         stream, publisher = call.params["stream"], self._service.publisher
         if stream not in self._service.project.streams:
             raise unknown("stream", stream, self._service.project.streams)
         try:
             block = await asyncio.to_thread(publisher.encode, stream, call.body)
         except SchemaError as error:
-            raise Refused(400, str(error), hint="send a JSON array, an object, or one object per line") from None
+            raise Refused(400, str(error), hint=_BODIES) from None
         receipt = await asyncio.to_thread(publisher.publish, stream, block)
         self._metrics.published(stream, receipt.appended, receipt.malformed)
         body = {"appended": receipt.appended, "dead_letters": receipt.malformed, "offsets": _offsets(receipt)}
@@ -166,7 +167,10 @@ class Handlers:
         if recent is not None:
             block: ScoredBlock | None = one_of(*recent)
         else:
-            block = await asyncio.to_thread(find_prediction, self._service.internal, name, self._views)
+            try:
+                block = await asyncio.to_thread(find_prediction, self._service.internal, name, self._views)
+            except Erased as error:
+                raise Refused(410, str(error)) from None
         if block is None:
             raise Refused(404, f'there is no recent prediction "{name}"', hint="older ones are in the offline store")
         call.caller.check_read(block.view)
@@ -230,7 +234,10 @@ class Handlers:
         return Reply(b'{"status":"live"}')
 
     def get_ready(self, call: Call) -> Reply:
-        """`GET /health/ready`: 503 while a layer that an answer needs is missing, and which one."""
+        """`GET /health/ready`: 503 while a layer that an answer needs is missing, and which one.
+
+        A layer that only makes answers newer is named under `stalled`; answers go on without it.
+        """
         down: dict[str, str] = {}
         try:
             position = decode_position(self._service.online.position())
@@ -251,6 +258,9 @@ class Handlers:
             body["down"] = down
         if warnings and known:
             body["refused"] = warnings
+        stalled = self._service.stalled() if known and self._service.stalled is not None else {}
+        if stalled:
+            body["stalled"] = dict(stalled)
         return Reply(encode_json(body), 503 if down else 200)
 
     # --- parts --------------------------------------------------------------------------------------------------------

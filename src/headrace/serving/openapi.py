@@ -153,7 +153,7 @@ def _fixed() -> dict[str, Any]:
     texts = {
         "/metrics": "Figures in Prometheus form",
         "/health/live": "200 while the process answers",
-        "/health/ready": "200 when every layer is there, else 503 and which is not",
+        "/health/ready": "200 when all is there that answers need, else 503 and what is not; what stands still",
     }
     fixed: dict[str, Any] = {"/v1/predictions/{id}": {"get": prediction}}
     for path, text in texts.items():

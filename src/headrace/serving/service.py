@@ -54,6 +54,8 @@ class Service:
         raw: the log of raw events, for the lag in `/metrics`; None leaves it out.
         features: the feature log, for rows that callers put; None refuses these.
         layers: gives the counters of the project's layers by name, for `/metrics`; None leaves them out.
+        stalled: gives the layers behind the service that do nothing just now, each with what is wrong, for
+            `/health/ready`; None leaves them out.
         access: admits requests; None admits all.
         notes: counts rows that callers put, for the log of changes; None counts none.
         letters: the dead letters; None refuses to show them.
@@ -73,6 +75,7 @@ class Service:
     raw: EventLog | None = None
     features: EventLog | None = None
     layers: Callable[[], Mapping[str, Mapping[str, float]]] | None = None
+    stalled: Callable[[], Mapping[str, str]] | None = None
     access: Access | None = None
     notes: PutNotes | None = None
     letters: LetterDoor | None = None

@@ -35,6 +35,11 @@ _ALWAYS: Final = {
 }
 _NOISE: Final = re.compile(r"\x1b\[[0-9;]*m|↳")
 _STATUS: Final = re.compile(r"status code\s+(?:\S\s+)?([1-5]\d\d)(?: ([A-Z][A-Za-z ]+))?")
+_FRAME: Final = re.compile(r"^(\d+: |at \./)")
+_FULL: Final = re.compile(r"No space left|File too large|quota exceeded|os error (27|28|122)", re.IGNORECASE)
+_DAMAGED: Final = re.compile(
+    r"corrupted|Parquet input source|Json error|No such file|found gap|truncated", re.IGNORECASE
+)
 _SERVER: Final = re.compile(r"(https?://)(?:[^/@\s]*@)?([^/\s]+)")
 _CODE: Final = re.compile(r"<Code>([^<]*)</Code>")
 _MESSAGE: Final = re.compile(r"<Message>([^<]*)</Message>")
@@ -67,7 +72,8 @@ def object_files(root: str, options: Mapping[str, str] | None) -> FileSystem:
 def failure(what: str, error: Exception) -> StoreError:
     """What went wrong, in one line without keys and signatures: Unreachable if it may work later, else StoreError."""
     text = _NOISE.sub("", str(error))
-    lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
+    lines = [line for found in text.splitlines() if (line := found.strip()) and not _FRAME.match(line)]
+    lines = lines or [type(error).__name__]
     server = _SERVER.search(text)
     where = f"{server[1]}{server[2]}" if server else ""
     status = _STATUS.search(" ".join(lines))
@@ -78,4 +84,11 @@ def failure(what: str, error: Exception) -> StoreError:
         return kind(f"{what}: {where or 'the server'} answers {status[1]} {said}".rstrip())
     if "HTTP error" in text or "error sending request" in text:
         return Unreachable(f"{what}: {where or 'the server'} does not answer: {lines[-1]}")
-    return StoreError(f"{what}: {'; '.join(lines)[:500]}")
+    told = "; ".join(lines)[:500]
+    if _FULL.search(text):
+        return StoreError(f"{what}, for the disk is full ({told}): free some space and do it again")
+    if _DAMAGED.search(text):
+        return StoreError(
+            f"{what}, for a file is damaged or gone ({told}): restore it from a backup; the logs are whole"
+        )
+    return StoreError(f"{what}: {told}")

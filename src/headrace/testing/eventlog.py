@@ -211,6 +211,36 @@ class EventLogTests(ABC):
         assert log.read("t", 0, 4) == [LogBatch("t", 0, 4, 1, 1_000, b"y")]
         assert log.trim("t", 0, 5) == 5
 
+    def test_a_rewritten_batch_keeps_its_place_and_arrival(
+        self, log: EventLog, place: Path, clock: UnrulyClock
+    ) -> None:
+        for number in range(6):
+            clock.now = 1_000 + number
+            log.append([Append("t", part, b"batch %d of %d" % (number, part), 3) for part in range(2)])
+        log.trim("t", 0, 3)
+        if not log.editable:
+            with pytest.raises(LogError, match="cannot be edited"):
+                log.rewrite("t", 0, lambda batch: b"")
+            return
+        before = [self.raw_batches(log, place, "t", part) for part in range(2)]
+        asked = []
+
+        def change(batch: LogBatch) -> bytes | None:
+            asked.append(batch)
+            return b"longer " * 2_000 if batch.base == 6 else b"" if batch.base == 9 else None
+
+        assert log.rewrite("t", 0, change) == 2
+        assert asked == before[0]
+        new = {6: b"longer " * 2_000, 9: b""}
+        expected = [
+            LogBatch(b.topic, b.partition, b.base, b.count, b.arrival_us, new.get(b.base, b.payload)) for b in before[0]
+        ]
+        assert self.raw_batches(log, place, "t", 0) == expected == log.read("t", 0, 3, 1_000)
+        assert self.raw_batches(log, place, "t", 1) == before[1]
+        log.wipe()
+        assert log.read("t", 0, 3, 1_000) == expected
+        assert log.append([Append("t", 0, b"on")]) == [18]
+
     @capability("threads")
     def test_threads_append_and_read_at_once(self, log: EventLog, place: Path) -> None:
         failures: list[BaseException] = []

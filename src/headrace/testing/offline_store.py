@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from headrace.core.errors import NotFound, StoreError
@@ -238,6 +239,48 @@ class OfflineStoreTests(ABC):
         assert _times(store.scan("t", version=versions[1])) == [0, 1, US_PER_DAY, US_PER_DAY + 1]
         self.put(store, _timed(9), 6)
         assert store.scan("t").num_rows == 13
+
+    def test_rewritten_rows_stand_in_the_place_of_the_old_ones(self, store: OfflineStore, place: Path) -> None:
+        for number in range(4):
+            at = [number, US_PER_DAY + number, None if number == 2 else 2 * US_PER_DAY]
+            self.put(store, pa.table({"at": at, "who": ["a", "b", None], "n": [number] * 3}), number)
+        before = store.version("t")
+        assert before is not None
+        seen: list[str] = []
+
+        def change(rows: pa.Table) -> pa.Table:
+            seen.extend(rows["who"].to_pylist())
+            rows = rows.set_column(rows.column_names.index("who"), "who", pa.nulls(rows.num_rows, pa.string()))
+            return rows.filter(pc.not_equal(rows["n"], 3))
+
+        assert store.rewrite("t", pc.field("who") == "b", change) == 4
+        assert seen == ["b"] * 4
+        found = store.scan("t")
+        assert sorted(zip(found["n"].to_pylist(), map(str, found["who"].to_pylist()), strict=True)) == [
+            *((n, text) for n in range(3) for text in ("None", "None", "a")), (3, "None"), (3, "a"),
+        ]  # fmt: skip
+        assert _bag(self.raw_rows(store, place, "t")) == _rows(found)
+        assert store.rewrite("t", pc.field("who") == "b", change) == 0
+        store.forget("t")
+        store.forget("t")
+        assert _rows(store.scan("t")) == _rows(found) == _bag(self.raw_rows(store, place, "t"))
+        assert store.number("t", "w") == 3
+        assert self.put(store, pa.table({"at": [5], "who": ["c"], "n": [9]}), 4) > before
+        assert store.scan("t").num_rows == 12
+        for refused in (lambda: store.rewrite("u", pc.field("who") == "b", change), lambda: store.forget("u")):
+            with pytest.raises(NotFound, match='no table "u"'):
+                refused()
+
+    def test_a_sound_table_has_no_damaged_files_and_loses_nothing_with_them(self, store: OfflineStore) -> None:
+        assert store.damaged("t") == []
+        for number in range(3):
+            self.put(store, _timed(number, US_PER_DAY + number), number)
+        store.compact("t")
+        before = _rows(store.scan("t"))
+        assert store.damaged("t") == []
+        assert store.drop_damaged("t") == 0
+        assert _rows(store.scan("t")) == before
+        assert store.number("t", "w") == 2
 
     @capability("threads")
     def test_threads_append_to_one_table_at_once(self, store: OfflineStore, place: Path) -> None:

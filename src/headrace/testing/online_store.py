@@ -181,6 +181,21 @@ class OnlineStoreTests(ABC):
         seen += scan
         assert seen == [(key, b"old") for key in sorted(_KEYS)]
 
+    def test_a_sweep_gives_every_record_and_no_position(self, store: OnlineStore) -> None:
+        assert list(store.sweep()) == []
+        keys = [b"\xff" * 500, b"a", b"\x00", b"a\x00", b"b", b"\xff", b"a" * 500]
+        store.write([(key, key[:3]) for key in keys], b"position")
+        assert dict(store.sweep()) == {key: key[:3] for key in keys}
+
+    def test_a_sweep_goes_on_while_the_store_is_written_to(self, store: OnlineStore) -> None:
+        store.write([(key, b"old") for key in _KEYS], b"p0")
+        sweep, seen = store.sweep(), []
+        for number, found in enumerate(sweep, 1):
+            seen.append(found)
+            store.write([(key, b"new") for key in _KEYS] + [(b"later%d" % number, b"new")], b"p%d" % number)
+        assert {key for key, _ in seen} >= set(_KEYS)
+        assert {record for _, record in seen} <= {b"old", b"new"}
+
     @capability("a bad key refuses the whole write")
     def test_a_key_that_does_not_fit_refuses_the_whole_write(self, store: OnlineStore, place: Path) -> None:
         store.write([(b"a", b"1")], b"p1")
@@ -245,6 +260,17 @@ class OnlineStoreTests(ABC):
         for thread in threads:
             thread.join()
         assert failures == []
+
+    def test_wiping_changes_nothing_that_is_read(self, store: OnlineStore) -> None:
+        store.write([(b"%05d" % n, b"record %d " % n * (n % 90)) for n in range(2_000)], b"1")
+        store.write([(b"%05d" % n, None if n % 3 else b"new") for n in range(0, 2_000, 2)], b"2")
+        held = list(store.scan())
+        store.wipe()
+        assert list(store.scan()) == held
+        assert (store.position(), store.count()) == (b"2", len(held))
+        store.write([(b"00001", b"again")], b"3")
+        assert store.read([b"00001"]) == ([b"again"], b"3")
+        assert isinstance(store.remains(), list)
 
     @capability("threads read one snapshot")
     def test_a_closed_store_refuses(self, store: OnlineStore) -> None:

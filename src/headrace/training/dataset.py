@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from headrace.core.arrow import from_arrow
 from headrace.core.columns import BoolArray, Column, FloatArray, IntArray
@@ -132,11 +133,17 @@ def requests(
     until_us: int | None,
     below: dict[str, list[int]] | None = None,
 ) -> pa.Table:
-    """The events of a view's request stream in `[since_us, until_us)`, in order of time, partition and offset."""
+    """The events of a view's request stream in `[since_us, until_us)`, in order of time, partition and offset.
+
+    One without a key that its schema requires was erased with its entity, and is nobody's request.
+    """
     names = [field.name for field in project.streams[view.stream].schema.fields]
     rows = past.events(view.stream, names, since_us, until_us)
     if below is not None:
         rows = rows.filter(below_positions(rows, below.get(view.stream, [0])))
+    for spec in project.streams[view.stream].schema:
+        if spec.entity is not None and not spec.nullable and rows[spec.name].null_count:
+            rows = rows.filter(pc.is_valid(rows[spec.name]))
     if view.where is not None:
         rows = rows.filter(pa.array(_meets(project, view, past, rows, below)))
     return rows.sort_by(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import secrets
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 import headrace as hr
 from headrace.app.beside import begin_side, beside_of, catch_up, drop, fill_side, layer_interpreter, side_status, switch
@@ -14,12 +17,14 @@ from headrace.app.comparing import compare_sides
 from headrace.app.services import run_layer
 from headrace.app.sides import read_sides
 from headrace.app.wiring import Parts
+from headrace.cli.main import main
 from headrace.core.errors import Busy, ConfigError, LogError, NotFound, PlanError, StoreError
 from headrace.core.positions import decode_position
 from headrace.engines.stream.commits import WINDOWS
 from headrace.eventlog.base import Append
 from tests.e2e.shop import now, orders, write_shop
 from tests.e2e.versions import other_version
+from tests.services import address
 
 USERS = 10
 
@@ -310,3 +315,71 @@ def test_the_sides_of_a_newer_version_are_refused(shop: Path) -> None:
         project.parts.catalog.set_setting("sides", {"format": 2, "served": {}})
         with pytest.raises(LogError, match="format 2, this version reads 1"):
             read_sides(project.settings, project.parts.catalog)
+
+
+def test_all_of_it_by_commands(shop: Path) -> None:
+    def run(*command: str, code: int = 0) -> dict[str, Any]:
+        done = CliRunner().invoke(main, ["beside", *command, "--json", "--project", str(shop)])
+        assert done.exit_code == code, done.output
+        return dict(json.loads(done.stdout.splitlines()[-1])) if code == 0 else {}
+
+    run("status")
+    run("switch", code=1)
+    assert run("start", "--fill-only", "--name", "blue")["event"] == "side blue is filled"
+    publish(shop, 100)
+    run("catch-up")
+    assert [side["commits"] for side in run("status")["sides"]] == [2, 2]
+    assert run("compare", "--sample", "2")["compared"] == 2 * 2 * 6 + 3
+    assert run("switch")["served"] == "blue"
+    run("switch", code=1)
+    with hr.connect(shop) as project:
+        assert project.parts.catalog.changes.list()[0].action == "beside switch"
+    assert run("back")["served"] == "main"
+    assert run("drop")["dropped"] == "blue"
+    run("drop", code=1)
+    told = CliRunner().invoke(main, ["run", "compute", "--beside", "--project", str(shop)])
+    assert (told.exit_code, "headrace beside start" in told.output) == (1, True)
+
+
+def test_who_had_the_project_open_goes_over_to_the_other_side(shop: Path) -> None:
+    start(shop)
+    with hr.connect(shop) as long_open, hr.connect(shop) as other:
+        long_open.publish("order", orders(10, now(), start=60))
+        worker = long_open.parts.ingest()
+        switch(other.parts)
+        # Nobody goes on with the side that is not served any more: its commits are not its own now.
+        with pytest.raises(StoreError, match="main is no longer served"):
+            long_open.parts.compute()
+        assert worker.position.windows == 2
+        long_open.publish("order", orders(10, now(), start=70))
+        assert long_open.parts.side.name == "green"
+        assert sum(long_open.get("spend", user=f"u{user}").n["7d"] for user in range(USERS)) == 80
+        assert catch_up(other.parts) == long_open.parts.features.end(WINDOWS, 0)
+        found = compare_sides(other.parts, None)
+        assert (found.served, found.beside, found.differing) == ("green", "main", 0)
+        assert other.parts.side.name == "green"
+
+
+@pytest.mark.redis
+def test_two_sides_lie_apart_in_redis_and_a_dropped_one_leaves_nothing(shop: Path) -> None:
+    prefix = f"beside-{secrets.token_hex(4)}"
+    (shop / "headrace.toml").write_text(f'sync = false\nonline = "{address("redis")}?prefix={prefix}"\n')
+    with hr.connect(shop) as project:
+        project.settle()
+        held = project.parts.online.count()
+        assert held > USERS
+    start(shop)
+    publish(shop, 100)
+    with hr.connect(shop) as project:
+        catch_up(project.parts)
+        with beside_of(project.parts) as beside:
+            assert records(beside) == records(project.parts)
+        switch(project.parts)
+        publish(shop, 200)
+    with hr.connect(shop) as project:
+        assert sum(project.get("spend", user=f"u{user}").n["7d"] for user in range(USERS)) == 180
+        with beside_of(project.parts) as beside:
+            former = beside.online
+            drop(project.parts)
+            assert (list(former.scan()), former.position()) == ([], b"")
+        assert len(records(project.parts)) > USERS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ import pytest
 from headrace.app.project import Project
 from headrace.app.reconciling import rebuild_online, reconcile_all
 from headrace.app.retention import trim_raw
+from headrace.app.scheduled import run_out_of_turn
 from headrace.app.schedules import project_scheduler
 from headrace.app.services import run_layer
 from headrace.app.settings import load_settings
-from headrace.core.errors import ConfigError, PlanError
+from headrace.core.errors import ConfigError
 from headrace.core.time import US_PER_DAY, SimulatedClock, to_us
 from tests.e2e.shop import orders, outcomes, write_shop
 from tests.unit.app.conftest import NOON
@@ -35,7 +37,7 @@ more = hr.FeatureView("more", request=Order, features=[Spend, Busy])
 '''
 DERIVED = '''
 
-class Paid(Order, where=Order.amount > 0):
+class Paid(Order, where=Profile.age != 22):
     """An order that looks something up."""
 
     euros = Order.amount * Profile.age
@@ -45,6 +47,20 @@ class PaidLately(hr.FeatureGroup, key=Paid.user):
     """What was paid."""
 
     total = hr.sum(Paid.euros, window="7d")
+'''
+CHAINED = '''
+
+class Dear(Paid, where=Paid.euros > Spend.mean_7d * 21):
+    """Such an order, if it is dear."""
+
+    times = Paid.amount / Spend.mean_7d
+
+
+class DearLately(hr.FeatureGroup, key=Dear.user):
+    """What was dear."""
+
+    total = hr.sum(Dear.times, window="30d")
+    n = hr.count()
 '''
 
 
@@ -59,6 +75,9 @@ def _day(day: int) -> list[dict[str, Any]]:
 
 def _lived(folder: Path, after: Callable[[Project, int], object]) -> Path:
     """A shop that has lived for days, opened anew each day; `after` is called at the end of each."""
+    ages = [{"user": f"u{i}", "age": 20 + i, "city": None, "at": NOON - timedelta(days=30)} for i in range(4)]
+    with _open(folder, -1) as project:
+        project.put("profile", ages)
     for day in range(DAYS):
         with _open(folder, day) as project:
             project.publish("order", _day(day))
@@ -145,6 +164,27 @@ def test_a_backfill_reads_archive_and_log_as_one(pair: tuple[Path, Path]) -> Non
         assert [row["busy__total"] for row in rows if row["user"] == user] == [total]
 
 
+def test_a_scheduled_group_reads_archive_and_log_as_one(pair: tuple[Path, Path]) -> None:
+    for folder in pair:
+        file = folder / "features.py"
+        file.write_text(file.read_text() + NEW_GROUP)
+        (folder / "headrace.toml").write_text('sync = false\ngroups.busy.run = "1h"\n')
+
+    def run(project: Project) -> list[Any]:
+        project.apply()
+        run_out_of_turn(project.parts, ["busy"])
+        asked = [{"order_id": "x", "user": f"u{i}", "amount": 1.0, "at": NOON + timedelta(days=DAYS)} for i in range(6)]
+        online = _rows(project.online("more", asked))
+        assert online == _rows(project.history("more", asked))
+        found = reconcile_all(project.parts, repair=False)
+        return [online, found.compared, found.wrong]
+
+    rows, compared, wrong = _both(pair, run, DAYS)
+    totals = {f"u{i}": sum(o["amount"] for d in range(DAYS) for o in _day(d) if o["user"] == f"u{i}") for i in range(5)}
+    assert {row["user"]: row["busy__total"] for row in rows if row["user"] != "u5"} == totals
+    assert (compared, wrong) == (14, 0)
+
+
 def test_verdicts_go_on_after_a_restart(pair: tuple[Path, Path]) -> None:
     """What came twice counts once, before and after."""
 
@@ -223,27 +263,89 @@ def test_labels_that_no_model_has_looked_at_stay(tmp_path: Path) -> None:
         assert trim_raw(project.parts, US_PER_DAY) == {"order": 48}
 
 
-def test_streams_that_others_are_derived_from_stay_and_trimmed_ones_derive_no_new(tmp_path: Path) -> None:
+def _grown(pair: tuple[Path, Path], more: str, day: int) -> None:
+    """Add definitions to both and apply them; then comes another day's events."""
+    for folder in pair:
+        file = folder / "features.py"
+        file.write_text(file.read_text() + more)
+        with _open(folder, DAYS) as project:
+            project.apply()
+            project.publish("order", _day(day))
+            run_layer(project.parts, "compute", once=True)
+            run_layer(project.parts, "ingest", once=True)
+
+
+def _derived(project: Project, name: str) -> list[dict[str, Any]]:
+    """All judged events of a derived stream, those that do not count, too."""
+    topic = next(topic for topic, derived in project.parts.plan.derived.items() if derived.name == name)
+    past = project.parts.past
+    fields = [field.name for field in past.plan.stream(topic).schema.fields]
+    rows = past.events(topic, fields).to_pylist()
+    return sorted(rows, key=lambda row: (row["_partition"], row["_offset"]))
+
+
+def test_new_derived_streams_are_derived_from_archive_and_log_as_one(pair: tuple[Path, Path]) -> None:
+    _grown(pair, DERIVED, DAYS)
+
+    def seen(project: Project) -> list[Any]:
+        run_layer(project.parts, "ingest", once=True)
+        asked = [
+            {"order_id": "x", "user": f"u{i}", "amount": 1.0, "at": NOON + timedelta(days=DAYS - 5)} for i in range(5)
+        ]
+        counted = [project.get("paid_lately", user=f"u{i}").total for i in range(5)]
+        found = reconcile_all(project.parts, repair=False)
+        return [_derived(project, "paid"), counted, _rows(project.history("order", asked)), found.compared, found.wrong]
+
+    before = _both(pair, seen, DAYS + 2)
+    ages = {f"u{i}" for i in range(4)} - {"u2"}
+    of_others = [order for day in range(DAYS + 1) for order in _day(day) if order["user"] in ages]
+    assert len(before[0]) == len(of_others), "one is left out, of one the age is not known"
+    assert before[1][1] > 0
+    assert before[4] == 0
+
+    # Derived records age as well. What is derived from them then comes from the archive of both.
+    trimmed = pair[1]
+    with _open(trimmed, DAYS + 9) as project:
+        dropped = trim_raw(project.parts, 3 * US_PER_DAY)
+        (topic,) = project.parts.plan.derived
+        assert dropped[topic] > 0
+        assert all(project.parts.raw.last(topic, p) is not None for p in range(2)), "where deriving goes on"
+    _grown(pair, CHAINED, DAYS + 1)
+
+    def chained(project: Project) -> list[Any]:
+        return [
+            *seen(project),
+            _derived(project, "dear"),
+            [project.get("dear_lately", user=f"u{i}").n for i in range(5)],
+        ]
+
+    after = _both(pair, chained, DAYS + 2)
+    assert all(row in after[0] for row in before[0])
+    assert after[4] == 0
+    assert 0 < len(after[5]) < len(before[0])
+
+
+def test_what_a_derived_stream_has_not_read_yet_stays(tmp_path: Path) -> None:
     project = _trimmable(tmp_path)
     project.close()
     file = tmp_path / "shop" / "features.py"
-    plain = file.read_text()
-    file.write_text(plain + DERIVED)
+    file.write_text(file.read_text() + DERIVED)
     with _open(tmp_path / "shop", 5) as project:
+        parts = project.parts
+        (topic,) = parts.plan.derived
+        assert topic not in parts.raw.topics()
+        assert trim_raw(parts, US_PER_DAY) == {"outcome": 48}
         project.apply()
-        run_layer(project.parts, "compute", once=True)
-        run_layer(project.parts, "ingest", once=True)
-        assert trim_raw(project.parts, US_PER_DAY) == {"outcome": 48}
-    file.write_text(plain)
-    with _open(tmp_path / "shop", 5) as project:
-        project.apply()
-        assert trim_raw(project.parts, US_PER_DAY) == {"order": 48}
-    file.write_text(plain + DERIVED + "\n\n")
-    with (
-        _open(tmp_path / "shop", 5) as project,
-        pytest.raises(PlanError, match=r"order that the log has dropped .retention"),
-    ):
-        project.plan()
+        run_layer(parts, "compute", once=True)
+        run_layer(parts, "ingest", once=True)
+        assert trim_raw(parts, US_PER_DAY) == {"order": 48}
+
+
+def test_the_topic_of_somebody_else_is_left_to_him(tmp_path: Path) -> None:
+    with _trimmable(tmp_path) as project:
+        parts = project.parts
+        parts.settings = replace(parts.settings, topics={"order": "company.orders"})
+        assert trim_raw(parts, 4 * US_PER_DAY) == {"outcome": 48}
 
 
 def test_the_setting_is_a_duration_or_forever(tmp_path: Path) -> None:
@@ -252,6 +354,7 @@ def test_the_setting_is_a_duration_or_forever(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=f'retention = "{text}"'):
             load_settings(folder, retention=text)
     jobs = {}
+    assert load_settings(folder).retention == "7d"
     for text in ("7d", "forever"):
         with _open(folder, 0, retention=text) as project:
             jobs[text] = set(project_scheduler(project.parts)[0]._jobs)

@@ -16,9 +16,14 @@ EXPECTED = [
     *("publish", "put", "get", "online", "history", "snapshot", "dataset", "datasets", "backfill", "replay"),
     *("train", "evaluate", "promote", "rollback", "score"),
     *("search", "describe", "statistics", "report", "audit"),
-    *("up", "run", "status", "dead", "keys", "changes", "doctor", "reconcile", "rebuild", "demo"),
+    *("up", "run", "status", "beside", "dead", "keys", "changes", "doctor", "reconcile", "rebuild", "demo"),
+    *("erase", "erasures"),
 ]
-GROUPS = {"dead": ["drop", "fix", "list", "replay", "show"], "keys": ["list", "make", "revoke"]}
+GROUPS = {
+    "beside": ["answer", "back", "catch-up", "compare", "drop", "fill", "start", "status", "switch"],
+    "dead": ["drop", "fix", "list", "replay", "show"],
+    "keys": ["list", "make", "revoke"],
+}
 
 
 def commands() -> Iterator[str]:

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
+from headrace.core.derived import OUTSIDE
 from headrace.core.events import encode_block
 from headrace.core.messages import encode_nothing
 from headrace.core.rows import encode_rows
@@ -21,7 +23,7 @@ from headrace.engines.stream.commits import (
     decode_commit,
     decode_dead_letters,
 )
-from headrace.engines.stream.verdicts import COUNTED, DEAD, DUPLICATE, LATE
+from headrace.engines.stream.verdicts import COUNTED, DEAD, DUPLICATE, LATE, PartitionState
 from headrace.engines.stream.worker import ComputeWorker, committed_positions
 from headrace.eventlog.base import Append
 from headrace.eventlog.memory import MemoryEventLog
@@ -206,3 +208,12 @@ def test_a_topic_that_has_lost_its_beginning_is_read_from_what_is_left(stream: S
     stream.raw.trim("order", 0, 2)
     stream.features, stream.worker = features, ComputeWorker(stream.project, stream.raw, features, tmp_path / "again")
     assert verdicts(stream.send(order("c"), order("d")), 2) == [DUPLICATE, COUNTED]
+
+
+def test_what_a_derived_stream_leaves_out_moves_its_clock_as_little_as_a_dead_letter() -> None:
+    """The archive does not hold it, so a backfill could not know."""
+    state = PartitionState()
+    times, arrivals = np.array([10, 100, 50, 90, 40]), np.full(5, 200)
+    judged = state.follow(times, arrivals, np.array([COUNTED, OUTSIDE, LATE, DEAD, COUNTED], np.uint8))
+    assert judged.clocks.tolist() == [10, 10, 50, 50, 50]
+    assert state.clock_us == 50

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pyarrow as pa
 import pytest
 
 from headrace.core.time import US_PER_MINUTE
@@ -255,6 +256,28 @@ def test_events_are_appended_and_served(client: httpx.Client, shop: Shop) -> Non
     shop.settle()
     values = client.post("/v1/features/payment", json=PAYMENT | {"user": "bob"}).json()["features"]
     assert (values["spend__n_1h"], values["spend__mean_1d"]) == (2, 6.0)
+
+
+def test_events_may_come_as_a_stream_of_arrow(client: httpx.Client, shop: Shop) -> None:
+    rows = pa.table(
+        {
+            "payment_id": ["p4", "p5"],
+            "user": pa.array(["bob", "bob"]).dictionary_encode(),
+            "amount": [5.0, 7.0],
+            "at": pa.array([1_359_714_540_000_000, 1_359_714_541_000_000], pa.timestamp("us", "UTC")),
+        }
+    )
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema) as writer:
+        writer.write_table(rows)
+    body, kind = sink.getvalue().to_pybytes(), {"Content-Type": "application/vnd.apache.arrow.stream"}
+    answer = client.post("/v1/events/Payment", content=body, headers=kind).json()
+    assert answer == {"appended": 2, "dead_letters": 0, "offsets": {"0": [3, 4]}}
+    shop.settle()
+    values = client.post("/v1/features/payment", json=PAYMENT | {"user": "bob"}).json()["features"]
+    assert (values["spend__n_1h"], values["spend__mean_1d"]) == (2, 6.0)
+    refused = client.post("/v1/events/Payment", content=body[:-8], headers=kind)
+    assert (refused.status_code, "cut short" in refused.json()["error"]) == (400, True)
 
 
 def test_malformed_events_do_not_stop_the_others_and_become_dead_letters(client: httpx.Client, shop: Shop) -> None:

@@ -9,7 +9,7 @@ from headrace.core.time import US_PER_DAY, US_PER_HOUR, US_PER_SECOND
 
 
 class Rate(Aggregation):
-    """The exact sum times `unit_us`, divided by the µs of the window's span, rounded once; 0.0 without events."""
+    """The exact sum times the unit, divided by the span of the window, rounded once; 0.0 without events."""
 
     name = "rate"
     takes = NUMBERS

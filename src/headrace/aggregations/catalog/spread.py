@@ -8,7 +8,7 @@ from headrace.core.schema import DType
 
 
 class Var(Aggregation):
-    """Σ(x − mean)² / (n − ddof), rounded once; ddof is 1 (a sample) unless told otherwise. Null for n ≤ ddof."""
+    """Σ(x − mean)² / (n − ddof), rounded once; ddof is 1 of a sample, 0 of a population. Null for n ≤ ddof."""
 
     name = "var"
     takes = NUMBERS

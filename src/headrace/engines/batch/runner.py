@@ -281,6 +281,8 @@ class BatchRunner:
                 if not is_of_table(batch.payload, table.name, table.version):
                     continue
                 rows = decode_table_rows(batch.payload)
+                if not rows.n:
+                    continue  # all of them were erased
                 parts = list(zip(*rows.keys, strict=True))
                 keys = [column_of(part.dtype, list(values)) for part, values in zip(table.key, parts, strict=False)]
                 features = [rows.columns[field.name] for field in table.features]

@@ -119,10 +119,16 @@ def decode_commit(payload: bytes) -> Commit:
 
 def decode_head(payload: bytes) -> CommitHead:
     """Read positions, spans and verdicts of a commit only. Raises LogError if another version wrote it."""
-    head = _heads.decode(memoryview(payload)[4 : 4 + _length.unpack_from(payload)[0]])
-    if head.format != FORMAT:
+    data = memoryview(payload)[4 : 4 + _length.unpack_from(payload)[0]]
+    try:
+        head = _heads.decode(data)
+        written = head.format
+    except msgspec.ValidationError:
+        # Of another shape: all that is known of it is that the format comes first.
+        written = msgspec.msgpack.decode(data)[0]
+    if written != FORMAT:
         raise LogError(
-            f"the feature log holds a commit of format {head.format}, this version reads {FORMAT}: compute it again "
+            f"the feature log holds a commit of format {written}, this version reads {FORMAT}: compute it again "
             "from the raw topics, or read it with the version that wrote it"
         )
     return head

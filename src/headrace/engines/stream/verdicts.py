@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from headrace.core.columns import BoolArray, IntArray
+from headrace.core.derived import OUTSIDE
 from headrace.core.events import EventBlock
 from headrace.core.time import NULL_US, format_duration, to_iso
 from headrace.features.plan import StreamPlan
@@ -64,7 +65,8 @@ class PartitionState:
 
     def follow(self, times: IntArray, arrivals: IntArray, codes: np.ndarray[Any, np.dtype[np.uint8]]) -> Judged:
         """Move on over derived records, which bring the verdicts of their sources."""
-        moves = np.where(codes == DEAD, NULL_US, np.minimum(times, arrivals))
+        # What the stream leaves out is not in its archive either: a backfill finds the same clock.
+        moves = np.where((codes == DEAD) | (codes == OUTSIDE), NULL_US, np.minimum(times, arrivals))
         clocks = np.maximum(np.maximum.accumulate(moves), self.clock_us)
         if len(clocks):
             self.clock_us = int(clocks[-1])

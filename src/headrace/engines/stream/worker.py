@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
-from collections.abc import Collection, Container, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from headrace.engines.stream.commits import (
 )
 from headrace.engines.stream.engine import RawChunk, StreamEngine
 from headrace.eventlog.base import Append, EventLog, LogBatch
+from headrace.eventlog.checks import decoding
 from headrace.features.plan import ProjectPlan, StreamPlan
 
 _CHECKPOINT_EVERY = 500_000
@@ -82,6 +83,28 @@ def _load(file: Path) -> _Checkpoint | None:
         f"{file} has format {written}, this version reads {_CHECKPOINT_FORMAT}: run compute by the version that "
         "wrote it; or delete it, and all that the raw topics still hold is judged again"
     )
+
+
+def checkpoint_ids(file: Path) -> dict[str, list[Any]]:
+    """The ids by stream that a checkpoint remembers; empty if there is none. Raises as `checkpoint_positions`."""
+    saved = _load(file)
+    states = {} if saved is None else saved.states
+    return {name: [id for state in partitions for id in state.ids] for name, partitions in states.items()}
+
+
+def replace_ids(file: Path, ids: Mapping[str, Mapping[Any, Any]]) -> int:
+    """Put other ids in the place of some that a checkpoint remembers, by stream; returns how many. Atomic."""
+    saved, found = _load(file), 0
+    if saved is None:
+        return 0
+    for name, partitions in saved.states.items():
+        new = ids.get(name, {})
+        for state in partitions:
+            found += sum(id in new for id in state.ids)
+            state.ids = [new.get(id, id) for id in state.ids]
+    if found:
+        _store(file, saved)
+    return found
 
 
 class ComputeWorker:
@@ -243,20 +266,7 @@ class ComputeWorker:
             ]
             for name, partitions in self._engine.states.items()
         }
-        data = msgspec.msgpack.encode(_Checkpoint(self.positions, states, _CHECKPOINT_FORMAT))
-        beside = self._file.with_suffix(".new")
-        try:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            with beside.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(self._file)
-        except OSError as error:
-            raise LogError(
-                f"the checkpoint {self._file} cannot be written ({error.strerror}); nothing is lost, the former one "
-                "stands: free some space and start again"
-            ) from error
+        _store(self._file, _Checkpoint(self.positions, states, _CHECKPOINT_FORMAT))
         self._since_checkpoint = 0
 
     def lag(self) -> dict[str, int]:
@@ -328,15 +338,38 @@ class ComputeWorker:
         return _chunk(self._streams[name], partition, position, batches, end, only=fields)
 
 
+def _store(path: Path, checkpoint: _Checkpoint) -> None:
+    data, beside = msgspec.msgpack.encode(checkpoint), path.with_suffix(".new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with beside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError as error:
+        raise LogError(
+            f"the checkpoint {path} cannot be written ({error.strerror}); nothing is lost, the former one "
+            "stands: free some space and start again"
+        ) from error
+
+
 def committed_positions(features: EventLog) -> dict[str, list[int]]:
     """Up to where stream compute has read each raw stream, from the feature log itself."""
     last = features.last(WINDOWS, 0) if WINDOWS in features.topics() else None
-    return decode_head(last.payload).positions if last is not None else {}
+    if last is None:
+        return {}
+    with decoding(last):
+        return decode_head(last.payload).positions
 
 
 def read_heads(features: EventLog, offset: int, max_commits: int) -> list[tuple[LogBatch, CommitHead]]:
     """Commits from `offset` on, without their deltas, with the batches that hold them."""
-    return [(b, decode_head(b.payload)) for b in features.read(WINDOWS, 0, offset, max_commits)]
+    found = []
+    for batch in features.read(WINDOWS, 0, offset, max_commits):
+        with decoding(batch):
+            found.append((batch, decode_head(batch.payload)))
+    return found
 
 
 def read_span(plan: ProjectPlan, raw: EventLog, topic: str, partition: int, begin: int, end: int) -> RawChunk:
@@ -362,8 +395,13 @@ def derived_chunk(
     only: Container[str] | None = None,
 ) -> RawChunk:
     """The derived records from `position` on (up to `end`, exclusive), with arrivals and verdicts of their sources."""
-    held = [decode_derived(batch.payload) for batch in batches if end is None or batch.base < end]
-    block = concat_blocks([decode_block(batch.block, stream.schema, only) for batch in held])
+    held, blocks = [], []
+    for batch in batches:
+        if end is None or batch.base < end:
+            with decoding(batch):
+                held.append(decode_derived(batch.payload))
+                blocks.append(decode_block(held[-1].block, stream.schema, only))
+    block = concat_blocks(blocks)
     arrivals = np.concatenate([batch.arrivals for batch in held])
     codes = np.concatenate([batch.codes() for batch in held])
     start, stop = position - batches[0].base, block.n if end is None else min(end - batches[0].base, block.n)
@@ -400,6 +438,7 @@ def _chunk(
 def _decoded(stream: StreamPlan, spans: list[tuple[LogBatch, int, int]], only: Container[str] | None) -> EventBlock:
     blocks = []
     for batch, start, stop in spans:
-        block = decode_block(batch.payload, stream.schema, only)
+        with decoding(batch):
+            block = decode_block(batch.payload, stream.schema, only)
         blocks.append(block if (start, stop) == (0, block.n) else block.slice(start, stop))
     return concat_blocks(blocks)

@@ -3,13 +3,39 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import pyarrow as pa
+import pyarrow.dataset as ds
+
+from headrace.core.errors import StoreError
+
+GONE = "is gone"
+"""The fault of a file that is not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class DamagedFile:
+    """A file of a table that cannot be read.
+
+    Attributes:
+        path: where it lay, or lies.
+        fault: what is wrong with it, such as `GONE`.
+        rows: how many rows it held.
+        bounds: the least and the greatest value of its int64 columns, of those of which that is known.
+    """
+
+    path: str
+    fault: str
+    rows: int
+    bounds: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 class OfflineStore(ABC):
     """Append-only tables, partitioned by the day of a time column, with versions to go back to.
+
+    `rewrite` and `forget` alone change what was appended: they are for data that have to go.
 
     Times are int64 µs columns. Appends are atomic and idempotent: each carries a writer's name and a number that only
     grows, and an append whose number is not greater than the writer's last one does nothing. Many readers in many
@@ -76,6 +102,38 @@ class OfflineStore(ABC):
     @abstractmethod
     def compact(self, table: str) -> None:
         """Rewrite small files into large ones; rows and older versions stay readable."""
+
+    def rewrite(self, table: str, where: ds.Expression, change: Callable[[pa.Table], pa.Table]) -> int:
+        """Put what `change` makes of the rows for which `where` is true in their place; returns how many those were.
+
+        `change` is called for some of them at a time and keeps columns, types and the time of each row; it may leave
+        rows out. Killed between, some are changed and others not. Writers' numbers stay. Nobody may append meanwhile.
+        """
+        raise StoreError(f'rows of table "{table}" cannot be changed in this store')
+
+    def forget(self, table: str) -> None:
+        """Drop all versions but the newest with their files, so that what `rewrite` took away can be read nowhere.
+
+        Whoever reads an older version at the moment may fail.
+        """
+        raise StoreError(f'older versions of table "{table}" cannot be dropped in this store')
+
+    def remains(self) -> list[str]:
+        """Where a server may keep copies of files that `forget` deletes, in words."""
+        return []
+
+    def damaged(self, table: str) -> list[DamagedFile]:
+        """Files of the newest version that are gone, or not as long as they were written, known without reading them;
+        a store without files has none."""
+        return []
+
+    def drop_damaged(self, table: str) -> int:
+        """Leave damaged files out of the table from a new version on, with the rows that they held; return how many.
+
+        Whoever calls this brings the rows back by other means. 0 if some of the files have to be deleted first, by
+        somebody who may.
+        """
+        return 0
 
     @abstractmethod
     def close(self) -> None:

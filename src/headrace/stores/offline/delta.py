@@ -6,25 +6,28 @@ writer appended last is kept as a Delta application transaction, so that an appe
 
 from __future__ import annotations
 
+import json
 import operator
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import reduce
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import unquote
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
-from pyarrow.fs import FileSelector, FileType, LocalFileSystem, SubTreeFileSystem
+from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem, SubTreeFileSystem
 
 from headrace.core.errors import NotFound, StoreError
 from headrace.core.time import MAX_US, MIN_US
 from headrace.stores.objects import failure, object_files
-from headrace.stores.offline.base import OfflineStore
+from headrace.stores.offline.base import GONE, DamagedFile, OfflineStore
 from headrace.stores.offline.checks import (
     DAY,
     EPOCH_DAY,
@@ -49,7 +52,7 @@ class DeltaOfflineStore(OfflineStore):
         storage_options: what delta-rs needs to reach the URI (credentials, endpoint, region); for S3 see
             `headrace.stores.objects.s3_options`.
 
-    Old versions stay readable for good: neither log entries nor data files are ever removed. Raises Unreachable where
+    Old versions stay readable until `forget`: nothing else removes log entries or data files. Raises Unreachable where
     the server of a URI does not answer; a call that raised may be repeated, also if it was done after all.
     """
 
@@ -67,8 +70,9 @@ class DeltaOfflineStore(OfflineStore):
             lost: Exception | None = None
             for _ in range(_ATTEMPTS):
                 delta = held.refreshed()
-                if delta is not None and _number(delta, writer) >= number:
-                    return delta.version()
+                with self._reading(table):
+                    if delta is not None and _number(delta, writer) >= number:
+                        return delta.version()
                 try:
                     return self._append(held, delta, rows, time_column, Transaction(writer, number))
                 except (CommitFailedError, _Raced) as error:
@@ -133,7 +137,7 @@ class DeltaOfflineStore(OfflineStore):
     def _reading(self, table: str) -> Iterator[None]:
         try:
             yield
-        except (DeltaError, OSError) as error:
+        except (DeltaError, OSError, pa.ArrowException) as error:
             raise failure(f'table "{table}" in {self._root} cannot be read', error) from error
 
     def count(self, table: str, *, since_us: int | None = None, until_us: int | None = None) -> int:
@@ -214,7 +218,8 @@ class DeltaOfflineStore(OfflineStore):
         held = self._table(table)
         with held.lock:
             delta = held.refreshed()
-            return -1 if delta is None else _number(delta, writer)
+            with self._reading(table):
+                return -1 if delta is None else _number(delta, writer)
 
     def compact(self, table: str) -> None:
         held = self._table(table)
@@ -226,6 +231,101 @@ class DeltaOfflineStore(OfflineStore):
                 delta.optimize.compact()
             except (DeltaError, OSError) as error:
                 raise failure(f'table "{table}" in {self._root} was not compacted', error) from error
+
+    def rewrite(self, table: str, where: ds.Expression, change: Callable[[pa.Table], pa.Table]) -> int:
+        held = self._table(table)
+        with held.lock:
+            delta = held.refreshed()
+            if delta is None:
+                raise NotFound(f'no table "{table}" in {self._root}; {_listed(self.tables())}')
+            dataset = delta.to_pyarrow_dataset(filesystem=held.files)
+            total = 0
+            with self._reading(table):
+                days = dataset.to_table(columns=[DAY], filter=where)[DAY].unique().to_pylist()
+            for day in sorted(days):
+                with self._reading(table):
+                    rows = dataset.to_table(filter=ds.field(DAY) == day)
+                mine = rows.filter(where)
+                # A row of which the condition is null is not meant.
+                rest = rows.filter(~pc.coalesce(where, pc.scalar(False)))
+                new = pa.concat_tables([rest, change(mine).select(rest.column_names).cast(rest.schema)])
+                total += mine.num_rows
+                try:
+                    # The condition stands in the table's log: it must not name more than the day.
+                    write_deltalake(delta, new, mode="overwrite", predicate=f"{DAY} = '{day}'")
+                except (DeltaError, OSError) as error:
+                    raise failure(f'rows of table "{table}" in {self._root} were not rewritten', error) from error
+            return total
+
+    def forget(self, table: str) -> None:
+        held = self._table(table)
+        with held.lock:
+            delta = held.refreshed()
+            if delta is None:
+                raise NotFound(f'no table "{table}" in {self._root}; {_listed(self.tables())}')
+            try:
+                delta.vacuum(retention_hours=0, enforce_retention_duration=False, dry_run=False)
+                # Entries of the log hold the least and greatest value of each column of a file.
+                delta.create_checkpoint()
+                files, newest = held.filesystem(), delta.version()
+                entries = files.get_file_info(FileSelector(f"{held.inside}{_LOG}", allow_not_found=True))
+                for entry in entries:
+                    number = entry.base_name.split(".")[0]
+                    if number.isdecimal() and int(number) < newest:
+                        files.delete_file(entry.path)
+            except (DeltaError, OSError) as error:
+                raise failure(f'older versions of table "{table}" in {self._root} are still there', error) from error
+            held.reopen()
+
+    def remains(self) -> list[str]:
+        if self._local is not None:
+            return []
+        return [f"{self._root}: former versions of objects, where the bucket keeps versions, until they expire"]
+
+    def damaged(self, table: str) -> list[DamagedFile]:
+        held = self._table(table)
+        with held.lock:
+            delta = held.refreshed()
+            added = [] if delta is None else pa.table(delta.get_add_actions(flatten=True)).to_pylist()
+        files = object_files(f"{self._root}/{table}", self._options) if held.files is None else held.files
+        try:
+            there = {
+                entry.path.lstrip("/"): entry.size
+                for entry in files.get_file_info(FileSelector("", recursive=True, allow_not_found=True))
+                if entry.type == FileType.File
+            }
+        except OSError as error:
+            raise failure(f'the files of table "{table}" in {self._root} cannot be listed', error) from error
+        found = []
+        for file in added:
+            path, size = unquote(file["path"]), int(file["size_bytes"])
+            if there.get(path) != size:
+                fault = GONE if path not in there else f"has {there[path]:,} bytes where {size:,} were written"
+                bounds = {
+                    key.removeprefix("min."): (low, file[f"max.{key.removeprefix('min.')}"])
+                    for key, low in file.items()
+                    if key.startswith("min.") and isinstance(low, int)
+                }
+                found.append(DamagedFile(f"{self._root}/{table}/{path}", fault, int(file["num_records"] or 0), bounds))
+        return found
+
+    def drop_damaged(self, table: str) -> int:
+        held = self._table(table)
+        damaged = self.damaged(table)
+        short = [file for file in damaged if file.fault != GONE]
+        if held.files is None and short:
+            return 0  # objects are never deleted here
+        for file in short:
+            # Kept under a name that no table knows, should anybody want to look at it.
+            Path(file.path).replace(f"{file.path}.damaged")
+        with held.lock:
+            delta = held.refreshed()
+            try:
+                if delta is not None:
+                    delta.repair()
+            except (DeltaError, OSError) as error:
+                raise failure(f'damaged files of table "{table}" in {self._root} were not left out', error) from error
+        return len(damaged)
 
     def close(self) -> None:
         self._open = None
@@ -261,11 +361,28 @@ class _Table:
         self.files = SubTreeFileSystem(uri, LocalFileSystem(use_mmap=True)) if local else None
         self._delta: DeltaTable | None = None
 
+    @property
+    def inside(self) -> str:
+        """What stands before the path of a file of the table in `filesystem`."""
+        return "" if self._is_local else f"{self.name}/"
+
+    def filesystem(self) -> FileSystem:
+        """Where the table's files lie."""
+        if self.files is not None:
+            return self.files
+        return object_files(self._uri.removesuffix(f"/{self.name}"), self._options)
+
+    def reopen(self) -> None:
+        """Read the table anew at the next use."""
+        self._delta = None
+
     def refreshed(self) -> DeltaTable | None:
         """The table at its newest version; None if it does not exist."""
         try:
             if self._delta is None:
-                self._delta = DeltaTable(self._uri, storage_options=self._options)
+                opened = DeltaTable(self._uri, storage_options=self._options)
+                self._check_newest(opened.version())
+                self._delta = opened
             else:
                 self._delta.update_incremental()
         except TableNotFoundError:
@@ -273,6 +390,28 @@ class _Table:
         except (DeltaError, OSError) as error:
             raise failure(f'table "{self.name}" at {self._uri} cannot be read', error) from error
         return self._delta
+
+    def _check_newest(self, version: int) -> None:
+        """Raise StoreError if the newest commit was cut short, by a power failure say.
+
+        Delta reads such a file as far as it goes, and the writer's number stands in its last line: the same rows would
+        be appended again. An empty file is a commit that was not done, which is no harm.
+        """
+        file = Path(self._uri) / _LOG / f"{version:020}.json"
+        if not self._is_local or not file.exists():
+            return
+        try:
+            actions = [json.loads(line) for line in file.read_bytes().splitlines()]
+        except ValueError:
+            whole = False
+        else:
+            wrote = any(action.get("commitInfo", {}).get("operation") == "WRITE" for action in actions)
+            whole = not wrote or any("txn" in action for action in actions)
+        if not whole:
+            raise StoreError(
+                f'the newest commit of table "{self.name}" was cut short: remove {file}; what it brought is in the '
+                "logs and is appended again"
+            )
 
     def at(self, version: int) -> DeltaTable | None:
         """The table at an older version; None if it does not exist at all."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as ds
 
 from headrace.core.errors import NotFound, StoreError
 from headrace.stores.offline.base import OfflineStore
@@ -123,6 +124,22 @@ class MemoryOfflineStore(OfflineStore):
         with self._lock:
             held = self._table(table)
             held.versions[-1] = held.versions[-1].combine_chunks()
+
+    def rewrite(self, table: str, where: ds.Expression, change: Callable[[pa.Table], pa.Table]) -> int:
+        with self._lock:
+            held = self._table(table)
+            rows = held.versions[-1]
+            mine = rows.filter(where)
+            if len(mine):
+                rest = rows.filter(~pc.coalesce(where, pc.scalar(False)))
+                held.versions.append(pa.concat_tables([rest, change(mine)]))
+            return int(mine.num_rows)
+
+    def forget(self, table: str) -> None:
+        with self._lock:
+            held = self._table(table)
+            empty = held.versions[-1].slice(0, 0)
+            held.versions[:-1] = [empty] * (len(held.versions) - 1)
 
     def close(self) -> None:
         self._tables = None

@@ -64,9 +64,24 @@ class OnlineStore(ABC):
     def scan(self) -> Iterator[tuple[bytes, bytes]]:
         """All keys and records of one snapshot in key order."""
 
+    def sweep(self) -> Iterator[tuple[bytes, bytes]]:
+        """All keys and records, each as it stood at some moment meanwhile, in no promised order; however much is
+        written. A record that is there from beginning to end is given, and one may be given twice."""
+        return self.scan()
+
     @abstractmethod
     def count(self) -> int:
         """Number of records."""
+
+    def wipe(self) -> None:  # noqa: B027  an adapter without files has nothing to do
+        """Make sure that what was replaced or deleted cannot be read from the store's files any more.
+
+        Whoever reads at the moment is waited for. A store whose files are not at hand does what its server offers.
+        """
+
+    def remains(self) -> list[str]:
+        """Where a server may keep copies of deleted records that `wipe` does not reach, in words."""
+        return []
 
     def about(self) -> str:
         """What keeps the store, such as " in Redis 7.2.4"; empty for an embedded one. Asks the server."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -22,11 +23,14 @@ from headrace.core.lmdb_env import (
     explain,
     release_environment,
 )
+from headrace.core.lmdb_wipe import separators, wipe_environment
 from headrace.stores.online.base import Change, OnlineStore, Record, Revision
 from headrace.stores.online.checks import MAX_KEY_BYTES, check_keys, checked, updated
 
 _POSITION: Final = b"\xff" * (MAX_KEY_BYTES + 1)
 """Sorts after every record's key, so appending loads and scans never meet it in between."""
+
+_SWEPT: Final = 20_000
 
 
 class LmdbOnlineStore(OnlineStore):
@@ -139,6 +143,22 @@ class LmdbOnlineStore(OnlineStore):
             finally:
                 txn.abort()
 
+    def sweep(self) -> Iterator[tuple[bytes, bytes]]:
+        shared, at = self._shared, b""
+        while True:
+            # Snapshots are short, so that the pages of what is replaced meanwhile can be used again.
+            with _explained(shared):
+                txn = _snapshot(shared)
+                try:
+                    cursor = txn.cursor()
+                    found = list(islice(cursor, _SWEPT)) if cursor.set_range(at) else []
+                finally:
+                    txn.abort()
+            yield from ((key, record) for key, record in found if key != _POSITION)
+            if len(found) < _SWEPT:
+                return
+            at = found[-1][0] + b"\0"
+
     def count(self) -> int:
         shared = self._shared
         with _explained(shared):
@@ -147,6 +167,15 @@ class LmdbOnlineStore(OnlineStore):
                 return txn.stat()["entries"] - (txn.get(_POSITION) is not None)
             finally:
                 txn.abort()
+
+    def wipe(self) -> None:
+        shared = self._shared
+        with _explained(shared), shared.write_gate:
+            keys = list(separators(shared))
+            found, _ = self.read(keys)
+            if None in found:
+                _renew(shared)
+            wipe_environment(shared)
 
     def sync(self) -> None:
         shared = self._shared
@@ -200,6 +229,21 @@ def _snapshot(shared: SharedEnvironment) -> lmdb.Transaction[bytes]:
                 return shared.opened().begin()
         except RECOVERABLE as error:
             shared.recover(error)
+
+
+def _renew(shared: SharedEnvironment) -> None:
+    """Build the tree anew in one transaction: above its leaves stand keys of records that are gone."""
+    before = _snapshot(shared)
+    try:
+
+        def fill(txn: lmdb.Transaction[bytes]) -> None:
+            main = shared.opened().open_db(None, txn)
+            txn.drop(main, delete=False)
+            txn.cursor().putmulti(before.cursor(), append=True)
+
+        shared.write(fill)
+    finally:
+        before.abort()
 
 
 @contextmanager

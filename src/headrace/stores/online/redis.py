@@ -24,6 +24,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import islice
 from typing import Any, Final
 
 import msgspec
@@ -214,6 +215,14 @@ class RedisOnlineStore(OnlineStore):
                         yield key, record
                 return
         raise Unreachable(f"the online store at {self.address.shown} is being written to: scan it when it rests")
+
+    def sweep(self) -> Iterator[tuple[bytes, bytes]]:
+        """See the port. The server is asked in small pieces."""
+        names = self._names()
+        while keys := [name.partition(b"}r")[2] for name in islice(names, _AT_ONCE)]:
+            for key, record in zip(keys, self._records(keys), strict=True):
+                if record is not None:
+                    yield key, record
 
     def _marks(self) -> list[list[Any]]:
         return self._servers.ask([(shard.tag, [(b"GET", shard.head)]) for shard in self._shards])

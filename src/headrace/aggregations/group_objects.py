@@ -13,7 +13,6 @@ from headrace.aggregations.layout import GroupLayout, Scratch
 from headrace.aggregations.nested import decoded, read_nested
 from headrace.core.columns import BoolArray, Column, IntArray, column_of, lists_of, unpacked_list
 from headrace.core.schema import DType
-from headrace.retrieval.binding import BoundSource
 
 Piece: TypeAlias = tuple[IntArray, IntArray, IntArray]
 """Some rows of a read, and the buffer and begins that `nested.read_nested` gave for them."""
@@ -35,25 +34,27 @@ class WindowRows:
 
 
 class GroupObjects:
-    """What `BoundView.assemble` asks for of one group; lists and maps are read when the first of them is asked for."""
+    """Lists, maps and texts of one group; lists and maps are read when the first of them is asked for.
+
+    `words` and `valid` are the slots of each row, those of the group from `slot` on.
+    """
 
     def __init__(
         self,
-        source: BoundSource,
+        layout: GroupLayout,
+        slot: int,
         pieces: Callable[[], list[Piece]],
         texts: Texts,
         words: IntArray,
         valid: BoolArray,
     ) -> None:
-        assert source.layout is not None
-        self._layout: GroupLayout = source.layout
-        self._source, self._pieces, self._texts = source, pieces, texts
+        self._layout, self._slot, self._pieces, self._texts = layout, slot, pieces, texts
         self._words, self._valid = words, valid
         self._read: list[Piece] | None = None
 
     def column(self, index: int, dtype: DType) -> Column:
-        """The column of `source.objects[index]`."""
-        layout, name = self._layout, self._source.objects[index]
+        """The column of `layout.objects[index]`."""
+        layout, name = self._layout, self._layout.objects[index]
         if index < len(layout.nested_names):
             if self._read is None:
                 self._read = self._pieces()
@@ -68,10 +69,10 @@ class GroupObjects:
             back[places] = np.arange(len(places))
             return values.take(back)
         if name in layout.lists:
-            slots = self._source.slot + layout.lists[name]
+            slots = self._slot + layout.lists[name]
             elements = self._words.take(slots, axis=1).view(np.float64)
             return lists_of(np.where(self._valid.take(slots, axis=1), elements, np.nan))
-        slot = self._source.slot + layout.names.index(name)
+        slot = self._slot + layout.names.index(name)
         found = zip(self._words[:, slot].tolist(), self._valid[:, slot].tolist(), strict=True)
         texts = [self._texts(r)[word] if ok else None for r, (word, ok) in enumerate(found)]
         if dtype is DType.LIST:
@@ -140,3 +141,17 @@ def record_rows(layout: GroupLayout, words: IntArray, starts: IntArray, sizes: I
     tail = np.where(there, words[np.where(there, at + 5, 0)], 0)
     times = np.where(there, at + sizes - (tail + 7) // 8 - counted * layout.row_words, 0)
     return WindowRows(words, times, counted, times + counted, counted)
+
+
+def read_records(
+    layout: GroupLayout, found: bytes, starts: IntArray, sizes: IntArray, t: IntArray, scratch: Scratch
+) -> list[Piece]:
+    """Lists and maps from the window records that begin at these words of `found` (-1: none), and have these sizes."""
+    words = np.frombuffer(found, np.int64)
+    events = record_rows(layout, words, starts, sizes)
+    piece = read_piece(layout, np.arange(len(t)), events, t, scratch, layout.online_nested)
+    if not len(layout.grown_items):
+        return [piece]
+    none = (np.zeros((len(t), 0), np.int64), np.zeros((len(t), 0), np.bool_), 0)
+    grown = read_grown(layout, layout.grown_items, words.copy(), starts.copy(), t, none, scratch)
+    return [with_grown(layout, piece, grown)]
