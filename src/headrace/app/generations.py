@@ -13,6 +13,7 @@ from headrace.app.heartbeats import EVERY_LAYER
 from headrace.app.kept import kept_plan
 from headrace.app.locks import FolderLock, holder_of, layers_at_rest
 from headrace.app.scheduled import ROLE, SCHEDULED, applied_schedule
+from headrace.app.sides import refuse_beside
 from headrace.app.users import os_user
 from headrace.features.generation import (
     at_generations,
@@ -75,6 +76,7 @@ def derive_anew(parts: Parts, names: Sequence[str], progress: Progress | None = 
     from headrace.derivation.anew import Rederivation
 
     catalog, settings, state = parts.catalog, parts.settings, parts.settings.state
+    refuse_beside(catalog, settings, "deriving a stream anew")
     decided = catalog.generation()
     streams = downstream(parts.plan, names)
     current = generations_of(parts.plan)
