@@ -145,7 +145,8 @@ class Limit:
         return Tags("classifier", TargetTags(required=True), classifier_tags=ClassifierTags())
 
 
-view = hr.FeatureView("pay", request=Pay, features=[Pay.amount, Sent, Shop, Profile.of(Pay.sender).age])
+age = Profile.of(Pay.sender).age
+view = hr.FeatureView("pay", request=Pay, features=[Pay.amount, Sent, Shop, Customers.users, age])
 risk = hr.Model("risk", view=view, estimator=Limit(), label=hr.Label(Outcome.bad, wait="1h", default=False))
 '''
 

@@ -217,8 +217,9 @@ class _Rows:
     def missing(self, number: int) -> list[BoolArray]:
         """Which offsets of the topic of rows the history should hold and does not."""
         wanted = np.zeros(number, np.bool_)
-        for base, rows in self._batches(number):
-            wanted[base : base + rows.num_rows] = True
+        for rows in self._batches(number):
+            at = np.array(rows[ORDER], np.int64)
+            wanted[at[at < number]] = True
         self.expected = int(wanted.sum())
         for rows in self._offline.batches(rows_table(self._table), [ORDER]):
             at = np.array(rows[ORDER], np.int64)
@@ -229,14 +230,15 @@ class _Rows:
     def restore(self, missing: Sequence[BoolArray], number: int) -> int:
         """Append what is missing; returns how many rows."""
         (wanted,), done = missing, 0
-        for base, rows in self._batches(number):
-            mine = wanted[base : base + rows.num_rows]
+        for rows in self._batches(number):
+            at = np.array(rows[ORDER], np.int64)
+            mine = (at < number) & wanted[np.minimum(at, number - 1)]
             if mine.any():
                 _append(self._offline, rows_table(self._table), rows.filter(pa.array(mine)), EVENT_TIME)
                 done += int(mine.sum())
         return done
 
-    def _batches(self, number: int) -> Iterator[tuple[int, pa.Table]]:
+    def _batches(self, number: int) -> Iterator[pa.Table]:
         at, table = self._features.begin(TABLES, 0), self._table
         while at < number:
             batches = self._features.read(TABLES, 0, at, min(number - at, _BATCHES))
@@ -245,7 +247,7 @@ class _Rows:
             for batch in batches:
                 rows = decode_table_rows(batch.payload)
                 if batch.base < number and (rows.table, rows.version) == (table.name, table.version) and rows.n:
-                    yield batch.base, table_history(table, rows, batch.base)
+                    yield table_history(table, rows, batch.base)
             at = batches[-1].end
             self._on_way()
 
