@@ -75,7 +75,7 @@ def test_servers_hold_nothing_but_what_the_receipt_says(tmp_path: Path, monkeypa
             remains = "\n".join(receipt.remains)
             for told in (
                 "event log on Kafka",
-                "pay/0 below offset",
+                "known-",
                 "feature log on Kafka",
                 "windows/0 below",
                 "Redis' own files",

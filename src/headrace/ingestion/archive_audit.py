@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from headrace.core.columns import BoolArray
+from headrace.core.columns import BoolArray, IntArray
 from headrace.core.tablerows import decode_table_rows
 from headrace.engines.stream.admitted import OFFSET, PARTITION, judged_events
 from headrace.engines.stream.commits import TABLES, CommitHead
@@ -220,8 +220,7 @@ class _Rows:
         """Which offsets of the topic of rows the history should hold and does not."""
         wanted = np.zeros(number, np.bool_)
         for rows in self._batches(number):
-            at = np.array(rows[ORDER], np.int64)
-            wanted[at[at < number]] = True
+            wanted[_places(rows)] = True
         self.expected = int(wanted.sum())
         for rows in self._offline.batches(rows_table(self._table), [ORDER]):
             at = np.array(rows[ORDER], np.int64)
@@ -233,8 +232,7 @@ class _Rows:
         """Append what is missing; returns how many rows."""
         (wanted,), done = missing, 0
         for rows in self._batches(number):
-            at = np.array(rows[ORDER], np.int64)
-            mine = (at < number) & wanted[np.minimum(at, number - 1)]
+            mine = wanted[_places(rows)]
             if mine.any():
                 _append(self._offline, rows_table(self._table), rows.filter(pa.array(mine)), EVENT_TIME)
                 done += int(mine.sum())
@@ -252,6 +250,11 @@ class _Rows:
                     yield table_history(table, rows, batch.base)
             at = batches[-1].end
             self._on_way()
+
+
+def _places(rows: pa.Table) -> IntArray:
+    """The offsets of rows of a table."""
+    return np.array(rows[ORDER], np.int64)
 
 
 def _append(offline: OfflineStore, table: str, rows: pa.Table, time_column: str) -> None:
