@@ -15,6 +15,7 @@ import headrace as hr
 
 NEEDLE = "needle-7f3a"
 """The key of the user who is erased; another one's is longer by a word's end and stays."""
+WORD = re.compile(rb"(?<![0-9A-Za-z])" + NEEDLE.encode() + rb"(?![0-9A-Za-z])")
 OTHER = f"{NEEDLE}b"
 MERCHANTS = ("m0", "m1", "m2")
 USERS = (NEEDLE, OTHER, *(f"u{i}" for i in range(6)))
@@ -218,12 +219,11 @@ def run_bank(folder: Path, n: int = 300, *, model: bool = True) -> list[dict[str
 
 def named_in(folder: Path) -> list[str]:
     """Files below a folder that hold the needle as a word: in their bytes, or in what a Parquet file packs."""
-    word = re.compile(rb"(?<![0-9A-Za-z])" + NEEDLE.encode() + rb"(?![0-9A-Za-z])")
     found = []
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         data = file.read_bytes()
         if file.suffix == ".parquet":
             data += repr(pq.read_table(pa.BufferReader(data)).to_pylist()).encode()
-        if word.search(data):
+        if WORD.search(data):
             found.append(str(file.relative_to(folder)))
     return found

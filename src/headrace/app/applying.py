@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from headrace.app.backfill import derive_streams, events_to_read, measured_rate, prepare, publish
 from headrace.app.changes import ProjectChanges, RunChange, forget_empty_streams, project_changes
 from headrace.app.generations import at_served_generations, at_served_topics
-from headrace.app.heartbeats import COPY, LAYERS
+from headrace.app.heartbeats import EVERY_LAYER
 from headrace.app.kept import (
     keep,
     kept_streams,
@@ -98,7 +98,7 @@ def _apply(
     state = parts.settings.state
     if holder_of(state, "up") is None:
         # Better said before the groups are computed than after.
-        with layers_at_rest(state, (*LAYERS, COPY), ()):
+        with layers_at_rest(state, EVERY_LAYER, ()):
             pass
     prepare(parts, current.backfills, progress=progress)
     for name in _joining(parts, current):
@@ -118,7 +118,7 @@ def _apply(
     # What stays computed for a model is ingested to the end, like what is declared.
     parts.plan = replace(plan, scheduled=before)
     names = {group.version: name for name, group in {**plan.kept_groups, **plan.groups}.items()}
-    with layers_at_rest(state, (*LAYERS, COPY), answering=("serve",)):
+    with layers_at_rest(state, EVERY_LAYER, answering=("serve",)):
         publish(
             parts,
             [*current.backfills, *(names[version] for version in sorted(joining))],

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from headrace.app.heartbeats import LAYERS, read_heartbeat
+from headrace.app.heartbeats import EVERY_LAYER, read_heartbeat
 from headrace.app.locks import FolderLock, layers_at_rest
 from headrace.app.sides import (
     BESIDE,
@@ -206,7 +206,7 @@ def switch(parts: Parts, *, back: bool = False) -> Sides:
     with beside_of(parts) as beside:
         checked = check_verdicts(parts.features, beside.features, side.fork)
         with (
-            layers_at_rest(state, LAYERS, ("serve",)),
+            layers_at_rest(state, EVERY_LAYER, ("serve",)),
             layers_at_rest(state / BESIDE, BESIDE_LAYERS, ()),
             FolderLock(state, "compute"),
             FolderLock(state, "ingest"),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from headrace.app.clock import SystemClock
-from headrace.app.heartbeats import COPY, LAYERS
+from headrace.app.heartbeats import EVERY_LAYER
 from headrace.app.locks import holder_of
 from headrace.app.settings import Settings, load_settings
 from headrace.app.wiring import Parts
@@ -227,5 +227,5 @@ def _compiled() -> Finding:
 def _locks(settings: Settings) -> list[Finding]:
     if not settings.state.is_dir():
         return []
-    held = {role: holder_of(settings.state, role) for role in ("up", *LAYERS, COPY)}
+    held = {role: holder_of(settings.state, role) for role in ("up", *EVERY_LAYER)}
     return [Finding(f"layer {role}", True, f"run by {holder}") for role, holder in held.items() if holder is not None]

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from headrace.app.heartbeats import LAYERS
+from headrace.app.heartbeats import EVERY_LAYER
 from headrace.app.locks import FolderLock, layers_at_rest
 from headrace.app.sides import refuse_beside
 from headrace.core.errors import SchemaError
@@ -140,7 +140,7 @@ def erase(
 @contextmanager
 def _at_rest(parts: Parts) -> Iterator[None]:
     state = parts.settings.state
-    with layers_at_rest(state, LAYERS, answering=("serve",)), ExitStack() as held:
+    with layers_at_rest(state, EVERY_LAYER, answering=("serve",)), ExitStack() as held:
         for role in _ROLES:
             held.enter_context(FolderLock(state, role))
         yield

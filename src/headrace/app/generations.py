@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from headrace.app.backfill import PUBLISHED, BackfillReport, Progress, small
 from headrace.app.changes import definition_records
-from headrace.app.heartbeats import LAYERS
+from headrace.app.heartbeats import EVERY_LAYER
 from headrace.app.locks import FolderLock, holder_of, layers_at_rest
 from headrace.app.scheduled import ROLE, SCHEDULED
 from headrace.app.users import os_user
@@ -75,7 +75,7 @@ def derive_anew(parts: Parts, names: Sequence[str], progress: Progress | None = 
     topics = [d.topic for d in plan.derived.values() if following[first_topic(d)] > current[first_topic(d)]]
     if holder_of(state, "up") is None:
         # Better said before everything is computed than after.
-        with layers_at_rest(state, LAYERS, ()):
+        with layers_at_rest(state, EVERY_LAYER, ()):
             pass
     began = time.monotonic()
     with FolderLock(state, "backfill"):
@@ -86,7 +86,7 @@ def derive_anew(parts: Parts, names: Sequence[str], progress: Progress | None = 
         while work.advance(progress) >= small():
             pass
         with (
-            layers_at_rest(state, LAYERS, answering=("serve",)),
+            layers_at_rest(state, EVERY_LAYER, answering=("serve",)),
             FolderLock(state, "compute"),
             FolderLock(state, "ingest"),
             FolderLock(state, ROLE),

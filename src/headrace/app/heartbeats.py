@@ -15,6 +15,7 @@ LAYERS = ("compute", "ingest", "serve", "schedule")
 
 COPY = "copy"
 """The layer that copies what comes from elsewhere into raw topics; it runs where there is such a stream."""
+EVERY_LAYER = (*LAYERS, COPY)
 
 STALE_US = 5_000_000
 """A heartbeat older than this is of a layer that hangs or is gone."""
@@ -67,7 +68,7 @@ def read_heartbeat(state: Path, layer: str) -> Heartbeat | None:
 
 def layer_counters(state: Path) -> dict[str, dict[str, float]]:
     """The totals of each layer that ever ran here, by name."""
-    beats = [(layer, read_heartbeat(state, layer)) for layer in (*LAYERS, COPY)]
+    beats = [(layer, read_heartbeat(state, layer)) for layer in EVERY_LAYER]
     return {layer: beat.counters for layer, beat in beats if beat is not None}
 
 

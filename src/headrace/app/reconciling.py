@@ -37,7 +37,7 @@ def reconciler(parts: Parts, *, kept: bool = True) -> Reconciler:
     return Reconciler(
         parts.plan, parts.features, parts.online, parts.expected(),
         archive=ArchiveAudit(parts.plan, parts.raw, parts.features, parts.offline),
-        digests=DigestFolder(parts.settings.state / "digests") if kept else None,
+        digests=DigestFolder(parts.side.folder(parts.settings.state) / "digests") if kept else None,
     )  # fmt: skip
 
 

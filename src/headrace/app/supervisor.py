@@ -74,8 +74,11 @@ class Supervisor:
         """Supervise until SIGTERM or SIGINT. Raises Busy, naming the holder, if the folder is up already, ConfigError
         if the address cannot be listened on, and StoreError if a layer cannot be started."""
         settings = self.settings
-        door = nullcontext() if self.beside else listen(settings.host, settings.port)
-        with FolderLock(self._folder, "up"), door as self._door, stop_on_signals() as stopped:
+        with (
+            FolderLock(self._folder, "up"),
+            nullcontext() if self.beside else listen(settings.host, settings.port) as self._door,
+            stop_on_signals() as stopped,
+        ):
             try:
                 self._start_all()
                 self._watch(stopped)

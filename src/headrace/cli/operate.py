@@ -7,7 +7,7 @@ import time
 
 import click
 
-from headrace.app.heartbeats import COPY, LAYERS
+from headrace.app.heartbeats import EVERY_LAYER
 from headrace.cli.common import REFUSED, Session, command, progress
 
 
@@ -46,7 +46,7 @@ def register(group: click.Group) -> None:
         ).run()  # fmt: skip
 
     @command(group, "run", "headrace run compute\nheadrace run ingest --once\nheadrace run serve --port 9000")
-    @click.argument("layer", type=click.Choice((*LAYERS, COPY)))
+    @click.argument("layer", type=click.Choice(EVERY_LAYER))
     @click.option("--once", is_flag=True, help="Stop when nothing is waiting.")
     @click.option("--host", metavar="ADDRESS", help="Where serve listens (127.0.0.1).")
     @click.option("--port", type=int, help="Port on which serve listens (8321); 0 takes any free one.")

@@ -73,9 +73,10 @@ class ArchiveAudit:
         number = self._offline.number(name, WRITER)
         if number < 0:
             return
-        rows, before = self._offline.count(name), self._rows.get(name, 0)
+        rows, before = self._offline.count(name), self._rows.get(name)
         files = self._offline.damaged(name)
-        if not (files or count or rows < before):
+        # The first look of a process counts: the last one may have been killed between leaving out and bringing back.
+        if not (files or count or before is None or rows < before):
             self._rows[name] = rows
             return
         if files:
@@ -101,6 +102,7 @@ class ArchiveAudit:
                 found.lost[name] = f"{short:,} rows are missing from {name}" + (
                     ": the log has dropped them; put an older copy of the table back" if repair else ""
                 )
+                return  # the next look counts again
         elif files:
             found.missing.pop(name)
         self._rows[name] = self._offline.count(name)

@@ -271,6 +271,7 @@ class OfflineStoreTests(ABC):
             with pytest.raises(NotFound, match='no table "u"'):
                 refused()
 
+    @capability("damaged files are told")
     def test_a_sound_table_has_no_damaged_files_and_loses_nothing_with_them(self, store: OfflineStore) -> None:
         assert store.damaged("t") == []
         for number in range(3):

@@ -181,12 +181,14 @@ class OnlineStoreTests(ABC):
         seen += scan
         assert seen == [(key, b"old") for key in sorted(_KEYS)]
 
+    @capability("sweeps beside the writer")
     def test_a_sweep_gives_every_record_and_no_position(self, store: OnlineStore) -> None:
         assert list(store.sweep()) == []
         keys = [b"\xff" * 500, b"a", b"\x00", b"a\x00", b"b", b"\xff", b"a" * 500]
         store.write([(key, key[:3]) for key in keys], b"position")
         assert dict(store.sweep()) == {key: key[:3] for key in keys}
 
+    @capability("sweeps beside the writer")
     def test_a_sweep_goes_on_while_the_store_is_written_to(self, store: OnlineStore) -> None:
         store.write([(key, b"old") for key in _KEYS], b"p0")
         sweep, seen = store.sweep(), []

@@ -22,7 +22,8 @@ from headrace.core.errors import Busy, ConfigError, LogError, NotFound, PlanErro
 from headrace.core.positions import decode_position
 from headrace.engines.stream.commits import WINDOWS
 from headrace.eventlog.base import Append
-from tests.e2e.shop import now, orders, write_shop
+from tests.e2e.shop import FEATURES, now, orders, outcomes, write_shop
+from tests.e2e.test_up_derived import DERIVED
 from tests.e2e.versions import other_version
 from tests.services import address
 
@@ -383,3 +384,59 @@ def test_two_sides_lie_apart_in_redis_and_a_dropped_one_leaves_nothing(shop: Pat
             drop(project.parts)
             assert (list(former.scan()), former.position()) == ([], b"")
         assert len(records(project.parts)) > USERS
+
+
+@pytest.mark.parametrize("from_beginning", [False, True])
+def test_derived_streams_have_one_writer_and_go_on_after_a_switch(tmp_path: Path, from_beginning: bool) -> None:
+    shop = write_shop(tmp_path / "shop")
+    (shop / "features.py").write_text(FEATURES.split("view = hr.FeatureView")[0] + DERIVED)
+
+    def more(n: int) -> None:
+        with hr.connect(shop) as project:
+            project.put("discount", [{"user": f"u{n % 9}", "share": n / 64, "at": now()}])
+            rows = orders(40, now(), start=100 * n)
+            project.publish("order", [*rows[::2], *rows[1::2]])
+            project.publish("outcome", outcomes(rows))
+
+    def alike() -> tuple[int, str]:
+        with hr.connect(shop) as project:
+            catch_up(project.parts)
+            found = compare_sides(project.parts, None)
+            assert found.differing == 0, str(found)
+            assert {"net_spend.part", "bought.net", "lost.net"} <= set(found.features)
+            ends = {name: project.parts.raw.end(name, 0) for name in project.parts.plan.topics()}
+            assert {project.parts.raw.end(project.parts.plan.root(name), 0) for name in ends} == {40 * (n + 1)}
+            assert set(ends.values()) == {40 * (n + 1)}  # each event was derived once
+            asked = [{"order_id": f"a{i}", "user": f"u{i}", "amount": 1.0, "at": now().isoformat()} for i in range(10)]
+            online = project.online("order", asked).to_arrow().sort_by("order_id").to_pylist()
+            assert repr(project.history("order", asked).to_arrow().sort_by("order_id").to_pylist()) == repr(online)
+            return len(online), project.parts.side.name
+
+    n = 0
+    more(n)
+    start(shop, from_beginning=from_beginning)
+    for n, back in enumerate((None, False, True), start=1):
+        with hr.connect(shop) as project:
+            if back is not None:
+                switch(project.parts, back=back)
+        more(n)
+        assert alike() == (10, "green" if back is False else "main")
+
+
+def test_scheduled_groups_are_not_behind_after_a_switch(shop: Path) -> None:
+    (shop / "headrace.toml").write_text('sync = false\n[groups.spend]\nrun = "300d"\n')
+    with hr.connect(shop) as project:
+        project.apply()
+    start(shop)
+    with hr.connect(shop) as project:
+        assert compare_sides(project.parts, None).left_out == ["spend"]
+    publish(shop, 100)
+    with hr.connect(shop) as project:
+        project.backfill("spend")
+        before = project.online("order", {"order_id": "a", "user": "u1", "amount": 1.0, "at": now().isoformat()})
+        assert before["spend__n_7d"] == 12
+        switch(project.parts)
+    with hr.connect(shop) as project:
+        after = project.online("order", {"order_id": "a", "user": "u1", "amount": 1.0, "at": now().isoformat()})
+        assert after["spend__n_7d"] == 12
+        assert after.position.groups == before.position.groups

@@ -228,6 +228,33 @@ def test_what_the_log_has_dropped_is_reported_with_its_cure_and_harms_nobody(sho
     assert records(shop) == sound
 
 
+def test_a_look_that_was_killed_while_it_mended_the_archive_is_made_up_for(shop: Project) -> None:
+    parts, sound = shop.parts, records(shop)
+    before = parts.offline.count("events/order")
+    deleted_file(table(shop, "events/order"))
+    assert parts.offline.drop_damaged("events/order") == 1
+    assert parts.offline.count("events/order") < before
+    found = reconciler(parts).run(Share(3, SHARES))
+    assert found.archive_restored == found.archive_missing
+    assert (parts.offline.count("events/order"), found.wrong) == (before, 0)
+    assert records(shop) == sound
+
+
+def test_rows_that_nobody_has_any_more_are_asked_for_at_every_look(shop: Project) -> None:
+    parts, sound = shop.parts, records(shop)
+    worker = reconciler(parts)
+    worker.run(NOBODY)
+    parts.clock = SimulatedClock(to_us(NOON) + 9 * US_PER_DAY)
+    assert trim_raw(parts, US_PER_DAY)["order"] > 0
+    removed_rows(table(shop, "events/order"))
+    for number in range(SHARES):
+        found = worker.run(Share(number, SHARES))
+        assert found.archive_missing == {"events/order": 7}
+        assert "older copy" in found.lost["events/order"]
+        assert (found.wrong, found.unrepaired) == (0, 7)
+    assert records(shop) == sound
+
+
 # --- beside the other jobs --------------------------------------------------------------------------------------------
 
 

@@ -259,6 +259,9 @@ class RedisOnlineStore(OnlineStore):
     def problems(self) -> list[tuple[str, str]]:
         return self._servers.explained(lambda: problems(self._servers))
 
+    def remains(self) -> list[str]:
+        return ["Redis' own files (append-only file, snapshots) and those of its replicas, until it rewrites them"]
+
     def about(self) -> str:
         return f" in {self._servers.explained(lambda: software(self._servers))}"
 
