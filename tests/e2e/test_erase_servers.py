@@ -78,7 +78,13 @@ def test_servers_hold_nothing_but_what_the_receipt_says(tmp_path: Path, monkeypa
             places = {place.place for place in receipt.places}
             assert {"online store", "archive events/pay", "archive events/login"} <= places
             remains = "\n".join(receipt.remains)
-            for told in ("event log on Kafka", "pay/0 below offset", "feature log on Kafka", "windows/0 below", "Redis' own files"):
+            for told in (
+                "event log on Kafka",
+                "pay/0 below offset",
+                "feature log on Kafka",
+                "windows/0 below",
+                "Redis' own files",
+            ):
                 assert told in remains
             # What is archived and asked for by nobody is trimmed at once.
             raw = project.parts.raw

@@ -108,6 +108,17 @@ def test_what_cannot_be_replayed_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_replay_that_begins_before_any_truth_is_known_says_so(tmp_path: Path) -> None:
+    folder = loop_shop(tmp_path / "shop")
+    features = folder / "features.py"
+    features.write_text(features.read_text().replace('wait="1h"', 'wait="30d"'))
+    with hr.connect(folder) as project:
+        project.publish("order", orders(300, now() - timedelta(days=10), step_s=2_000))
+        with pytest.raises(ConfigError, match=r"no version of model risk could be trained .*from a later time"):
+            project.replay("risk")
+
+
+@pytest.mark.slow
 def test_a_scheduled_group_is_run_by_simulated_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from headrace.app import scheduled
 

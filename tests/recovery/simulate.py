@@ -12,13 +12,20 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from unittest import mock
 
 import pyarrow as pa
 
+from headrace.aggregations import layout
+from headrace.aggregations.layout import GroupLayout
 from headrace.catalog.catalog import Catalog
 from headrace.core.time import SimulatedClock
+from headrace.engines.stream import engine
+from headrace.features.plan import GroupPlan
+from headrace.ingestion import backfill, materialize
+from headrace.retrieval import binding
 from tests.recovery.simulated import Simulation
 from tests.recovery.simulated_checks import check
 
@@ -60,12 +67,22 @@ def _simulated(seed: int, folder: Path, catalog: Catalog) -> tuple[str, list[str
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Tables are tiny, so threads cost more than they bring; and what is torn on purpose is no news."""
-    cores, disabled = pa.cpu_count(), logging.root.manager.disable
+    """Tables are tiny, so threads cost more than they bring; workers are made again and again, always for the same few
+    groups, so the layouts of these are kept; and what is torn on purpose is no news."""
+    cores, disabled, layouts = pa.cpu_count(), logging.root.manager.disable, {}
+
+    def layout_of(group: GroupPlan) -> GroupLayout:
+        if group.version not in layouts:
+            layouts[group.version] = layout.layout_of(group)
+        return layouts[group.version]
+
     pa.set_cpu_count(1)
     logging.disable(logging.WARNING)
     try:
-        yield
+        with ExitStack() as patched:
+            for module in (engine, binding, materialize, backfill):
+                patched.enter_context(mock.patch.object(module, "layout_of", layout_of))
+            yield
     finally:
         pa.set_cpu_count(cores)
         logging.disable(disabled)

@@ -51,7 +51,7 @@ class Aggregation:
         by_code: the code of its values by bucket; None: it takes no by=.
         form: the growing state that it needs over the lifetime (`growing.py`); None: it needs none.
         by_form: likewise, of its values by bucket.
-        tile_code: over a window, some of the rows of a tile are enough for it, which `kept.py` keeps by this code;
+        tile_code: over a window some of the rows of a tile are enough for it, those that `kept.py` keeps by this code;
             None: it needs all, or those that `kept_rows` says.
         hashes_texts: of a column of texts it aggregates their hashes.
         packs_lists: it gives one of a column's lists as it is.

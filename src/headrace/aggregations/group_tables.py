@@ -163,6 +163,7 @@ def kept_table(group: Group, first_column: list[int], *, windowed: bool = False)
     for a in group.aggregates:
         kind = aggregation(a.kind)
         ends = kind.kept_rows(dict(a.params))
+        code: int | None
         if (a.window_us is not None) is not windowed:
             continue
         code: int | None

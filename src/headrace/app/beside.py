@@ -233,10 +233,7 @@ def drop(parts: Parts) -> Side:
         with beside_of(parts) as beside:
             if parts.settings.online != "embedded":
                 _empty(beside)
-            used = {segment.topic for segment in sides.served.segments}
-            log = parts.plain_features
-            if side.topic not in used and side.topic in log.topics():
-                log.trim(side.topic, 0, log.end(side.topic, 0))
+            _drop_commits(parts, side, sides.served)
             checkpoint = beside.checkpoint
         folder = side.folder(state)
         checkpoint.unlink(missing_ok=True)
@@ -245,6 +242,24 @@ def drop(parts: Parts) -> Side:
         write_sides(parts.catalog, Sides(sides.served))
         parts.catalog.changes.add(os_user(), "beside drop", side.name, {"served": sides.served.name})
     return side
+
+
+def _drop_commits(parts: Parts, side: Side, served: Side) -> None:
+    """Let go of the commits of a side, but for those that the served one goes on from."""
+    log = parts.plain_features
+    if side.topic not in log.topics():
+        return
+    ends = [after.begin for after in served.segments[1:]]
+    kept = [
+        segment.base + end - segment.begin
+        for segment, end in zip(served.segments, ends, strict=False)
+        if segment.topic == side.topic
+    ]
+    if not kept:
+        log.trim(side.topic, 0, log.end(side.topic, 0))
+    elif log.editable:
+        # They lie behind what is kept, where nothing can be trimmed, and hold keys that may have to be erased one day.
+        log.rewrite(side.topic, 0, lambda batch: b"" if batch.base >= max(kept) and batch.payload else None)
 
 
 def side_status(parts: Parts) -> list[SideStatus]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from headrace.app.backfill import PUBLISHED, BackfillReport, Progress, small
 from headrace.app.changes import definition_records
 from headrace.app.heartbeats import EVERY_LAYER
+from headrace.app.kept import kept_plan
 from headrace.app.locks import FolderLock, holder_of, layers_at_rest
-from headrace.app.scheduled import ROLE, SCHEDULED
+from headrace.app.scheduled import ROLE, SCHEDULED, applied_schedule
+from headrace.app.sides import refuse_beside
 from headrace.app.users import os_user
 from headrace.features.generation import (
     at_generations,
@@ -44,6 +47,12 @@ def at_served_generations(plan: ProjectPlan, catalog: Catalog, as_of_us: int | N
     )
 
 
+def running_plan(plan: ProjectPlan, catalog: Catalog) -> ProjectPlan:
+    """The definitions as they run: with what is kept beside them, at the generations that are served, scheduled as was
+    applied last."""
+    return replace(at_served_generations(kept_plan(plan, catalog), catalog), scheduled=applied_schedule(catalog))
+
+
 def at_served_topics(groups: Mapping[str, str], catalog: Catalog) -> dict[str, str]:
     """Versions of groups, each with the first topic of its stream, as versions and topics that are served."""
     published: dict[str, list[int]] = catalog.setting(_GENERATIONS, {})
@@ -67,6 +76,7 @@ def derive_anew(parts: Parts, names: Sequence[str], progress: Progress | None = 
     from headrace.derivation.anew import Rederivation
 
     catalog, settings, state = parts.catalog, parts.settings, parts.settings.state
+    refuse_beside(catalog, settings, "deriving a stream anew")
     decided = catalog.generation()
     streams = downstream(parts.plan, names)
     current = generations_of(parts.plan)

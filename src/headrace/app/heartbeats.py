@@ -78,7 +78,7 @@ def stalled_layers(state: Path, now_us: int) -> dict[str, str]:
     What was never started in this folder may run elsewhere, and is left out.
     """
     found = {}
-    for layer in LAYERS:
+    for layer in (*LAYERS, COPY):
         beat = None if layer == "serve" else read_heartbeat(state, layer)
         if beat is None:
             continue

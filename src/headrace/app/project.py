@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -169,12 +168,12 @@ class Project(Names):
         available from its event time (and the table's delay) on. A scheduled group that is named is brought up to date
         now, out of turn.
 
-        A derived stream, or a group over one for which nothing of that is due, is derived anew from the log, of all
-        that is known now, with the streams and groups that read it; it is served as soon as it has caught up, for which
-        the layers of `headrace up` rest a moment. Raises Busy if a layer runs that was started by itself.
+        A derived stream, or a group over one for which nothing of that is due, is derived anew of all that is known
+        now, with what reads it, and served at once; the layers of `headrace up` rest a moment for it. Raises Busy if a
+        layer runs that was started by itself.
         """
-        from headrace.app.backfill import BackfillReport, lost_groups, prepare
-        from headrace.app.scheduled import run_out_of_turn
+        from headrace.app.backfills import backfill_groups, backfill_table, derived_anew, streams_of
+        from headrace.app.generations import derive_anew
 
         chosen = what if isinstance(what, list | tuple) else [] if what is None else [what]
         names = [self._name(item) for item in chosen]
@@ -184,35 +183,24 @@ class Project(Names):
             if len(names) > 1:
                 raise SchemaError("backfill one table at a time, and groups apart from tables")
             self.ensure_applied()
-            began = time.monotonic()
-            written = self._batch.run(self.definition_plan.tables[tables[0]], since_us=since_us, backfill=True)
+            report = backfill_table(self._batch, self.definition_plan.tables[tables[0]], since_us)
             self.settle(wait=False)
-            return BackfillReport((tables[0],), written.appended, time.monotonic() - began)
-        groups = self.definition_plan.groups
-        streams = {derived.name for derived in self.definition_plan.derived.values()} - set(groups)
-        for name in names:
-            if name not in groups and name not in streams:
-                raise self._unknown(
-                    "group, table or derived stream", name, [*groups, *self.definition_plan.tables, *streams]
-                )
+            return report
+        groups, streams = self.definition_plan.groups, streams_of(self.definition_plan)
+        unknown = [name for name in names if name not in groups and name not in streams]
+        if unknown:
+            known = [*groups, *self.definition_plan.tables, *streams]
+            raise self._unknown("group, table or derived stream", unknown[0], known)
         planned = self.plan().backfills
-        lost = lost_groups(self.parts)
-        due_already = {*planned, *lost} if since_us is None else set(groups)
-        anew = {n: s for n in names if (s := n if n in streams else self._derived_under(n, due_already))}
-        if anew:
-            if len(anew) < len(names) or since_us is not None:
-                raise SchemaError(f"{next(iter(anew))} is derived anew as a whole: name it alone, without since")
-            return self._derive_anew(list(anew.values()), progress)
-        own = [n for n in names if n not in planned and self.parts.plan.groups[n].version in self.parts.plan.scheduled]
-        if own:
-            if len(own) < len(names) or since_us is not None:
-                raise SchemaError(
-                    f"group {own[0]} is scheduled and goes on from where it is: name it alone, without since"
-                )
-            return run_out_of_turn(self.parts, own)
-        due = [name for name in dict.fromkeys([*planned, *lost]) if what is None or name in names]
-        report = prepare(self.parts, due, since_us=since_us, progress=progress)
-        return replace(report, due=tuple(name for name in due if name in planned))
+        anew = derived_anew(self.parts, names, streams, planned, since_us)
+        if not anew:
+            return backfill_groups(self.parts, None if what is None else names, planned, since_us, progress)
+        self.ensure_applied()
+        self.settle(wait=False)
+        try:
+            return derive_anew(self.parts, anew, progress)
+        finally:
+            self._reopen()
 
     def ensure_applied(self) -> None:
         """Apply the definitions if none were ever applied; raise PlanError if others are."""
@@ -589,32 +577,11 @@ class Project(Names):
         self._readers.clear()
         self._handles.clear()
 
-    def _derived_under(self, group: str, due: set[str]) -> str:
-        """The derived stream under a group that has nothing else to catch up with; empty if there is none."""
-        plan = self.running_plan
-        found = plan.groups.get(group)
-        if found is None or group in due or found.version in plan.scheduled or found.stream not in plan.derived:
-            return ""
-        return plan.derived[found.stream].name
-
-    def _derive_anew(self, streams: list[str], progress: Callable[[int, int], None] | None) -> BackfillReport:
-        from headrace.app.generations import derive_anew
-
-        self.ensure_applied()
-        self.settle(wait=False)
-        try:
-            return derive_anew(self.parts, streams, progress)
-        finally:
-            self._reopen()
-
     def _running(self, parts: Parts) -> ProjectPlan:
         """The definitions with what is kept beside them, and how they run."""
-        from headrace.app.generations import at_served_generations
-        from headrace.app.kept import kept_plan
-        from headrace.app.scheduled import applied_schedule
+        from headrace.app.generations import running_plan
 
-        plan = at_served_generations(kept_plan(self.definition_plan, parts.catalog), parts.catalog)
-        return replace(plan, scheduled=applied_schedule(parts.catalog))
+        return running_plan(self.definition_plan, parts.catalog)
 
     @cached_property
     def publisher(self) -> Publisher:

@@ -274,7 +274,7 @@ def wire_replay(
 
 def _start(history: History) -> int:
     """The hour in which the first event becomes known."""
-    return floor_to(min(int(clean.known_us[0]) for clean in history.clean.values()), US_PER_HOUR)
+    return floor_to(min(int(clean.known_us[0]) for clean in history.clean.values() if len(clean.known_us)), US_PER_HOUR)
 
 
 def _requests_until(clean: CleanEvents, until_us: int) -> CleanEvents:

@@ -13,7 +13,7 @@ import numpy as np
 
 from headrace.app.replaying import ReplayRun, ReplaySpec, wire_replay
 from headrace.app.schedules import sources_of
-from headrace.core.errors import ConfigError, PlanError
+from headrace.core.errors import ConfigError, NotFound, PlanError
 from headrace.core.time import US_PER_DAY, to_iso
 from headrace.orchestration.disorder import Disorder
 from headrace.orchestration.jobs import LOOK_AT_US
@@ -185,7 +185,16 @@ def _outcome(run: ReplayRun) -> ReplayOutcome:
     from headrace.app.demo import months_of
     from headrace.registry.predictor import load_model
 
-    result = run.run()
+    try:
+        result = run.run()
+    except NotFound as error:
+        refused = [outcome.reason for outcome in run.watch.outcomes if outcome.version is None]
+        if not refused:
+            raise
+        raise ConfigError(
+            f"no version of model {run.model.name} could be trained before the first request: {refused[0]}; replay "
+            "from a later time (since)"
+        ) from error
     run.watch.tracker.update()
     audit = run.skew.finish()
     months = []

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from headrace.core.columns import BoolArray
+from headrace.core.columns import BoolArray, IntArray
 from headrace.core.tablerows import decode_table_rows
 from headrace.engines.stream.admitted import OFFSET, PARTITION, judged_events
 from headrace.engines.stream.commits import TABLES, CommitHead
@@ -219,8 +219,8 @@ class _Rows:
     def missing(self, number: int) -> list[BoolArray]:
         """Which offsets of the topic of rows the history should hold and does not."""
         wanted = np.zeros(number, np.bool_)
-        for base, rows in self._batches(number):
-            wanted[base : base + rows.num_rows] = True
+        for rows in self._batches(number):
+            wanted[_places(rows)] = True
         self.expected = int(wanted.sum())
         for rows in self._offline.batches(rows_table(self._table), [ORDER]):
             at = np.array(rows[ORDER], np.int64)
@@ -231,14 +231,14 @@ class _Rows:
     def restore(self, missing: Sequence[BoolArray], number: int) -> int:
         """Append what is missing; returns how many rows."""
         (wanted,), done = missing, 0
-        for base, rows in self._batches(number):
-            mine = wanted[base : base + rows.num_rows]
+        for rows in self._batches(number):
+            mine = wanted[_places(rows)]
             if mine.any():
                 _append(self._offline, rows_table(self._table), rows.filter(pa.array(mine)), EVENT_TIME)
                 done += int(mine.sum())
         return done
 
-    def _batches(self, number: int) -> Iterator[tuple[int, pa.Table]]:
+    def _batches(self, number: int) -> Iterator[pa.Table]:
         at, table = self._features.begin(TABLES, 0), self._table
         while at < number:
             batches = self._features.read(TABLES, 0, at, min(number - at, _BATCHES))
@@ -247,9 +247,14 @@ class _Rows:
             for batch in batches:
                 rows = decode_table_rows(batch.payload)
                 if batch.base < number and (rows.table, rows.version) == (table.name, table.version) and rows.n:
-                    yield batch.base, table_history(table, rows, batch.base)
+                    yield table_history(table, rows, batch.base)
             at = batches[-1].end
             self._on_way()
+
+
+def _places(rows: pa.Table) -> IntArray:
+    """The offsets of rows of a table."""
+    return np.array(rows[ORDER], np.int64)
 
 
 def _append(offline: OfflineStore, table: str, rows: pa.Table, time_column: str) -> None:

@@ -211,6 +211,7 @@ class EventLogTests(ABC):
         assert log.read("t", 0, 4) == [LogBatch("t", 0, 4, 1, 1_000, b"y")]
         assert log.trim("t", 0, 5) == 5
 
+    @capability("batches rewritten in place (erasure)")
     def test_a_rewritten_batch_keeps_its_place_and_arrival(
         self, log: EventLog, place: Path, clock: UnrulyClock
     ) -> None:

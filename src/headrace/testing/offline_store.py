@@ -240,6 +240,7 @@ class OfflineStoreTests(ABC):
         self.put(store, _timed(9), 6)
         assert store.scan("t").num_rows == 13
 
+    @capability("rows rewritten in place (erasure)")
     def test_rewritten_rows_stand_in_the_place_of_the_old_ones(self, store: OfflineStore, place: Path) -> None:
         for number in range(4):
             at = [number, US_PER_DAY + number, None if number == 2 else 2 * US_PER_DAY]
@@ -271,7 +272,7 @@ class OfflineStoreTests(ABC):
             with pytest.raises(NotFound, match='no table "u"'):
                 refused()
 
-    @capability("damaged files are told")
+    @capability("damaged files are found")
     def test_a_sound_table_has_no_damaged_files_and_loses_nothing_with_them(self, store: OfflineStore) -> None:
         assert store.damaged("t") == []
         for number in range(3):

@@ -263,6 +263,7 @@ class OnlineStoreTests(ABC):
             thread.join()
         assert failures == []
 
+    @capability("wiping what was deleted")
     def test_wiping_changes_nothing_that_is_read(self, store: OnlineStore) -> None:
         store.write([(b"%05d" % n, b"record %d " % n * (n % 90)) for n in range(2_000)], b"1")
         store.write([(b"%05d" % n, None if n % 3 else b"new") for n in range(0, 2_000, 2)], b"2")

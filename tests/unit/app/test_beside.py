@@ -126,8 +126,14 @@ def test_a_switched_project_goes_on_when_the_other_side_is_dropped_and_another_o
     start(shop)
     with hr.connect(shop) as project:
         switch(project.parts)
+    publish(shop, 500)  # main follows it, and its commit is nobody's when it is dropped
     with hr.connect(shop) as project:
+        catch_up(project.parts)
+        held = project.parts.plain_features.read(WINDOWS, 0, 0)
         assert drop(project.parts).name == "main"
+        left = project.parts.plain_features.read(WINDOWS, 0, 0)
+        assert [batch.payload for batch in left] == [held[0].payload, *[b""] * (len(held) - 1)]
+        assert len(held) == 2
         assert not (shop / ".headrace" / "online").exists()
         assert layer_interpreter(project.settings, beside=True) is None
     expected = values(shop)
@@ -145,7 +151,7 @@ def test_a_switched_project_goes_on_when_the_other_side_is_dropped_and_another_o
     expected = values(shop)
     with hr.connect(shop) as project:
         drop(project.parts)
-        assert len(project.history("order")) == 180
+        assert len(project.history("order")) == 240
     assert values(shop) == expected
     start(shop, "green")  # a name that was used before
     publish(shop, 300)

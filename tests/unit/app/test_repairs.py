@@ -240,6 +240,20 @@ def test_a_look_that_was_killed_while_it_mended_the_archive_is_made_up_for(shop:
     assert records(shop) == sound
 
 
+def test_what_was_erased_is_no_loss(shop: Project) -> None:
+    worker = reconciler(shop.parts)
+    worker.run(NOBODY)
+    shop.erase("user", "u7")
+    worker = reconciler(shop.parts)
+    for number in range(SHARES):
+        worker.run(Share(number, SHARES))
+    totals = worker.totals
+    assert (totals.archive_missing, totals.lost, totals.wrong) == ({}, {}, 0)
+    assert totals.archived > 0
+    files = [file for file in shop.settings.state.rglob("*") if file.is_file()]
+    assert [file for file in files if b'u7"' in file.read_bytes() or b"\0\0\0\2u7" in file.read_bytes()] == []
+
+
 def test_rows_that_nobody_has_any_more_are_asked_for_at_every_look(shop: Project) -> None:
     parts, sound = shop.parts, records(shop)
     worker = reconciler(parts)

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from headrace.core.errors import LogError, LogUnreachable
 from headrace.core.events import encode_block
 from headrace.core.rows import encode_rows
 from headrace.core.schema import DType, Field, Schema
 from headrace.core.time import SimulatedClock
 from headrace.engines.stream.commits import WINDOWS, decode_commit
-from headrace.engines.stream.worker import ComputeWorker
-from headrace.eventlog.base import Append
+from headrace.engines.stream.worker import ComputeWorker, checkpoint_positions
+from headrace.eventlog.base import Append, LogBatch
 from headrace.eventlog.memory import MemoryEventLog
 from headrace.features.nodes import ColumnRef
 from headrace.features.plan import AggregateSpec, GroupPlan, InputSpec, KeyPart, ProjectPlan, StreamPlan
@@ -50,6 +51,18 @@ class FailingLog(MemoryEventLog):
         if self.full:
             raise FullDisk
         return super().append(items)
+
+
+class SilentLog(MemoryEventLog):
+    """Does not answer the `silent`-th read from now on."""
+
+    silent = -1
+
+    def read(self, topic: str, partition: int, offset: int, max_records: int = 10_000) -> list[LogBatch]:
+        self.silent -= 1
+        if self.silent == 0:
+            raise LogUnreachable("it does not answer")
+        return super().read(topic, partition, offset, max_records)
 
 
 class FailingStore(MemoryOnlineStore):
@@ -111,3 +124,59 @@ def test_ingestion_applies_the_commits_of_a_failed_step_again(raw: MemoryEventLo
     OnlineIngest(PROJECT, features, model).step()
     assert list(store.scan()) == list(model.scan())
     assert store.position() == model.position()
+
+
+def test_ingestion_forgets_nothing_that_it_had_taken_when_a_read_failed(raw: MemoryEventLog, tmp_path: Path) -> None:
+    features = SilentLog(SimulatedClock(10**9))
+    worker = ComputeWorker(PROJECT, raw, features, tmp_path / "c")
+    store, model = MemoryOnlineStore(), MemoryOnlineStore()
+    ingest = OnlineIngest(PROJECT, features, store)
+    for number in range(1, 4):
+        publish(raw, number)
+        worker.step()
+    features.silent = 2  # the one that would say that there is no fourth commit
+    with pytest.raises(LogUnreachable):
+        ingest.step()
+    assert ingest.step() == 3
+    OnlineIngest(PROJECT, features, model).step()
+    assert list(store.scan()) == list(model.scan())
+
+
+def test_a_checkpoint_is_not_saved_of_events_that_are_not_computed(raw: MemoryEventLog, tmp_path: Path) -> None:
+    features = FailingLog(SimulatedClock(10**9))
+    worker = ComputeWorker(PROJECT, raw, features, tmp_path / "checkpoint")
+    publish(raw, 1)
+    worker.step()
+    worker.checkpoint()
+    publish(raw, 2)
+    features.full = True
+    with pytest.raises(FullDisk):
+        worker.step()
+    worker.checkpoint()  # as a layer does when it is stopped
+    features.full = False
+    again = ComputeWorker(PROJECT, raw, features, tmp_path / "checkpoint")
+    assert again.step() == 1
+    last = features.last(WINDOWS, 0)
+    assert last is not None
+    assert decode_commit(last.payload).streams["paid"].exceptions == []
+
+
+def test_a_damaged_checkpoint_is_done_without_only_while_the_log_is_whole(raw: MemoryEventLog, tmp_path: Path) -> None:
+    features, file = MemoryEventLog(SimulatedClock(10**9)), tmp_path / "checkpoint"
+    worker = ComputeWorker(PROJECT, raw, features, file)
+    for number in (1, 2):
+        publish(raw, number)
+        worker.step()
+    worker.checkpoint()
+    file.write_bytes(file.read_bytes()[:-3])
+    again = ComputeWorker(PROJECT, raw, features, file)
+    publish(raw, 2)
+    assert again.step() == 1
+    assert again.counted == 0, "it is known to have counted before"
+    raw.trim("paid", 0, 1)
+    with pytest.raises(LogError, match=f"the checkpoint {file} is damaged .*: delete it"):
+        ComputeWorker(PROJECT, raw, features, file)
+    with pytest.raises(LogError, match="is damaged"):
+        checkpoint_positions(file)
+    file.unlink()
+    assert ComputeWorker(PROJECT, raw, features, file).step() == 0

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from random import Random
 
 import headrace as hr
+from headrace.aggregations.layout import layout_of
+from headrace.core.time import US_PER_MINUTE
+from headrace.features.compile import compile_project
 from headrace.testing import given, late
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
@@ -46,6 +50,16 @@ def sales(count: int, seed: int) -> list[object]:
         )
         found.append(late(sale, by=f"{random.choice((5, 45))}m") if random.random() < 0.1 else sale)
     return found
+
+
+def test_texts_and_different_values_leave_the_group_its_tiles() -> None:
+    group = compile_project([Sale, Hot]).groups["hot"]
+    layout = layout_of(group)
+    assert layout.levels[:, 0].tolist() == [US_PER_MINUTE, 10 * US_PER_MINUTE]
+    # A map of counts needs every row of its window, so it belongs elsewhere.
+    counted = replace(group.aggregates[0], name="per_buyer", by=0)
+    levels = layout_of(replace(group, aggregates=(*group.aggregates, counted))).levels
+    assert levels[:, 0].tolist() == [10 * US_PER_MINUTE]
 
 
 def test_every_path_agrees_where_rows_stay_beside_tiles() -> None:

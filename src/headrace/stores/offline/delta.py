@@ -316,8 +316,7 @@ class DeltaOfflineStore(OfflineStore):
         if held.files is None and short:
             return 0  # objects are never deleted here
         for file in short:
-            # Kept under a name that no table knows, should anybody want to look at it.
-            Path(file.path).replace(f"{file.path}.damaged")
+            Path(file.path).unlink()
         with held.lock:
             delta = held.refreshed()
             try:
