@@ -166,7 +166,6 @@ def kept_table(group: Group, first_column: list[int], *, windowed: bool = False)
         code: int | None
         if (a.window_us is not None) is not windowed:
             continue
-        code: int | None
         if windowed and a.by is None and kind.tile_code is not None:
             # One value more than may be counted tells that there are too many.
             code, size = kind.tile_code, param_of(a) + 1
