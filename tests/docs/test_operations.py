@@ -13,8 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
+from headrace.catalog.catalog import Catalog
+from headrace.catalog.records import DefinitionRecord
 from headrace.cli.main import main
+from headrace.core.time import SimulatedClock
 from tests.e2e.shop import now, orders, write_shop
+from tests.postgres import database, engine
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "operations.md"
 BAD = {"order_id": "bad", "user": "u1", "amount": "ten", "at": "2026-05-01T10:00:00Z"}
@@ -47,6 +51,26 @@ def pattern(lines: list[str]) -> str:
     """The expected lines, with "..." for anything, over several lines where it stands alone."""
     parts = [r"(?:.*\n)*?" if line == "..." else re.escape(line).replace(r"\.\.\.", ".*") + r"\n" for line in lines]
     return "".join(parts)
+
+
+@pytest.mark.postgres
+def test_a_catalog_in_postgres_comes_back_from_its_dump(tmp_path: Path) -> None:
+    with database() as url:
+        dump = tmp_path / "catalog.sql"
+        catalog = Catalog(url, SimulatedClock(1), env="prod")
+        catalog.apply([DefinitionRecord("group", "Spend", "v1")])
+        subprocess.run(["pg_dump", "--schema=headrace_prod", f"--file={dump}", url], check=True)
+        catalog.apply([])
+        catalog.close()
+        plain = engine(url)
+        with plain.begin() as connection:
+            connection.exec_driver_sql("DROP SCHEMA headrace_prod CASCADE")
+        subprocess.run(
+            ["psql", "--quiet", "--set=ON_ERROR_STOP=1", f"--file={dump}", url], check=True, capture_output=True
+        )
+        catalog = Catalog(url, SimulatedClock(1), env="prod")
+        assert [found.record.name for found in catalog.definitions()] == ["Spend"]
+        catalog.close()
 
 
 def test_the_commands_of_the_page_answer_as_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -145,7 +145,8 @@ class Limit:
         return Tags("classifier", TargetTags(required=True), classifier_tags=ClassifierTags())
 
 
-view = hr.FeatureView("pay", request=Pay, features=[Pay.amount, Sent, Shop, Profile.of(Pay.sender).age])
+age = Profile.of(Pay.sender).age
+view = hr.FeatureView("pay", request=Pay, features=[Pay.amount, Sent, Shop, Customers.users, age])
 risk = hr.Model("risk", view=view, estimator=Limit(), label=hr.Label(Outcome.bad, wait="1h", default=False))
 '''
 
@@ -217,13 +218,18 @@ def run_bank(folder: Path, n: int = 300, *, model: bool = True) -> list[dict[str
         return [*rows, *later]
 
 
+def unpacked(name: str, data: bytes) -> bytes:
+    """What a file holds; of a Parquet file its values and its footer, since packed bytes may cut a word anywhere."""
+    if not name.endswith(".parquet"):
+        return data
+    footer = data[-8 - int.from_bytes(data[-8:-4], "little") :]
+    return repr(pq.read_table(pa.BufferReader(data)).to_pylist()).encode() + footer
+
+
 def named_in(folder: Path) -> list[str]:
     """Files below a folder that hold the needle as a word: in their bytes, or in what a Parquet file packs."""
     found = []
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        data = file.read_bytes()
-        if file.suffix == ".parquet":
-            data += repr(pq.read_table(pa.BufferReader(data)).to_pylist()).encode()
-        if WORD.search(data):
+        if WORD.search(unpacked(file.name, file.read_bytes())):
             found.append(str(file.relative_to(folder)))
     return found

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 import redis
 import sqlalchemy as sa
 
 import headrace as hr
 from headrace.app.reconciling import reconcile_all
-from tests.e2e.bank import NEEDLE, WORD, named_in, run_bank, write_bank
+from tests.e2e.bank import NEEDLE, WORD, named_in, run_bank, unpacked, write_bank
 from tests.e2e.test_production import TOML
 from tests.postgres import database, engine
 from tests.s3 import Bucket, bucket
@@ -38,10 +36,7 @@ def in_redis(prefix: str) -> list[bytes]:
 def in_bucket(objects: Bucket, prefix: str) -> Iterator[bytes]:
     """Objects below a prefix, and what Parquet packs in them."""
     for key in objects.keys(prefix):
-        data = objects.read(key)
-        yield data
-        if key.endswith(".parquet"):
-            yield repr(pq.read_table(io.BytesIO(data)).to_pylist()).encode()
+        yield unpacked(key, objects.read(key))
 
 
 def in_database(url: str) -> Iterator[bytes]:
@@ -80,7 +75,7 @@ def test_servers_hold_nothing_but_what_the_receipt_says(tmp_path: Path, monkeypa
             remains = "\n".join(receipt.remains)
             for told in (
                 "event log on Kafka",
-                "pay/0 below offset",
+                "known-",
                 "feature log on Kafka",
                 "windows/0 below",
                 "Redis' own files",

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from headrace.app.reconciling import reconciler
 from headrace.core.columns import Column
 from headrace.core.derived import decode_derived
 from headrace.core.events import decode_block
@@ -18,6 +19,7 @@ from headrace.engines.stream.worker import ComputeWorker, committed_positions, r
 from headrace.eventlog.base import Append, EventLog, LogBatch
 from headrace.eventlog.memory import MemoryEventLog
 from headrace.features.plan import ViewPlan
+from headrace.ingestion.expected import Share
 from headrace.ingestion.materialize import OnlineIngest
 from headrace.retrieval.history import HistoryReader, served_at
 from headrace.retrieval.online import OnlineReader
@@ -255,6 +257,8 @@ def _check_undisturbed(world: Simulation) -> None:
     if world.partitions == 1:
         for key, record in wanted.items():
             assert found[key] == record, f"record {key!r}"
+        seen = reconciler(world.parts, kept=False).run(Share(0, 1), repair=False)
+        assert seen.wrong == 0, f"reconciliation finds fault with what is right: {seen}"
     horizon_us, request = HORIZON_S * US_PER_SECOND, _last_request(world)
     for view in PROJECT.views.values():
         block = OnlineReader(view, PROJECT, world.online, horizon_us=horizon_us).read(request)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from headrace.core.errors import NotFound
 from headrace.core.time import to_iso
 
@@ -35,13 +37,15 @@ class PredictionAudit:
             f"{self.id}: model {self.model} version {self.version} answered {self.value:.6g} at {to_iso(self.t_us)}",
             f"{same} of {self.audit.checked} values equal as served",
         ]
+        if self.audit.erased:
+            lines.append(f"{self.audit.erased} more were made of whom an erasure has taken out since")
         lines += [f"  {d.column}: served {d.served!r}, recomputed {d.recomputed!r}" for d in self.audit.examples]
         return "\n".join(lines)
 
 
 def audit_prediction(parts: Parts, id: str) -> PredictionAudit:
     """Recompute the features of a logged prediction at its own positions; NotFound if it is in no log."""
-    from headrace.monitoring.skew import compare
+    from headrace.monitoring.skew import ERASURES, compare, erasures_of, touched
     from headrace.retrieval.history import HistoryReader, served_at
     from headrace.retrieval.predictions import TOPIC, find_prediction
 
@@ -60,5 +64,7 @@ def audit_prediction(parts: Parts, id: str) -> PredictionAudit:
     served = served_at(block.features.position, len(block))
     view = next(v[block.view] for v in found_in if block.view in v and v[block.view].version == block.view_version)
     again = HistoryReader(view, parts.plan, parts.past).read(block.request, served)
-    found = compare([id], block.features, again)
+    scored = np.full(len(block), block.scored_us, np.int64)
+    gone = touched(view, block.features, scored, erasures_of(parts.catalog.setting(ERASURES, {})))
+    found = compare([id], block.features, again, gone)
     return PredictionAudit(id, block.model, block.champion, float(block.values[0]), int(block.t_us[0]), found)

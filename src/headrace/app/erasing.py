@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
@@ -24,13 +25,14 @@ from headrace.app.locks import FolderLock, layers_at_rest
 from headrace.app.sides import refuse_beside
 from headrace.core.errors import SchemaError
 from headrace.core.time import to_iso
+from headrace.monitoring.skew import ERASURES
 
 if TYPE_CHECKING:
     from headrace.app.wiring import Parts
     from headrace.erasure.places import Places
     from headrace.erasure.subject import Subject
 
-_SECRET, _JOBS = "erasure.secret", "erasures"
+_SECRET = "erasure.secret"
 _ROLES: Final = ("compute", "ingest", "groups", "backfill", "letters")
 
 
@@ -85,12 +87,17 @@ class ErasureReceipt(msgspec.Struct, frozen=True):
 
 
 class _Job(msgspec.Struct):
-    """An erasure on its way: how far it is, and what pseudonyms are made with until it ends."""
+    """An erasure on its way: how far it is, and what pseudonyms are made with until it ends.
+
+    `changed` are the groups that read of others who is erased now; audits read that, and `ended_us`, as well.
+    """
 
     receipt: ErasureReceipt
     secret: str
     done: list[str] = []
     ids: bool = False
+    changed: list[str] = []
+    ended_us: int = 0
 
 
 def receipts(parts: Parts) -> list[ErasureReceipt]:
@@ -205,6 +212,7 @@ class _Erasing:
             trim_raw(self._parts, 0)
 
     def _others(self) -> None:
+        self._job.changed = sorted(group.name for group in self._places.read_by(ids=self._job.ids))
         repaired = self._places.repair_others(self._parts.expected(), ids=self._job.ids)
         self._job.receipt = msgspec.structs.replace(self._job.receipt, repaired=repaired)
 
@@ -231,7 +239,7 @@ class _Erasing:
             job.receipt, ended=to_iso(parts.clock.now_us()), remains=tuple(remains)
         )  # fmt: skip
         # Without the secret nobody makes the pseudonyms again.
-        job.secret = ""
+        job.secret, job.ended_us = "", parts.clock.now_us()
         self._save()
         told = {"records": job.receipt.records, "id": job.receipt.id, "events": job.receipt.events}
         parts.catalog.changes.add(job.receipt.who, "erase", job.receipt.entity, told)
@@ -242,7 +250,7 @@ class _Erasing:
         jobs = _jobs(self._parts)
         kept = [one for one in jobs.get(self._digest, []) if one["receipt"]["id"] != self._job.receipt.id]
         jobs[self._digest] = [*kept, msgspec.to_builtins(self._job)]
-        self._parts.catalog.set_setting(_JOBS, jobs)
+        self._parts.catalog.set_setting(ERASURES, jobs)
 
 
 def _stores(parts: Parts) -> Any:
@@ -322,6 +330,10 @@ def _holds(file: Path, subject: Subject) -> bool:
     size, overlap = 1 << 24, 1 << 12
     with file.open("rb") as data:
         before = b""
+        if file.suffix == ".parquet":
+            # Packed values may be cut anywhere, and were gone through one by one; least and greatest ones stand here.
+            data.seek(-8, os.SEEK_END)
+            data.seek(-8 - int.from_bytes(data.read(4), "little"), os.SEEK_END)
         while piece := data.read(size):
             if subject.stands_in(before + piece):
                 return True
@@ -342,7 +354,7 @@ def _digest(parts: Parts, entity: str, key: Any) -> str:
 
 
 def _jobs(parts: Parts) -> dict[str, list[dict[str, Any]]]:
-    return dict(parts.catalog.setting(_JOBS, {}))
+    return dict(parts.catalog.setting(ERASURES, {}))
 
 
 def _job(parts: Parts, digest: str) -> _Job | None:

@@ -242,18 +242,19 @@ class ModelHandle:
 
     def audit(self) -> Audit:
         """Recompute every feature of every logged prediction as it was served and compare the bits."""
-        from headrace.monitoring.skew import Audit, audit
+        from headrace.monitoring.skew import ERASURES, Audit, audit, erasures_of
         from headrace.retrieval.history import HistoryReader
         from headrace.retrieval.predictions import read_predictions
 
         parts, total = self._parts, Audit()
+        erasures = erasures_of(parts.catalog.setting(ERASURES, {}))
         for view in parts.plan.views_of(self.name):
             at, reader = 0, HistoryReader(view, parts.plan, parts.past)
             while True:
                 batch, end = read_predictions(parts.internal, self.name, view, at, _AUDITED_AT_ONCE)
                 if end == at:
                     break
-                total, at = total + audit(batch, reader), end
+                total, at = total + audit(batch, reader, view, erasures), end
         return total
 
     def _scorer_now(self, log: bool) -> Scorer:

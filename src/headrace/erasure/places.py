@@ -129,10 +129,14 @@ class Places:
                 keys = []
         self._delete(keys)
 
+    def read_by(self, *, ids: bool) -> list[GroupPlan]:
+        """Groups whose values of others may have been made of what is erased; see `repair_others`."""
+        return [group for group in self.plan.computed_groups if self._reads_erased(group, ids=ids)]
+
     def repair_others(self, expected: Expected, *, ids: bool) -> int:
         """Compute records of others again which read what is erased; returns how many changed. `ids`: whether ids of
         events have changed, which decide between events of one time."""
-        chosen = {g.version: g for g in self.plan.computed_groups if self._reads_erased(g, ids=ids)}
+        chosen = {group.version: group for group in self.read_by(ids=ids)}
         if not chosen:
             return 0
         plan = replace(self.plan, groups={g.name: g for g in chosen.values()}, kept_groups={}, tables={})

@@ -16,7 +16,7 @@ from headrace.eventlog.base import EventLog
 from headrace.features.plan import ModelPlan, ProjectPlan, ViewPlan
 from headrace.monitoring.accuracy import find_decay
 from headrace.monitoring.drift import Drift, find_drift, watched_columns
-from headrace.monitoring.skew import Audit, audit
+from headrace.monitoring.skew import ERASURES, Audit, audit, erasures_of
 from headrace.monitoring.truth import TruthTracker
 from headrace.orchestration.retraining import Challenger, Outcome, RetrainingLoop, TriggerState, fit
 from headrace.registry.base import CHAMPION, ModelRegistry
@@ -170,8 +170,9 @@ class SkewWatch:
         views = self.project.views_of(self.model.name)
         batches, end = read_predictions_of(self.internal, self.model.name, views, self.offset, max_predictions)
         result, self.offset = Audit(), end
+        erasures = erasures_of(self.catalog.setting(ERASURES, {}))
         for view, batch in zip(views, batches, strict=True):
-            result = result + audit(batch, HistoryReader(view, self.project, self.past))
+            result = result + audit(batch, HistoryReader(view, self.project, self.past), view, erasures)
         self.total = self.total + result
         if result.differing:
             first = result.examples[0]

@@ -6,6 +6,7 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,8 +17,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import sqlalchemy as sa
 
-from headrace.core.errors import CheckFailed, NotFound, PlanError, SchemaError, StoreError
+from headrace.core.errors import CheckFailed, ConfigError, NotFound, PlanError, SchemaError, StoreError
 from headrace.core.schema import DType, Field, Schema
 from headrace.core.tablerows import TableRows, decode_table_rows
 from headrace.core.time import NULL_US, US_PER_HOUR, SimulatedClock
@@ -196,6 +198,48 @@ def test_a_query_may_run_on_a_database(tmp_path: Path, clock: SimulatedClock) ->
         with pytest.raises(StoreError, match="plane"):
             gone.run(replace(PLANE, on=name))
     gone.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("snowflake://reader:s3cret@acme/dwh/public?warehouse=small", "pip install snowflake-sqlalchemy"),
+        ("bigquery://acme-lake/features", "pip install sqlalchemy-bigquery"),
+        ("trino://reader:s3cret@trino.internal:443/lake", 'pip install "trino'),
+        ("oracle+cx_oracle://reader:s3cret@ora/x", "pip install cx_Oracle"),
+        ("nothing://reader:s3cret@host/x", "nothing here knows nothing://"),
+    ],
+)
+def test_a_warehouse_whose_driver_is_missing_is_told_with_the_package(
+    clock: SimulatedClock, url: str, told: str
+) -> None:
+    engine = DuckDBBatchEngine({"dwh": url}, clock)
+    with pytest.raises(ConfigError, match=told) as raised:
+        engine.run(replace(PLANE, on="dwh"))
+    assert "plane" in str(raised.value)
+    assert "s3cret" not in str(raised.value)
+    engine.close()
+
+
+def test_a_warehouse_is_read_by_whatever_sqlalchemy_knows(
+    tmp_path: Path, clock: SimulatedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+
+    def connect(url: str) -> sa.Engine:  # what snowflake-sqlalchemy would do with the URL
+        made.append(url)
+        return plain_engine(f"sqlite:///{tmp_path / 'house.db'}", poolclass=sa.NullPool)
+
+    plain_engine = sa.create_engine
+    with closing(sqlite3.connect(tmp_path / "house.db")) as lite:
+        lite.execute("create table planes (tail text, built integer)")
+        lite.execute("insert into planes values ('N1', 1999)")
+        lite.commit()
+    monkeypatch.setattr(sa, "create_engine", connect)
+    engine = DuckDBBatchEngine({"dwh": "snowflake://reader:s3cret@acme/dwh"}, clock)
+    assert engine.run(replace(PLANE, on="dwh")).to_pylist() == [{"tail": "N1", "built": 1999}]
+    assert made == ["snowflake://reader:s3cret@acme/dwh"]
+    engine.close()
 
 
 def test_an_unknown_source_is_named_with_near_ones(engine: DuckDBBatchEngine) -> None:

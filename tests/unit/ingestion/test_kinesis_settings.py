@@ -36,7 +36,7 @@ def test_an_environment_may_say_where_a_stream_comes_from(tmp_path: Path) -> Non
     [
         ('streams.order = { kinesis = "a b" }', "neither the name of a stream nor its ARN"),
         ('streams.order = { kinesis = "arn:aws:s3:::bucket" }', "neither the name"),
-        ('streams.order = { kinesis = "a", regoin = "x" }', "write streams.NAME"),
+        ('streams.order = { kinesis = "a", zone = "x" }', "write streams.NAME"),
         ('streams.order = { kinesis = "a", topic = "x" }', "write streams.NAME"),
         ('streams.order = { region = "x" }', "write streams.NAME"),
         ('streams.order = { kinesis = "" }', "write streams.NAME"),
@@ -53,7 +53,7 @@ def test_a_stream_must_be_declared_and_on_kafka_have_an_id(tmp_path: Path) -> No
     schema = Schema("visit", (Field("user", DType.STRING), Field("at", DType.TIMESTAMP)), "at")
     plan = ProjectPlan({"visit": StreamPlan("visit", schema)}, {}, {}, {}, {})
     for text, told in (
-        ('streams.vist = { kinesis = "a" }', 'no stream "vist"; declared are visit'),
+        ('streams.visits = { kinesis = "a" }', 'no stream "visits"; declared are visit'),
         ('log = "kafka://host"\nstreams.visit = { kinesis = "a" }', "declares no id"),
     ):
         settings_of(tmp_path, text)

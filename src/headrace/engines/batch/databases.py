@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 
-from headrace.core.errors import PlanError, StoreError
+from headrace.core.errors import ConfigError, PlanError, StoreError
 from headrace.core.fitting import fit_column
 from headrace.features.plan import TablePlan
 
@@ -27,6 +27,16 @@ LOCKED: Final[dict[str, Any]] = {
 """Options of a DuckDB that opens no file but its own, fetches nothing and sees no variable of this program."""
 _DUCKDB: Final = "duckdb:///"
 _POSTGRES: Final = ("postgresql://", "postgres://", "postgresql+psycopg://")
+
+_DRIVERS: Final = {
+    "bigquery": "sqlalchemy-bigquery",
+    "clickhouse": "clickhouse-sqlalchemy",
+    "databricks": "databricks-sqlalchemy",
+    "redshift": "sqlalchemy-redshift",
+    "snowflake": "snowflake-sqlalchemy",
+    "trino": '"trino[sqlalchemy]"',
+}
+"""Packages with which SQLAlchemy reaches warehouses, by the scheme of their URLs."""
 
 
 class Databases:
@@ -80,7 +90,9 @@ class Databases:
                     names, rows = list(result.keys()), result.fetchall()
                 except sa.exc.SQLAlchemyError as error:
                     raise PlanError(f"the query of {what} failed: {_cause(error)}") from None
-        except (sa.exc.SQLAlchemyError, ModuleNotFoundError) as error:
+        except (sa.exc.NoSuchModuleError, ModuleNotFoundError) as error:
+            raise ConfigError(_no_driver(what, url, error)) from None
+        except sa.exc.SQLAlchemyError as error:
             raise StoreError(f"the database of {what} cannot be reached: {_cause(error)}") from None
         columns = list(zip(*rows, strict=True)) if rows else [()] * len(names)
         try:
@@ -144,6 +156,18 @@ def _within(rows: pa.Table, table: TablePlan, since_us: int, now_us: int) -> pa.
     keep = (at > since_us) & (at <= now_us)
     keep[list(fitted.misfits)] = True
     return rows.filter(pa.array(keep))
+
+
+def _no_driver(what: str, url: str, error: Exception) -> str:
+    scheme = url.split("://", 1)[0]
+    package = _DRIVERS.get(scheme.split("+", 1)[0])
+    if package is None and isinstance(error, ModuleNotFoundError):
+        package = error.name
+    if package is None:
+        return (
+            f"the database of {what}: nothing here knows {scheme}://; install the package that brings it to SQLAlchemy"
+        )
+    return f"the database of {what} at {scheme}:// needs a driver: pip install {package}"
 
 
 def _cause(error: Exception) -> str:
