@@ -23,6 +23,7 @@ from headrace.app.kept import (
 )
 from headrace.app.locks import holder_of, layers_at_rest
 from headrace.app.scheduled import SCHEDULED, applied_schedule, declared_schedule, run_group
+from headrace.app.sharing import await_rest
 from headrace.app.sides import refuse_beside
 from headrace.app.users import os_user
 from headrace.app.widening import largest_number
@@ -119,6 +120,7 @@ def _apply(
     parts.plan = replace(plan, scheduled=before)
     names = {group.version: name for name, group in {**plan.kept_groups, **plan.groups}.items()}
     with layers_at_rest(state, EVERY_LAYER, answering=("serve",)):
+        await_rest(parts)
         publish(
             parts,
             [*current.backfills, *(names[version] for version in sorted(joining))],

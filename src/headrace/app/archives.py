@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from headrace.core.errors import Unreachable
+from headrace.core.errors import StoreMoved, Unreachable
 from headrace.engines.stream.commits import WINDOWS
 from headrace.retrieval.past import WRITER
 from headrace.retrieval.predictions import TIME, read_predictions_of
@@ -36,13 +36,15 @@ class PredictionArchive:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._at: dict[str, int] = {}
+        self._numbers: dict[str, int] = {}
         self._unsure = False
         self._look()
         self.archived = 0
 
     def _look(self) -> None:
         number = self._parts.offline.number
-        self._at = {name: max(number(predictions_table(name), WRITER), 0) for name in self._parts.plan.models}
+        self._numbers = {name: number(predictions_table(name), WRITER) for name in self._parts.plan.models}
+        self._at = {name: max(found, 0) for name, found in self._numbers.items()}
         self._unsure = False
 
     def step(self) -> int:
@@ -60,7 +62,8 @@ class PredictionArchive:
                 table, offline = predictions_table(name), self._parts.offline
                 held = offline.columns(table)
                 rows = pa.concat_tables([beside_ints(piece, held) for piece in pieces], promote_options="permissive")
-                offline.append(table, rows, time_column=TIME, writer=WRITER, number=end)
+                after, self._numbers[name] = self._numbers[name], end
+                offline.append(table, rows, time_column=TIME, writer=WRITER, number=end, after=after)
             self._at[name] = end
         self._unsure = False
         self.archived += done
@@ -131,7 +134,7 @@ class Archiving:
                 try:
                     while not self._stopped.is_set() and self._step():
                         self.problem, pause = "", 0.0
-                except Unreachable as error:
+                except (Unreachable, StoreMoved) as error:
                     self.problem = str(error)
                     pause = min(max(2 * pause, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
                 else:

@@ -19,6 +19,7 @@ import msgspec
 
 from headrace.app.heartbeats import EVERY_LAYER, read_heartbeat
 from headrace.app.locks import FolderLock, layers_at_rest
+from headrace.app.sharing import await_rest
 from headrace.app.sides import (
     BESIDE,
     BESIDE_LAYERS,
@@ -212,6 +213,7 @@ def switch(parts: Parts, *, back: bool = False) -> Sides:
             FolderLock(state, "ingest"),
             FolderLock(state, "groups"),
         ):
+            await_rest(parts)
             if side.interpreter == sys.executable:
                 catch_up(parts)
             else:

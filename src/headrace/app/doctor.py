@@ -15,10 +15,12 @@ from headrace.app.clock import SystemClock
 from headrace.app.heartbeats import EVERY_LAYER
 from headrace.app.locks import holder_of
 from headrace.app.settings import Settings, load_settings
+from headrace.app.shared_layers import share_count
+from headrace.app.sharing import INGEST_SHARES, ROSTERS, extra_workers, worker_status, workers_of
 from headrace.app.wiring import Parts
 from headrace.core.addresses import shown
 from headrace.core.errors import ConfigError, HeadraceError, Unreachable
-from headrace.core.time import to_iso
+from headrace.core.time import US_PER_SECOND, to_iso
 from headrace.features.plan import ProjectPlan
 
 if TYPE_CHECKING:
@@ -142,6 +144,7 @@ def _parts(settings: Settings, plan: ProjectPlan, clock: Clock) -> Iterator[Find
                     away.add(part)
                 yield Finding(what, False, str(error), _cure_of(error, part, elsewhere=bool(where)))
         yield _access(parts)
+        yield from _workers(parts)
         yield from _sources(parts)
         yield from _copied(parts)
     finally:
@@ -171,6 +174,28 @@ def _access(parts: Parts) -> Finding:
         "TLS" if settings.tls_cert else "no TLS" if is_loopback(settings.host) else "no TLS: keys travel in clear text"
     )
     return Finding("access", True, f"{settings.host}, {who}, {tls}")
+
+
+def _workers(parts: Parts) -> Iterator[Finding]:
+    """Of layers that have several workers: whether each has something to do, and lives."""
+    settings = parts.settings
+    layers = [layer for layer in ROSTERS if workers_of(settings, layer) > 1]
+    try:
+        workers = worker_status(parts) if layers else []
+        shares = {"compute": share_count(parts) if layers else 0, "ingest": len(INGEST_SHARES)}
+    except HeadraceError:
+        return  # told of the catalog and the log already
+    for layer in layers:
+        what, here = f"workers of {layer}", [worker for worker in workers if worker.layer == layer]
+        late = [worker for worker in here if worker.seen_us > 2 * settings.lease_s * US_PER_SECOND]
+        if late:
+            yield Finding(what, False, str(late[0]), "it is dead; start another, which takes what it had")
+        elif layer == "compute" and shares[layer] < workers_of(settings, layer):
+            found = f"{workers_of(settings, layer)} workers, but no stream has more than {shares[layer]} partitions"
+            cure = "some only stand by: lower compute_workers, or give new streams more partitions"
+            yield Finding(what, False, found, cure)
+        else:
+            yield Finding(what, True, "; ".join(map(str, here)) or "none runs")
 
 
 def _sources(parts: Parts) -> Iterator[Finding]:
@@ -227,5 +252,5 @@ def _compiled() -> Finding:
 def _locks(settings: Settings) -> list[Finding]:
     if not settings.state.is_dir():
         return []
-    held = {role: holder_of(settings.state, role) for role in ("up", *EVERY_LAYER)}
+    held = {role: holder_of(settings.state, role) for role in ("up", *EVERY_LAYER, *extra_workers(settings.state))}
     return [Finding(f"layer {role}", True, f"run by {holder}") for role, holder in held.items() if holder is not None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from headrace.app.locks import FolderLock, holder_of
@@ -105,8 +106,11 @@ class EmbeddedWorkers:
         if self._archive is None:
             self._archive = self._parts.archive()
         if self._archive.lag() >= _ARCHIVE_AFTER or much:
-            while self._archive.step():
-                pass
+            # Another process may have archived since: the next step goes on from what is there.
+            done = 1
+            while done:
+                with suppress(StoreMoved):
+                    done = self._archive.step()
 
     def _ingest_all(self) -> None:
         for _ in range(_TRIES):

@@ -22,6 +22,7 @@ import msgspec
 
 from headrace.app.heartbeats import EVERY_LAYER
 from headrace.app.locks import FolderLock, layers_at_rest
+from headrace.app.sharing import await_rest
 from headrace.app.sides import refuse_beside
 from headrace.core.errors import SchemaError
 from headrace.core.time import to_iso
@@ -150,6 +151,7 @@ def _at_rest(parts: Parts) -> Iterator[None]:
     with layers_at_rest(state, EVERY_LAYER, answering=("serve",)), ExitStack() as held:
         for role in _ROLES:
             held.enter_context(FolderLock(state, role))
+        await_rest(parts)
         yield
 
 

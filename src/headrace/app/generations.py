@@ -13,6 +13,7 @@ from headrace.app.heartbeats import EVERY_LAYER
 from headrace.app.kept import kept_plan
 from headrace.app.locks import FolderLock, holder_of, layers_at_rest
 from headrace.app.scheduled import ROLE, SCHEDULED, applied_schedule
+from headrace.app.sharing import await_rest
 from headrace.app.sides import refuse_beside
 from headrace.app.users import os_user
 from headrace.features.generation import (
@@ -101,6 +102,7 @@ def derive_anew(parts: Parts, names: Sequence[str], progress: Progress | None = 
             FolderLock(state, "ingest"),
             FolderLock(state, ROLE),
         ):
+            await_rest(parts)
             ingest = parts.ingest()
             while ingest.step():
                 pass

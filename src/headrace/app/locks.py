@@ -17,27 +17,30 @@ APPLY = "apply"
 
 
 class FolderLock:
-    """Exclusive hold of one role (`up`, `compute`, `ingest`, …) in a state folder.
+    """Exclusive hold of one role (`up`, `compute`, `ingest`, …) in a state folder, or a `shared` one with others.
 
     Raises Busy naming the holder's process id and command if it is held.
     """
 
-    def __init__(self, state: Path, role: str) -> None:
-        self._path = state / f"{role}.lock"
+    def __init__(self, state: Path, role: str, *, shared: bool = False) -> None:
+        self._path, self._shared = state / f"{role}.lock", shared
         state.mkdir(parents=True, exist_ok=True)
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.read(self._file, 500).decode(errors="replace").strip() or "another process"
             os.close(self._file)
             raise Busy(f"{state} is held by {holder} as {role}; stop it first, or use another folder") from None
+        # Several holders write the same, and it stays.
+        told = f"several workers, of {role}" if shared else f"{_this_process()}({_this_command()[:300]})"
         os.ftruncate(self._file, 0)
-        os.write(self._file, f"{_this_process()}({_this_command()[:300]})".encode())
+        os.pwrite(self._file, told.encode(), 0)
 
     def release(self) -> None:
         """Give the role free."""
-        os.ftruncate(self._file, 0)
+        if not self._shared:
+            os.ftruncate(self._file, 0)
         os.close(self._file)
 
     def __enter__(self) -> FolderLock:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from headrace.app.locks import FolderLock
+from headrace.app.sharing import await_rest
 from headrace.core.errors import StoreError, Unreachable
 from headrace.core.time import US_PER_SECOND
 
@@ -167,6 +168,7 @@ def rebuild_online(
         FolderLock(state, "groups"),
         FolderLock(state, "backfill"),
     ):
+        await_rest(parts)
         held = parts.online.count()
         if held and not replace:
             raise StoreError(

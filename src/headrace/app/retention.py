@@ -18,14 +18,20 @@ if TYPE_CHECKING:
 def trim_raw(parts: Parts, keep_us: int) -> dict[str, int]:
     """Drop from each raw topic what is older than `keep_us` and needed by nobody; returns by stream how many events."""
     from headrace.app.history import first_arrival
+    from headrace.engines.stream.checkpoints import checkpoint_positions
     from headrace.engines.stream.commits import WINDOWS
-    from headrace.engines.stream.worker import checkpoint_positions
     from headrace.monitoring.truth import joiner
     from headrace.retrieval.past import WRITER, events_table
 
     plan, raw = parts.plan, parts.raw
     topics, since_us = raw.topics(), parts.clock.now_us() - keep_us
-    computed = _everywhere([checkpoint_positions(file) for file in parts.checkpoints])
+    shared = parts.settings.compute_workers > 1
+    computed = _everywhere(
+        [
+            checkpoint_positions(file, parts.features, shared=shared and file == parts.checkpoint)
+            for file in parts.checkpoints
+        ]
+    )
     dropped = {}
     for stream in plan.topics():
         # A topic that has a name of its own in Kafka is somebody else's: he says what it keeps.
@@ -38,14 +44,16 @@ def trim_raw(parts: Parts, keep_us: int) -> dict[str, int]:
         done = _positions(parts, min(commits), stream, topics[stream])
         readers = [name for name, derived in plan.derived.items() if derived.source == stream]
         count = 0
-        for partition, limits in enumerate(zip(done, computed[stream], strict=True)):
+        for partition, archived in enumerate(done):
             before = raw.begin(stream, partition)
             # A derived stream that is new has yet to read what the archive holds, and is in no hurry.
             needed = [raw.end(name, partition) if name in topics else 0 for name in readers]
             if stream in plan.derived:
                 last = raw.last(stream, partition)
                 needed.append(before if last is None else last.base)
-            edge = min(*limits, *needed, first_arrival(raw, stream, partition, since_us))
+            edge = min(
+                archived, computed[stream].get(partition, 0), *needed, first_arrival(raw, stream, partition, since_us)
+            )
             if edge > before:
                 count += raw.trim(stream, partition, edge) - before
         if count:
@@ -61,10 +69,13 @@ def _sources(plan: ProjectPlan, stream: str) -> list[str]:
     return found
 
 
-def _everywhere(computed: list[dict[str, list[int]]]) -> dict[str, list[int]]:
-    """By stream and partition, the least offset; streams that one of them lacks are left out."""
-    common = set(computed[0]).intersection(*computed[1:])
-    return {name: list(map(min, *(of[name] for of in computed), computed[0][name])) for name in common}
+def _everywhere(computed: list[dict[str, dict[int, int]]]) -> dict[str, dict[int, int]]:
+    """By stream and partition, the least offset; what one of them lacks is left out."""
+    first, *others = computed
+    return {
+        name: {p: min(at, *(of.get(name, {}).get(p, 0) for of in others), at) for p, at in partitions.items()}
+        for name, partitions in first.items()
+    }
 
 
 def _positions(parts: Parts, commit: int, stream: str, partitions: int) -> list[int]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from headrace.app.heartbeats import COPY, Heartbeat, layer_counters, stalled_layers, write_heartbeat
 from headrace.app.locks import FolderLock
+from headrace.app.sharing import beside_others, worker_slot, workers_of
 from headrace.app.sides import BESIDE_LAYERS
 from headrace.core.errors import ConfigError, StoreError, Unreachable
 from headrace.serving.listener import INHERITED
@@ -236,7 +237,7 @@ def run_layer(parts: Parts, name: str, *, once: bool = False, parent: int | None
     """Run a layer until SIGTERM or SIGINT (or, with `once`, until nothing is waiting), then finish and return.
 
     `parent`: stop also when the process of that id is no longer the parent. Raises Busy naming the holder if the layer
-    runs already.
+    runs already, unless the settings say that it has several workers.
     """
     if parts.beside and name not in BESIDE_LAYERS:
         raise ConfigError(f"{name} runs for the served side alone; beside it run {' and '.join(BESIDE_LAYERS)}")
@@ -246,6 +247,15 @@ def run_layer(parts: Parts, name: str, *, once: bool = False, parent: int | None
         if once:
             raise ConfigError("serve answers until it is stopped; --once is for compute, ingest, schedule and copy")
         _serve(parts, parent)
+        return
+    state = parts.settings.state
+    # Beside the served side one worker of each layer follows; it has no share to give.
+    if workers_of(parts.settings, name) > 1 and not parts.beside:
+        from headrace.app.shared_layers import SharedCompute, SharedIngest
+
+        kind = SharedCompute if name == "compute" else SharedIngest
+        with beside_others(parts.settings, name), worker_slot(state, name) as slot, stop_on_signals() as stopped:
+            _loop(parts, kind(parts, slot), stopped, once, parent)
         return
     with FolderLock(parts.role_folder, name), stop_on_signals() as stopped:
         layer = LAYER_CLASSES[name](parts)

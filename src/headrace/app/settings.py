@@ -29,7 +29,20 @@ STREAM = "stream"
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _KINDS: dict[str, type] = {
     "sync": bool,
-    **dict.fromkeys(("port", "partitions", "horizon_s", "history_mb", "writes_per_s", "reconcile_s"), int),
+    **dict.fromkeys(
+        (
+            "port",
+            "partitions",
+            "horizon_s",
+            "history_mb",
+            "writes_per_s",
+            "reconcile_s",
+            "compute_workers",
+            "ingest_workers",
+            "lease_s",
+        ),
+        int,
+    ),
 }
 
 
@@ -51,6 +64,10 @@ class Settings:
         retention: how long raw topics keep events that are archived, "7d" by default; "forever" drops nothing.
         writes_per_s: most records that the ingestion layer writes to the online store per second; 0: as many as it can.
         reconcile_s: seconds between two looks whether online and offline agree; 0: none.
+        compute_workers: more than 1: processes of the compute layer share the partitions out, and `up` starts so many.
+        ingest_workers: more than 1: one process of ingestion writes the online store, another one the archive, and the
+            others stand by for both.
+        lease_s: after how many seconds without a sign of life what a worker had goes to others.
         owner: owner of whatever names none.
         sources: addresses of the sources that tables name with `on=`, and of the tables that queries read.
         s3: how object storage is reached: endpoint_url, region, access_key_id and so on; what is left out comes from
@@ -82,6 +99,9 @@ class Settings:
     retention: str = RETENTION
     writes_per_s: int = 0
     reconcile_s: int = 600
+    compute_workers: int = 1
+    ingest_workers: int = 1
+    lease_s: int = 10
     owner: str = ""
     sources: Mapping[str, str] = field(default_factory=dict)
     s3: Mapping[str, str] = field(default_factory=dict)
@@ -107,7 +127,7 @@ SCHEMES: Mapping[str, tuple[str, ...]] = {
 _TLS = ("tls_cert", "tls_key", "tls_key_password")
 _PLAIN = (
     *SCHEMES, "host", "port", *_TLS, "sync", "partitions", "horizon_s", "history_mb", "retention", "writes_per_s",
-    "reconcile_s", "owner", "state",
+    "reconcile_s", "compute_workers", "ingest_workers", "lease_s", "owner", "state",
 )  # fmt: skip
 
 
@@ -168,6 +188,9 @@ def load_settings(
         merged["state"] = home / merged["state"]
     merged = {key: _typed(key, _expanded(value, environ)) for key, value in merged.items()}
     retention_us(merged.get("retention", RETENTION))
+    for key in ("compute_workers", "ingest_workers", "lease_s"):
+        if merged.get(key, 1) < 1:
+            raise ConfigError(f"{key} = {merged[key]}: give it at least 1")
     for part, schemes in SCHEMES.items():
         _check_address(part, merged.get(part, "embedded"), schemes)
     sources = {key: str(_expanded(value, environ)) for key, value in sources.items()}

@@ -10,6 +10,7 @@ from headrace.app.changes import stream_name
 from headrace.app.heartbeats import COPY, LAYERS, STALE_US, Heartbeat, read_heartbeat
 from headrace.app.locks import holder_of
 from headrace.app.scheduled import GroupStatus, group_status, run_text
+from headrace.app.sharing import WorkerStatus, extra_workers, layer_role, worker_status
 from headrace.core.errors import Unreachable
 from headrace.core.positions import decode_position
 from headrace.core.time import to_iso
@@ -72,6 +73,7 @@ class ProjectStatus(msgspec.Struct, frozen=True):
     env: str
     applied: bool
     layers: list[LayerStatus]
+    workers: list[WorkerStatus]
     streams: list[StreamStatus]
     groups: list[GroupStatus]
     dead_letters: int
@@ -91,6 +93,7 @@ class ProjectStatus(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         lines = [f"project {self.folder} ({self.env}){'' if self.applied else ', definitions not applied'}"]
         lines += [_layer_line(layer) for layer in self.layers]
+        lines += [str(worker) for worker in self.workers]
         for stream in self.streams:
             rest = f", {stream.uncomputed:,} not computed yet" if stream.uncomputed else ""
             rest += f", {stream.invisible:,} not visible online yet" if stream.invisible else ""
@@ -121,11 +124,13 @@ def project_status(parts: Parts) -> ProjectStatus:
     now = parts.clock.now_us()
     (dead, waiting), newest = _dead_letters(parts)
     records, problem = _online(parts)
+    copying = [COPY] if parts.settings.kinesis else []
     return ProjectStatus(
         str(parts.settings.folder),
         parts.settings.env,
         bool(catalog.definitions()),
-        [layer_status(parts, layer, now) for layer in (*LAYERS, *([COPY] if parts.settings.kinesis else []))],
+        [layer_status(parts, layer, now) for layer in (*LAYERS, *extra_workers(parts.settings.state), *copying)],
+        worker_status(parts),
         _streams(parts),
         [] if problem else [group_status(parts, group) for group in parts.plan.computed_groups],
         dead,
@@ -150,7 +155,7 @@ def _online(parts: Parts) -> tuple[int, str]:
 
 def layer_status(parts: Parts, layer: str, now_us: int) -> LayerStatus:
     """One layer, from its lock and its heartbeat."""
-    alive = holder_of(parts.settings.state, layer) is not None
+    alive = holder_of(parts.settings.state, layer_role(layer, parts.settings)) is not None
     beat = read_heartbeat(parts.settings.state, layer) or Heartbeat(layer, 0, 0, 0)
     late = alive and now_us - beat.at_us > STALE_US
     return LayerStatus(

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from headrace.app.heartbeats import COPY, LAYERS, read_heartbeat
 from headrace.app.locks import APPLY, FolderLock, holder_of
 from headrace.app.services import stop_on_signals
+from headrace.app.sharing import process_names
 from headrace.app.sides import BESIDE, BESIDE_LAYERS
 from headrace.core.errors import StoreError, Unreachable
 from headrace.serving.listener import INHERITED, listen
@@ -91,10 +92,11 @@ class Supervisor:
         return self.settings.state / BESIDE if self.beside else self.settings.state
 
     @property
-    def _layers(self) -> tuple[str, ...]:
+    def _layers(self) -> Sequence[str]:
+        """The names of the processes: of the layers, and of workers beside the first of one."""
         if self.beside:
             return BESIDE_LAYERS
-        return (*LAYERS, COPY) if self.settings.kinesis else LAYERS
+        return [*process_names(self.settings, LAYERS), *([COPY] if self.settings.kinesis else [])]
 
     def _start_all(self) -> bool:
         """Start every layer; False if there is nothing to run any more."""
@@ -146,11 +148,14 @@ class Supervisor:
         environment = [] if settings.env == "default" else ["--env", settings.env]
         where = ["--project", str(settings.folder), "--parent", str(os.getpid())]
         beside = ["--beside"] if self.beside else []
-        return [self._python, "-m", "headrace", "run", layer, *where, *environment, *beside]
+        return [self._python, "-m", "headrace", "run", _layer_of(layer), *where, *environment, *beside]
 
     def _announce(self, child: _Child) -> None:
-        beat = read_heartbeat(self._folder, child.layer)
-        if beat is None or beat.pid != child.process.pid:
+        # A worker of several takes whichever name is free.
+        names = [name for name in self._layers if _layer_of(name) == _layer_of(child.layer)]
+        beats = [read_heartbeat(self._folder, name) for name in names]
+        beat = next((beat for beat in beats if beat is not None and beat.pid == child.process.pid), None)
+        if beat is None:
             return
         child.announced = True
         where = f" at {beat.address}" if beat.address else ""
@@ -184,7 +189,8 @@ class Supervisor:
 
     def _stop(self, layers: Sequence[str] = ("serve", COPY, "schedule", "compute", "ingest")) -> None:
         """Stop the door first, then what stands behind it, so that what was accepted is computed and stored."""
-        stopping = {layer: self._children.pop(layer) for layer in layers if layer in self._children}
+        names = [name for layer in layers for name in self._layers if _layer_of(name) == layer]
+        stopping = {name: self._children.pop(name) for name in names if name in self._children}
         for child in stopping.values():
             if child.process.poll() is None:
                 child.process.terminate()
@@ -208,3 +214,8 @@ class Supervisor:
         except OSError:
             return ""
         return lines[-1][:300] if lines else ""
+
+
+def _layer_of(name: str) -> str:
+    """The layer of a process; workers beside the first have a number behind it."""
+    return name.partition("-")[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -261,8 +262,8 @@ class Parts:
         self._opened.append(copier)
         return copier
 
-    def compute(self) -> ComputingLayer:
-        """The worker of the computing layer; the caller holds the lock of that role."""
+    def compute(self, shares: Collection[int] | None = None) -> ComputingLayer:
+        """The worker of the computing layer; the caller holds the lock of that role, or leases of the `shares`."""
         from headrace.derivation.worker import ComputingLayer
 
         self.check_side()
@@ -275,6 +276,7 @@ class Parts:
             past=lambda: self.past,
             horizon_us=self.horizon_us,
             partitions=self.settings.partitions,
+            shares=shares,
         )
 
     def following(self) -> FollowingWorker:

@@ -305,6 +305,18 @@ class Catalog:
             value = _setting(connection, name)
         return default if value is None else msgspec.json.decode(value)
 
+    def revise_setting(self, name: str, change: Callable[[Any], Any]) -> Any:
+        """Replace the value under a name (None: there is none) by what `change` makes of it; returns the new one.
+
+        No other process writes to the catalog between its reading and its writing. `change` must not use the catalog.
+        """
+        with self._database.write() as connection:
+            held = _setting(connection, name)
+            value = _json(change(None if held is None else msgspec.json.decode(held)))
+            if value != held:
+                _put(connection, tables.settings, "name", name, {"value": value})
+        return msgspec.json.decode(value)
+
     def replace_texts(self, clean: Callable[[str], str]) -> int:
         """Put what `clean` makes of them in the place of details, bodies and figures that runs, alerts, decisions,
         profiles and the log of changes hold; returns how many changed. On SQLite no former bytes stay in the file."""

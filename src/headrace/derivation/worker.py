@@ -8,7 +8,7 @@ up what is made of another one finds it as new as its own events.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +24,8 @@ from headrace.stores.online.base import OnlineStore
 
 
 class ComputingLayer:
-    """Computes windows and derives streams; one per project at a time (the caller holds the lock).
+    """Computes windows and derives streams. Without `shares` it is the only one of its project (the caller holds the
+    lock); with them it works beside others, each with its own shares (`ComputeWorker`), and who has share 0 derives.
 
     `state` opens the store of what derived streams look up; it is asked only if there are any. `partitions` is for
     topics that do not exist yet. Killing the process
@@ -46,13 +47,14 @@ class ComputingLayer:
         past: Callable[[], Past],
         horizon_us: int,
         partitions: int = 1,
+        shares: Collection[int] | None = None,
     ) -> None:
         self.plan = plan
-        self.windows = ComputeWorker(plan, raw, features, checkpoint, partitions=partitions)
+        self.windows = ComputeWorker(plan, raw, features, checkpoint, partitions=partitions, shares=shares)
         self.derivers: list[Deriver] = []
         self._state: OnlineIngest | None = None
         self._store: OnlineStore | None = None
-        if plan.derived:
+        if plan.derived and (shares is None or 0 in shares):
             self._store, known = state(), past()
             self._state = OnlineIngest(looked_up(plan), features, self._store, horizon_us=horizon_us)
             self.derivers = [

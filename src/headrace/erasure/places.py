@@ -11,8 +11,8 @@ from typing import Any
 from headrace.aggregations.layout import layout_of
 from headrace.core.keys import record_key
 from headrace.core.positions import decode_position
+from headrace.engines.stream.checkpoints import checkpoint_ids, replace_ids
 from headrace.engines.stream.commits import DEAD_LETTERS, TABLES, WINDOWS
-from headrace.engines.stream.worker import checkpoint_ids, replace_ids
 from headrace.erasure.archive import ArchiveErasure
 from headrace.erasure.commits import CommitErasure, erase_commits
 from headrace.erasure.events import Edited, erased_letters, erased_record
@@ -87,10 +87,10 @@ class Places:
         for topic in self.stores.raw.topics():
             for edit in self._edits(self.stores.raw, topic, self._raw_change(topic)):
                 ids.setdefault(topic, {}).update(edit.ids)
-        for topic, seen in checkpoint_ids(file).items():
+        for topic, seen in checkpoint_ids(file, self.stores.features).items():
             # The log may have dropped the events of ids that the checkpoint remembers.
             ids.setdefault(topic, {}).update({id: self.subject.pseudonym(id) for id in seen if self._named(id)})
-        replace_ids(file, ids)
+        replace_ids(file, self.stores.features, ids)
 
     def erase_features(self) -> None:
         """The feature log: first what is computed from events, while these still say whose they are."""
@@ -241,7 +241,12 @@ class Places:
             for edit in self._edits(self.stores.raw, topic, self._raw_change(topic))
             for id in edit.ids
         }
-        return [id for seen in checkpoint_ids(checkpoint).values() for id in seen if id in ids or self._named(id)]
+        return [
+            id
+            for seen in checkpoint_ids(checkpoint, self.stores.features).values()
+            for id in seen
+            if id in ids or self._named(id)
+        ]
 
     def _named(self, id: Any) -> bool:
         return self.subject.named_in(id)

@@ -21,7 +21,10 @@ from headrace.stores.offline.base import OfflineStore
 
 
 class ArchiveWorker:
-    """Brings the offline store up to the feature log; one per store."""
+    """Brings the offline store up to the feature log; one per store.
+
+    Should another process do so, too, a step raises StoreMoved, and the next one goes on from what is there.
+    """
 
     def __init__(self, plan: ProjectPlan, raw: EventLog, features: EventLog, offline: OfflineStore) -> None:
         # It may be the first of the layers to start.
@@ -33,6 +36,7 @@ class ArchiveWorker:
         self._offline = offline
         self._streams = plan.topics()
         self._done: dict[str, int] = {}
+        self._numbers: dict[str, int] = {}
         self._rows_done: dict[str, int] = {}
         self._unsure = False
         self._look()
@@ -50,11 +54,17 @@ class ArchiveWorker:
         self._unsure = False
         return done
 
+    def _append(self, table: str, rows: pa.Table, time_column: str, end: int) -> None:
+        after = self._numbers[table]
+        self._offline.append(table, rows, time_column=time_column, writer=WRITER, number=end, after=after)
+        self._numbers[table] = end
+
     def _look(self) -> None:
         """Ask the store how far it is: an append that raised may have been done, if only its answer was lost."""
-        number = self._offline.number
-        self._done = {name: max(number(events_table(name), WRITER), 0) for name in self._streams}
-        self._rows_done = {name: max(number(rows_table(t), WRITER), 0) for name, t in self._plan.tables.items()}
+        tables = [events_table(name) for name in self._streams] + [rows_table(t) for t in self._plan.tables.values()]
+        self._numbers = {table: self._offline.number(table, WRITER) for table in tables}
+        self._done = {name: max(self._numbers[events_table(name)], 0) for name in self._streams}
+        self._rows_done = {name: max(self._numbers[rows_table(t)], 0) for name, t in self._plan.tables.items()}
         self._unsure = False
 
     def lag(self) -> int:
@@ -78,7 +88,7 @@ class ArchiveWorker:
                 schema, table = self._streams[name].schema, events_table(name)
                 held = self._offline.columns(table)
                 time = column_of_field(held, schema[schema.time_field or ""])
-                self._offline.append(table, as_stored(rows, held, schema), time_column=time, writer=WRITER, number=end)
+                self._append(table, as_stored(rows, held, schema), time, end)
                 self.archived += len(rows)
             self._done[name] = max(done, end)
         return len(found)
@@ -98,9 +108,7 @@ class ArchiveWorker:
         end = batches[-1].end
         for name, parts in pieces.items():
             table = self._plan.tables[name]
-            self._offline.append(
-                rows_table(table), pa.concat_tables(parts), time_column=EVENT_TIME, writer=WRITER, number=end
-            )
+            self._append(rows_table(table), pa.concat_tables(parts), EVENT_TIME, end)
         # Tables are at different offsets after a restart: none may go back.
         self._rows_done = {name: max(done, end) for name, done in self._rows_done.items()}
         return len(batches)

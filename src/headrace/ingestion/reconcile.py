@@ -29,7 +29,7 @@ from headrace.core.keys import record_keys
 from headrace.core.positions import Position, decode_position, encode_position, state_key
 from headrace.core.tablerows import decode_table_rows, is_of_table
 from headrace.engines.stream.commits import TABLES, WINDOWS, decode_commit
-from headrace.engines.stream.worker import read_heads
+from headrace.engines.stream.worker import clocks_at, read_heads
 from headrace.eventlog.base import EventLog
 from headrace.features.plan import GroupPlan, ProjectPlan, TablePlan
 from headrace.ingestion.archive_audit import ArchiveAudit, tables_of
@@ -366,7 +366,7 @@ def rebuild(
                 progress(done, done)
     last = read_heads(features, windows - 1, 1) if windows else []
     streams = last[0][1].positions if last else {}
-    clocks = _clocks(features, windows, streams)
+    clocks = {name: max(by_partition) for name, by_partition in clocks_at(features, windows, streams).items()}
     for stream in streams:
         groups = [group for group in {g.version: g for g in plan.computed_groups}.values() if group.stream == stream]
         if groups and any(streams[stream]):
@@ -377,16 +377,3 @@ def rebuild(
     online.write([], encode_position(position))
     online.sync()
     return position
-
-
-def _clocks(features: EventLog, end: int, streams: Mapping[str, Sequence[int]]) -> dict[str, int]:
-    """N(p) of each stream, from the last commit that has events of it."""
-    found: dict[str, int] = {}
-    at = end
-    while at > 0 and len(found) < sum(any(offsets) for offsets in streams.values()):
-        begin = max(at - _BATCHES, 0)
-        for _, head in reversed(read_heads(features, begin, at - begin)):
-            for name, span in head.streams.items():
-                found.setdefault(name, max(span.clocks_us))
-        at = begin
-    return found

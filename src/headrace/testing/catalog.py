@@ -245,6 +245,24 @@ class CatalogTests(ABC):
         assert len(catalog.decisions()) == 3
 
     @capability("settings and profiles")
+    def test_a_setting_is_revised_by_one_process_at_a_time(self, catalog: Catalog, place: Path) -> None:
+        assert catalog.revise_setting("n", lambda found: [found, 1]) == [None, 1]
+        others = [self.opener(place)() for _ in range(3)]
+
+        def count(one: Catalog) -> None:
+            for _ in range(20):
+                one.revise_setting("n", lambda found: [found[0], found[1] + 1])
+
+        with ThreadPoolExecutor(3) as pool:
+            list(pool.map(count, others))
+        assert catalog.setting("n") == [None, 61]
+        with pytest.raises(ZeroDivisionError):
+            catalog.revise_setting("n", lambda found: 1 // 0)
+        assert catalog.setting("n") == [None, 61]
+        for one in others:
+            one.close()
+
+    @capability("settings and profiles")
     def test_settings_and_profiles_are_replaced(self, catalog: Catalog) -> None:
         assert catalog.setting("audit.from", 7) == 7
         catalog.set_setting("audit.from", [1, 2])

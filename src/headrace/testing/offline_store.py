@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from headrace.core.errors import NotFound, StoreError
+from headrace.core.errors import NotFound, StoreError, StoreMoved
 from headrace.core.time import MAX_US, MIN_US, NULL_US, US_PER_DAY
 from headrace.stores.offline.base import OfflineStore
 from headrace.testing.capabilities import capability
@@ -102,6 +102,21 @@ class OfflineStoreTests(ABC):
         self.put(store, _timed(5), 1_000_000_007)
         assert [store.number("t", "w"), store.number("t", "x")] == [1_000_000_007, 0]
         assert sorted(row["at"] for row in self.raw_rows(store, place, "t")) == [1, 2, 4, 5]
+
+    @capability("appends count once")
+    def test_an_append_that_comes_after_another_than_it_says_is_refused(self, store: OfflineStore, place: Path) -> None:
+        def append(store: OfflineStore, at: int, number: int, after: int) -> int:
+            return store.append("t", _timed(at), time_column="at", writer="w", number=number, after=after)
+
+        append(store, 1, 7, -1)
+        first = append(store, 2, 9, 7)
+        for number, after in ((12, 7), (12, -1), (12, 11)):
+            with pytest.raises(StoreMoved, match="up to number 9"):
+                append(store, 3, number, after)
+        assert append(store, 3, 9, 7) == first  # it was done, by whomever
+        append(store, 4, 10, 9)
+        assert sorted(row["at"] for row in self.raw_rows(store, place, "t")) == [1, 2, 4]
+        assert store.number("t", "w") == 10
 
     @capability("appends count once")
     def test_an_append_without_rows_makes_the_table_and_keeps_the_number(self, store: OfflineStore) -> None:

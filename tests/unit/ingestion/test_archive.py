@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from headrace.core.columns import column_of
-from headrace.core.errors import Unreachable
+from headrace.core.errors import StoreMoved, Unreachable
 from headrace.core.schema import DType, Field, Schema
 from headrace.core.tablerows import TableRows, encode_table_rows
 from headrace.core.time import SimulatedClock
@@ -66,13 +68,36 @@ def test_tables_that_were_archived_up_to_different_offsets_get_no_row_twice() ->
     assert sorted(known[ORDER].to_pylist()) == [0, 1, 2, 3, 5]
 
 
+def test_a_second_worker_of_one_store_archives_no_row_twice() -> None:
+    """As when a machine that was thought dead goes on beside the one that took over."""
+    log, raw, offline = MemoryEventLog(SimulatedClock()), MemoryEventLog(SimulatedClock()), MemoryOfflineStore()
+    log.create(TABLES)
+    log.create(WINDOWS)
+    first, second = (ArchiveWorker(PROJECT, raw, log, offline) for _ in range(2))
+    log.append([rows(A, 0)])
+    first.step()
+    log.append([rows(A, 1)])
+    with pytest.raises(StoreMoved, match="up to number 1, its writer has left it at -1"):
+        second.step()
+    assert second.step() > 0
+    log.append([rows(A, 2)])
+    second.step()
+    first.step(1)  # it is done already, and this worker does not know by whom
+    log.append([rows(A, 3)])
+    with pytest.raises(StoreMoved):
+        first.step()
+    while first.step():
+        pass
+    assert sorted(offline.scan(rows_table(A))[ORDER].to_pylist()) == [0, 1, 2, 3]
+
+
 class AnswersGetLost(MemoryOfflineStore):
     """A store that does what it is told and, when `lost` is set, is not heard any more."""
 
     lost = False
 
-    def append(self, table: str, rows: pa.Table, *, time_column: str, writer: str, number: int) -> int:
-        version = super().append(table, rows, time_column=time_column, writer=writer, number=number)
+    def append(self, table: str, rows: pa.Table, **told: Any) -> int:
+        version = super().append(table, rows, **told)
         if self.lost:
             raise Unreachable("the answer was lost")
         return version

@@ -104,10 +104,18 @@ _heads = msgspec.msgpack.Decoder(CommitHead)
 _letters = msgspec.msgpack.Decoder(list[DeadLetter])
 
 
-def encode_commit(commit: Commit) -> bytes:
-    """Stored form of a commit: length of the head (uint32, little-endian), the head, the deltas."""
+def encode_commit(commit: Commit, body: bytes | None = None) -> bytes:
+    """Stored form of a commit: length of the head (uint32, little-endian), the head, the deltas.
+
+    `body`: what `encode_body` made of this commit before its head changed.
+    """
     head = _encoder.encode(CommitHead(commit.format, commit.positions, commit.streams))
-    return b"".join([_length.pack(len(head)), head, _encoder.encode((commit.groups, commit.null_keys))])
+    return b"".join([_length.pack(len(head)), head, encode_body(commit) if body is None else body])
+
+
+def encode_body(commit: Commit) -> bytes:
+    """Stored form of the deltas."""
+    return _encoder.encode((commit.groups, commit.null_keys))
 
 
 def decode_commit(payload: bytes) -> Commit:

@@ -1,31 +1,44 @@
 """The compute worker: raw topics in, feature log out, restartable at any moment.
 
 Where it stands is in its own output: the last commit of topic `windows` names the offsets up to which each raw stream
-was read. The verdict state (clocks, recent ids) is saved to a checkpoint file now and then; after a restart the worker
+was read. The verdict state (clocks, recent ids) is saved to a checkpoint now and then; after a restart the worker
 loads it and judges the events between checkpoint and last commit again without any output, which gives the same state.
+
+Several workers may share the partitions out. Each reads and judges its own, and puts its commits at the end of the one
+topic: before an append it has taken in every commit below, so a commit continues from those of all workers, and the
+topic reads as if one worker had written it. An append that another worker has forestalled is refused by the log and
+made again; a worker whose own partition another one has moved has lost it, and writes nothing.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 from collections import deque
 from collections.abc import Collection, Container, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import numpy as np
 
 from headrace.core.derived import decode_derived
-from headrace.core.errors import LogError
+from headrace.core.errors import LogError, LogMoved
 from headrace.core.events import EventBlock, concat_blocks, decode_block
-from headrace.core.time import MAX_US
+from headrace.core.time import MAX_US, NULL_US
+from headrace.engines.stream.checkpoints import (
+    FileCheckpoint,
+    LogCheckpoint,
+    Place,
+    Saved,
+    load_all,
+    save_shares,
+    saved,
+)
 from headrace.engines.stream.commits import (
     DEAD_LETTERS,
     WINDOWS,
     CommitHead,
+    StepOutput,
     decode_head,
+    encode_body,
     encode_commit,
     encode_dead_letters,
 )
@@ -35,92 +48,36 @@ from headrace.eventlog.checks import decoding
 from headrace.features.plan import ProjectPlan, StreamPlan
 
 _CHECKPOINT_EVERY = 500_000
-_CHECKPOINT_FORMAT = 1
+_HEADS_AT_ONCE = 100
 _logger = logging.getLogger(__name__)
 
 
-class _SavedPartition(msgspec.Struct, array_like=True):
-    clock_us: int
-    swept_us: int
-    ids: list[Any]
-    clocks: list[int]
-
-
-class _Checkpoint(msgspec.Struct):
-    positions: dict[str, list[int]]
-    states: dict[str, list[_SavedPartition]]
-    format: int = 1
-
-
-class _Numbered(msgspec.Struct):
-    format: int = 1
-
-
-def checkpoint_positions(file: Path) -> dict[str, list[int]]:
-    """Offsets by stream and partition below which a restart reads nothing again; empty if there is no checkpoint.
-
-    Raises LogError if it is damaged, or of another format.
-    """
-    saved = _load(file)
-    return {} if saved is None else saved.positions
-
-
-def _load(file: Path) -> _Checkpoint | None:
-    try:
-        data = file.read_bytes()
-        # The number first: what another format holds may be of another shape.
-        written = msgspec.msgpack.decode(data, type=_Numbered).format
-        if written == _CHECKPOINT_FORMAT:
-            return msgspec.msgpack.decode(data, type=_Checkpoint)
-    except FileNotFoundError:
-        return None
-    except msgspec.DecodeError as error:
-        raise LogError(
-            f"the checkpoint {file} is damaged ({error}): delete it, and compute judges again what the raw topics "
-            "still hold; of events that were dropped from them (retention) it no longer knows the ids"
-        ) from None
-    raise LogError(
-        f"{file} has format {written}, this version reads {_CHECKPOINT_FORMAT}: run compute by the version that "
-        "wrote it; or delete it, and all that the raw topics still hold is judged again"
-    )
-
-
-def checkpoint_ids(file: Path) -> dict[str, list[Any]]:
-    """The ids by stream that a checkpoint remembers; empty if there is none. Raises as `checkpoint_positions`."""
-    saved = _load(file)
-    states = {} if saved is None else saved.states
-    return {name: [id for state in partitions for id in state.ids] for name, partitions in states.items()}
-
-
-def replace_ids(file: Path, ids: Mapping[str, Mapping[Any, Any]]) -> int:
-    """Put other ids in the place of some that a checkpoint remembers, by stream; returns how many. Atomic."""
-    saved, found = _load(file), 0
-    if saved is None:
-        return 0
-    for name, partitions in saved.states.items():
-        new = ids.get(name, {})
-        for state in partitions:
-            found += sum(id in new for id in state.ids)
-            state.ids = [new.get(id, id) for id in state.ids]
-    if found:
-        _store(file, saved)
-    return found
-
-
 class ComputeWorker:
-    """Reads every stream of a project, raw and derived, computes, and appends commits to the feature log.
+    """Reads the streams of a project, raw and derived, computes, and appends commits to the feature log.
 
-    One worker per project at a time (the caller holds the lock). `step` is the unit of work; killing the process
-    between or inside steps loses nothing and doubles nothing. `partitions` is for topics that do not exist yet.
+    `step` is the unit of work; killing the process between or inside steps loses nothing and doubles nothing.
+    `partitions` is for topics that do not exist yet. Without `shares` it has all partitions to itself, and a commit of
+    another worker is an error (LogMoved). With them it works beside others: share n is partition n of every raw stream,
+    share 0 all partitions of derived ones as well. Who has which share is not decided here; two workers that take the
+    same one hinder each other (LogMoved) and write nothing twice.
     """
 
     def __init__(
-        self, plan: ProjectPlan, raw: EventLog, features: EventLog, checkpoint: Path, *, partitions: int = 1
+        self,
+        plan: ProjectPlan,
+        raw: EventLog,
+        features: EventLog,
+        checkpoint: Path,
+        *,
+        partitions: int = 1,
+        shares: Collection[int] | None = None,
     ) -> None:
         self.plan = plan
+        self.shares = None if shares is None else frozenset(shares)
         self._raw = raw
         self._features = features
         self._file = checkpoint
+        self._logged = {share: LogCheckpoint(features, share) for share in self.shares or ()}
         self._engine = StreamEngine(plan)
         self._streams = plan.topics()
         for name in self._streams:
@@ -143,12 +100,17 @@ class ComputeWorker:
         self._end = 0
         self._recover()
 
+    def owns(self, topic: str, partition: int) -> bool:
+        """True if this worker reads the partition."""
+        return self.shares is None or self._share_of(topic, partition) in self.shares
+
     def step(self, max_records: int = 50_000, *, until_us: int = MAX_US, only: Collection[str] | None = None) -> int:
         """Process what has been appended since; returns how many events were read (0: caught up).
 
         `until_us` leaves events that were appended later for a later step, `only` those of other streams.
         """
         self._mend()
+        self._take_in_others()
         chunks: dict[str, list[RawChunk]] = {}
         read = 0
         try:
@@ -156,6 +118,8 @@ class ComputeWorker:
                 if only is not None and name not in only:
                     continue
                 for partition, position in enumerate(positions):
+                    if not self.owns(name, partition):
+                        continue
                     batches = self._take(name, partition, position, max_records, until_us)
                     if batches:
                         chunk = self._chunk(name, partition, position, batches)
@@ -168,13 +132,8 @@ class ComputeWorker:
             return 0
         self._torn = True
         output = self._engine.process(chunks, self.positions)
-        moved, output.commit.positions = output.commit.positions, {**self._others, **output.commit.positions}
-        items = [Append(WINDOWS, 0, encode_commit(output.commit), base=self._end)]
-        if output.dead:
-            items.append(Append(DEAD_LETTERS, 0, encode_dead_letters(output.dead), len(output.dead)))
-        self._end = self._features.append(items)[0] + 1
+        self._commit(output)
         self._torn = False
-        self.positions = moved
         self._note(read, output.counted, len(output.dead))
         return read
 
@@ -243,6 +202,70 @@ class ComputeWorker:
             at = batches[-1].end
         return self._chunk(name, partition, begin, batches, end)
 
+    def _commit(self, output: StepOutput) -> None:
+        """Append what a step has made, after the commits of all other workers."""
+        commit, dead, own = output.commit, output.dead, output.commit.positions
+        body = encode_body(commit)
+        letters = [Append(DEAD_LETTERS, 0, encode_dead_letters(dead), len(dead))] if dead else []
+        while True:
+            commit.positions = {**self._others, **own}
+            item = Append(WINDOWS, 0, encode_commit(commit, body), base=self._end)
+            try:
+                self._end = self._features.append([item, *letters])[0] + 1
+            except LogMoved:
+                # Without shares there is nobody else who may write here.
+                if not self._take_in_others():
+                    raise
+                own = {name: self._with_mine(name, positions) for name, positions in own.items()}
+                for name, span in commit.streams.items():
+                    span.begin = self._with_mine(name, span.begin)
+                    span.end = own[name]
+                    span.clocks_us = [state.clock_us for state in self._engine.states[name]]
+            else:
+                self.positions = own
+                return
+
+    def _with_mine(self, name: str, offsets: list[int]) -> list[int]:
+        """`offsets` where the partition is this worker's, else where the others have come to."""
+        known = self.positions[name]
+        return [at if self.owns(name, p) else known[p] for p, at in enumerate(offsets)]
+
+    def _take_in_others(self) -> bool:
+        """Take in the commits of the other workers; True if there were any.
+
+        Raises LogMoved if one of them has computed what is this worker's.
+        """
+        if self.shares is None:
+            return False
+        found = False
+        while heads := read_heads(self._features, self._end, _HEADS_AT_ONCE):
+            for batch, head in heads:
+                for name, span in head.streams.items():
+                    if name in self.positions:
+                        self._take_in(name, span.begin, span.end, span.clocks_us)
+                for name, positions in head.positions.items():
+                    if name in self.positions:
+                        self.positions[name] = [
+                            at if self.owns(name, p) else positions[p] for p, at in enumerate(self.positions[name])
+                        ]
+                    else:
+                        self._others[name] = positions
+                self._end, found = batch.end, True
+        return found
+
+    def _take_in(self, name: str, begin: list[int], end: list[int], clocks_us: list[int]) -> None:
+        states = self._engine.state(name, len(end))
+        for partition, (low, high) in enumerate(zip(begin, end, strict=True)):
+            if self.owns(name, partition):
+                if low != high:
+                    self._torn = True
+                    raise LogMoved(
+                        f"another worker has computed partition {partition} of {name} up to {high}: it has taken over "
+                        "this one's share"
+                    )
+            else:
+                states[partition].clock_us = clocks_us[partition]
+
     def _take(self, name: str, partition: int, position: int, max_records: int, until_us: int) -> list[LogBatch]:
         """The next batches of a partition; what was read but is not due yet is kept for later."""
         ahead = self._ahead.setdefault((name, partition), deque())
@@ -254,42 +277,43 @@ class ComputeWorker:
         return taken
 
     def checkpoint(self) -> None:
-        """Save the verdict state, so that a restart has little to judge again. Atomic: written beside, then renamed.
+        """Save the verdict state, so that a restart has little to judge again; each save is whole or not there.
 
         Does nothing where the last step failed between judging and appending: its events are judged again.
         """
         if self._torn:
             return
-        states = {
-            name: [
-                _SavedPartition(s.clock_us, s.swept_us, list(s.seen.keys()), list(s.seen.values())) for s in partitions
-            ]
-            for name, partitions in self._engine.states.items()
+        parts = {
+            (name, partition): saved(self.positions[name][partition], state)
+            for name, states in self._engine.states.items()
+            for partition, state in enumerate(states)
+            if self.owns(name, partition)
         }
-        _store(self._file, _Checkpoint(self.positions, states, _CHECKPOINT_FORMAT))
+        if self.shares is None:
+            FileCheckpoint(self._file).save(parts)
+        else:
+            by_share: dict[int, dict[Place, Saved]] = {}
+            for place, part in parts.items():
+                by_share.setdefault(self._share_of(*place), {})[place] = part
+            save_shares(self._features, self._logged, by_share)
         self._since_checkpoint = 0
 
+    def _share_of(self, topic: str, partition: int) -> int:
+        return partition if topic in self.plan.streams else 0
+
     def lag(self) -> dict[str, int]:
-        """Events appended but not computed yet, by stream."""
+        """Events appended but not computed yet, by stream; of this worker's partitions."""
         return {
-            name: sum(self._raw.end(name, p) - position for p, position in enumerate(positions))
+            name: sum(self._raw.end(name, p) - at for p, at in enumerate(positions) if self.owns(name, p))
             for name, positions in self.positions.items()
         }
 
     def _recover(self) -> None:
         # The end first: a commit of another worker that comes in between is found out by the next append.
         self._end = self._features.end(WINDOWS, 0)
-        committed = committed_positions(self._features)
-        begin: dict[str, list[int]] = {}
-        saved = self._saved() if committed else None
-        if saved is not None:
-            begin = saved.positions
-            for name, partitions in saved.states.items():
-                if name not in self._streams:
-                    continue
-                for state, kept in zip(self._engine.state(name, len(partitions)), partitions, strict=True):
-                    state.clock_us, state.swept_us = kept.clock_us, kept.swept_us
-                    state.seen = dict(zip(kept.ids, kept.clocks, strict=True))
+        committed = _positions_at(self._features, self._end)
+        known = self._saved() if committed or self.shares is not None else {}
+        clocks = clocks_at(self._features, self._end, committed) if self.shares is not None else {}
         for name, target in committed.items():
             if name not in self._streams:
                 self._others[name] = target
@@ -300,25 +324,35 @@ class ComputeWorker:
                     f"topic {name} has {held} partitions now, and had {len(target)} when it was last computed: "
                     f"keys and ids would change their partitions; publish to a stream of another name"
                 )
+            states = self._engine.state(name, held)
             for partition, end in enumerate(target):
-                at = begin[name][partition] if name in begin else self._raw.begin(name, partition)
+                if not self.owns(name, partition):
+                    states[partition].clock_us = clocks[name][partition] if name in clocks else NULL_US
+                    continue
+                part = known.get((name, partition))
+                if part is not None and part.logged and part.at > end:
+                    part = None  # of another side, which has come further
+                at = self._raw.begin(name, partition) if part is None else part.at
                 if at > end:
                     raise LogError(
                         f"the checkpoint of stream {name} is at offset {at}, past the feature log's {end}; "
                         f"the feature log was replaced: delete {self._file} and start again"
                     )
+                if part is not None:
+                    part.restore(states[partition])
                 self._judge_again(name, partition, at, end)
             self.positions[name] = list(target)
 
-    def _saved(self) -> _Checkpoint | None:
-        """The checkpoint. One that cannot be read is not needed where the raw topics are whole: all is judged again."""
+    def _saved(self) -> dict[Place, Saved]:
+        """What was saved. What cannot be read is not needed where the raw topics are whole: all is judged again."""
+        logged = None if self.shares is None else self._logged.values()
         try:
-            return _load(self._file)
+            return load_all(self._file, self._features, logged)
         except LogError as error:
             if any(self._raw.begin(name, p) for name, found in self.positions.items() for p in range(len(found))):
                 raise
             _logger.warning("all that the raw topics hold is judged again: %s", error)
-            return None
+            return {}
 
     def _judge_again(self, name: str, partition: int, at: int, end: int) -> None:
         stream = self._streams[name]
@@ -328,6 +362,7 @@ class ComputeWorker:
             chunk = self._chunk(name, partition, at, batches, end)
             self._engine.verdicts(stream, state, chunk)
             at += chunk.block.n
+            self._since_checkpoint += chunk.block.n
 
     def _chunk(
         self, name: str, partition: int, position: int, batches: list[LogBatch], end: int | None = None
@@ -338,22 +373,6 @@ class ComputeWorker:
         return _chunk(self._streams[name], partition, position, batches, end, only=fields)
 
 
-def _store(path: Path, checkpoint: _Checkpoint) -> None:
-    data, beside = msgspec.msgpack.encode(checkpoint), path.with_suffix(".new")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except OSError as error:
-        raise LogError(
-            f"the checkpoint {path} cannot be written ({error.strerror}); nothing is lost, the former one "
-            "stands: free some space and start again"
-        ) from error
-
-
 def committed_positions(features: EventLog) -> dict[str, list[int]]:
     """Up to where stream compute has read each raw stream, from the feature log itself."""
     last = features.last(WINDOWS, 0) if WINDOWS in features.topics() else None
@@ -361,6 +380,29 @@ def committed_positions(features: EventLog) -> dict[str, list[int]]:
         return {}
     with decoding(last):
         return decode_head(last.payload).positions
+
+
+def _positions_at(features: EventLog, end: int) -> dict[str, list[int]]:
+    """The positions after the commits below an offset."""
+    heads = read_heads(features, end - 1, 1) if end > features.begin(WINDOWS, 0) else []
+    return heads[0][1].positions if heads else {}
+
+
+def clocks_at(features: EventLog, end: int, streams: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
+    """The clock of each partition of `streams` after the commits below an offset: each stream's last commit says them.
+
+    `streams` gives the positions there; one that stands at nothing but zeros has no clock.
+    """
+    found: dict[str, list[int]] = {}
+    wanted = {name for name, offsets in streams.items() if any(offsets)}
+    at = end
+    while at > features.begin(WINDOWS, 0) and not wanted <= found.keys():
+        begin = max(at - _HEADS_AT_ONCE, features.begin(WINDOWS, 0))
+        for _, head in reversed(read_heads(features, begin, at - begin)):
+            for name, span in head.streams.items():
+                found.setdefault(name, span.clocks_us)
+        at = begin
+    return found
 
 
 def read_heads(features: EventLog, offset: int, max_commits: int) -> list[tuple[LogBatch, CommitHead]]:

@@ -11,9 +11,10 @@ from __future__ import annotations
 import threading
 from bisect import bisect_right, insort
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from confluent_kafka import Consumer
 
@@ -33,6 +34,8 @@ LAST: Final = "headrace-last"
 _CURSORS: Final = 3
 _HINTS: Final = 4_096
 _SCAN: Final = 32
+_LOOKS: Final = 20
+T = TypeVar("T")
 """So many messages are read through rather than searched."""
 
 
@@ -95,19 +98,25 @@ class BatchPartition:
     def tail(self) -> Tail:
         """Where the partition goes on now."""
         with self._lock:
-            return self._tail(*self.bounds())
+            return self._looked(self._tail)
 
     def begin(self) -> int:
         """First offset held; where the partition goes on if none is."""
         with self._lock:
-            return self._begin(*self.bounds())
+            return self._looked(self._begin)
 
     def last(self) -> LogBatch | None:
         """The newest batch."""
         with self._lock:
-            low, high = self.bounds()
-            found = self._back_from(high, low, marks=False)
+            found = self._looked(lambda low, high: self._back_from(high, low, marks=False))
             return None if found is None else found.batch
+
+    def _looked(self, look: Callable[[int, int], T]) -> T:
+        """What a look between Kafka's begin and end finds, though another process may drop what it looks at."""
+        for _ in range(_LOOKS):
+            with suppress(Deleted):
+                return look(*self.bounds())
+        raise LogError(f"{self.topic}/{self.partition} is trimmed faster than it can be looked at: trim less often")
 
     def read(self, offset: int, max_records: int) -> list[LogBatch]:
         """See `EventLog.read`."""

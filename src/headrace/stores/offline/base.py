@@ -39,13 +39,17 @@ class OfflineStore(ABC):
 
     Times are int64 µs columns. Appends are atomic and idempotent: each carries a writer's name and a number that only
     grows, and an append whose number is not greater than the writer's last one does nothing. Many readers in many
-    processes; one writer per table and writer name.
+    processes; one writer per table and writer name, unless each says what its append comes `after`.
     """
 
     @abstractmethod
-    def append(self, table: str, rows: pa.Table, *, time_column: str, writer: str, number: int) -> int:
+    def append(
+        self, table: str, rows: pa.Table, *, time_column: str, writer: str, number: int, after: int | None = None
+    ) -> int:
         """Append rows (the table is created by the first append) and return the table's version after it.
 
+        `after`: the number that the writer's last append must have had (-1: there was none); where it is another one
+        below `number`, another process writes under the same name, and StoreMoved is raised.
         Rows whose time is null or out of range are put under day 1970-01-01.
         """
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from headrace.core.errors import NotFound, StoreError
+from headrace.core.errors import NotFound, StoreError, StoreMoved
 from headrace.core.time import MAX_US, MIN_US, US_PER_DAY
 
 DAY: Final = "day"
@@ -69,3 +69,12 @@ def days_of(times: pa.ChunkedArray) -> pa.Array:
 def day_of(us: int) -> str:
     """The day of one time within years 1-9999."""
     return str(np.datetime64(us // US_PER_DAY, "D"))
+
+
+def check_after(table: str, found: int, wanted: int | None) -> None:
+    """Raise StoreMoved unless the writer's last append has the number that the next one is to come after."""
+    if wanted is not None and wanted != found:
+        raise StoreMoved(
+            f'table "{table}" was appended to up to number {found}, its writer has left it at {wanted}: another '
+            "process writes it, too; going on from what is there"
+        )

@@ -31,6 +31,7 @@ from headrace.stores.offline.base import GONE, DamagedFile, OfflineStore
 from headrace.stores.offline.checks import (
     DAY,
     EPOCH_DAY,
+    check_after,
     check_columns,
     check_rows,
     check_table_name,
@@ -64,7 +65,9 @@ class DeltaOfflineStore(OfflineStore):
         self._open: dict[str, _Table] | None = {}
         self._lock = threading.Lock()
 
-    def append(self, table: str, rows: pa.Table, *, time_column: str, writer: str, number: int) -> int:
+    def append(
+        self, table: str, rows: pa.Table, *, time_column: str, writer: str, number: int, after: int | None = None
+    ) -> int:
         held = self._table(table)
         with held.lock:
             lost: Exception | None = None
@@ -73,6 +76,7 @@ class DeltaOfflineStore(OfflineStore):
                 with self._reading(table):
                     if delta is not None and _number(delta, writer) >= number:
                         return delta.version()
+                check_after(table, -1 if delta is None else _number(delta, writer), after)
                 try:
                     return self._append(held, delta, rows, time_column, Transaction(writer, number))
                 except (CommitFailedError, _Raced) as error:

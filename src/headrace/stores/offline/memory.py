@@ -12,7 +12,7 @@ import pyarrow.dataset as ds
 
 from headrace.core.errors import NotFound, StoreError
 from headrace.stores.offline.base import OfflineStore
-from headrace.stores.offline.checks import check_columns, check_rows, check_table_name
+from headrace.stores.offline.checks import check_after, check_columns, check_rows, check_table_name
 
 _BATCH = 1_000
 
@@ -42,12 +42,15 @@ class MemoryOfflineStore(OfflineStore):
             raise NotFound(f'no table "{name}"; there are: {", ".join(sorted(tables))}')
         return tables[name]
 
-    def append(self, table: str, rows: pa.Table, *, time_column: str, writer: str, number: int) -> int:
+    def append(
+        self, table: str, rows: pa.Table, *, time_column: str, writer: str, number: int, after: int | None = None
+    ) -> int:
         check_table_name(table)
         with self._lock:
             held = self._held().get(table) or _Table(time_column)
             if held.numbers.get(writer, -1) >= number:
                 return len(held.versions) - 1
+            check_after(table, held.numbers.get(writer, -1), after)
             check_rows(table, rows, time_column, held.versions[-1].schema if held.versions else None)
             if held.time_column != time_column:
                 raise StoreError(f'the time column of table "{table}" is "{held.time_column}", not "{time_column}"')
