@@ -223,7 +223,7 @@ def test_a_fill_that_was_killed_is_begun_again(shop: Path, monkeypatch: pytest.M
     with hr.connect(shop) as project:
         begin_side(project.parts, "green", sys.executable)
         with monkeypatch.context() as patched:
-            patched.setattr(reconcile, "_clocks", _raise)
+            patched.setattr(reconcile, "clocks_at", _raise)
             with pytest.raises(RuntimeError, match="power"):
                 fill_side(project.parts)
         with beside_of(project.parts) as beside, pytest.raises(StoreError, match="not filled yet"):
