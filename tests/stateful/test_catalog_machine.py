@@ -162,7 +162,7 @@ class PostgresCatalogMachine(SqliteCatalogMachine):
 
 
 def test_a_catalog_behaves_like_dictionaries() -> None:
-    run_state_machine_as_test(SqliteCatalogMachine, settings=settings(stateful_step_count=15, max_examples=10))
+    run_state_machine_as_test(SqliteCatalogMachine, settings=settings(stateful_step_count=15, max_examples=6))
 
 
 @pytest.mark.postgres

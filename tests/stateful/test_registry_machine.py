@@ -105,4 +105,4 @@ class LocalRegistryMachine(RuleBasedStateMachine):
 
 
 def test_a_registry_behaves_like_lists() -> None:
-    run_state_machine_as_test(LocalRegistryMachine, settings=settings(stateful_step_count=15, max_examples=15))
+    run_state_machine_as_test(LocalRegistryMachine, settings=settings(stateful_step_count=15, max_examples=8))

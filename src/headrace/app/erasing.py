@@ -22,6 +22,7 @@ import msgspec
 
 from headrace.app.heartbeats import EVERY_LAYER
 from headrace.app.locks import FolderLock, layers_at_rest
+from headrace.app.reconciling import ERASED_ROWS
 from headrace.app.sharing import await_rest
 from headrace.app.sides import refuse_beside
 from headrace.core.errors import SchemaError
@@ -181,7 +182,7 @@ class _Erasing:
         self._step("find", self._find)
         places, parts = self._places, self._parts
         self._step("checkpoint", lambda: places.erase_checkpoint(parts.checkpoint))
-        self._step("feature log", places.erase_features)
+        self._step("feature log", self._features)
         self._step("event log", places.erase_raw)
         self._step("archive", places.erase_archive)
         self._step("trim", self._trim)
@@ -205,6 +206,14 @@ class _Erasing:
         found, ids = _found(self._places, self._parts, self._subject)
         self._job.receipt = msgspec.structs.replace(self._job.receipt, places=found)
         self._job.ids = ids
+
+    def _features(self) -> None:
+        """Rows that stay in the log are not to come back from it."""
+        catalog = self._parts.catalog
+        stay = self._places.rows_that_stay()
+        if stay:
+            catalog.set_setting(ERASED_ROWS, sorted({*catalog.setting(ERASED_ROWS, []), *stay}))
+        self._places.erase_features()
 
     def _trim(self) -> None:
         """Where events cannot be edited, all go that lie in the archive, which was, and that nobody needs."""

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 SHARES = 8
 """A run looks at one of so many shares of all entities: each reads the archive once, and holds one share in memory."""
 JOB = "reconcile"
+ERASED_ROWS = "erased rows"
+"""The catalog's setting that lists rows of tables which were erased, by their offsets, where the log has them still."""
 _NEXT = "next share to reconcile"
 _REST = 4
 """A run is followed by a rest of at least so many times its length: this work is never more than a fifth of a core."""
@@ -37,7 +39,9 @@ def reconciler(parts: Parts, *, kept: bool = True) -> Reconciler:
 
     return Reconciler(
         parts.plan, parts.features, parts.online, parts.expected(),
-        archive=ArchiveAudit(parts.plan, parts.raw, parts.features, parts.offline),
+        archive=ArchiveAudit(
+            parts.plan, parts.raw, parts.features, parts.offline, erased=lambda: parts.catalog.setting(ERASED_ROWS, [])
+        ),
         digests=DigestFolder(parts.side.folder(parts.settings.state) / "digests") if kept else None,
     )  # fmt: skip
 

@@ -17,7 +17,7 @@ from headrace.erasure.archive import ArchiveErasure
 from headrace.erasure.commits import CommitErasure, erase_commits
 from headrace.erasure.events import Edited, erased_letters, erased_record
 from headrace.erasure.predictions import Asked, erased_labels, erased_predictions, erased_truths
-from headrace.erasure.rows import erased_rows
+from headrace.erasure.rows import erased_rows, rows_of
 from headrace.erasure.subject import Subject, fields_of, split_parts
 from headrace.eventlog.base import EventLog, LogBatch
 from headrace.features.nodes import references
@@ -100,6 +100,14 @@ class Places:
         erase_commits(self._commits)
         for topic, change in self._feature_changes().items():
             self._rewrite(log, topic, change)
+
+    def rows_that_stay(self) -> list[int]:
+        """Offsets of the entity's rows of tables in a feature log that cannot be edited."""
+        log = self.stores.features
+        if log.editable or TABLES not in log.topics():
+            return []
+        batches = _batches(log, TABLES, 0)
+        return [at for batch in batches for at in rows_of(batch.payload, batch.base, self.subject, self.plan)]
 
     def erase_raw(self) -> None:
         """Events, derived records, dead letters of no stream, and what was said about letters."""

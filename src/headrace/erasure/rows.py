@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from headrace.core.columns import BoolArray
 from headrace.core.tablerows import TableRows, decode_table_rows, encode_table_rows
 from headrace.erasure.events import Edited
 from headrace.erasure.subject import Subject
@@ -18,11 +19,7 @@ def erased_rows(payload: bytes, subject: Subject, plan: ProjectPlan) -> Edited |
     if not subject.may_be_in(payload):
         return None
     rows = decode_table_rows(payload)
-    table = plan.tables.get(rows.table)
-    parts = None if table is None else [at for at, part in enumerate(table.key) if part.entity == subject.entity]
-    gone = np.fromiter(
-        (subject.value in (key if parts is None else [key[at] for at in parts]) for key in rows.keys), np.bool_, rows.n
-    )
+    gone = _of_entity(rows, subject, plan)
     if not gone.any():
         return None
     left = np.flatnonzero(~gone)
@@ -41,4 +38,19 @@ def erased_rows(payload: bytes, subject: Subject, plan: ProjectPlan) -> Edited |
             )
         ),
         int(gone.sum()),
+    )
+
+
+def rows_of(payload: bytes, base: int, subject: Subject, plan: ProjectPlan) -> list[int]:
+    """The offsets of the entity's rows in a batch at `base`, for logs that cannot be edited."""
+    rows = decode_table_rows(payload)
+    found: list[int] = rows.orders(base)[_of_entity(rows, subject, plan)].tolist()
+    return found
+
+
+def _of_entity(rows: TableRows, subject: Subject, plan: ProjectPlan) -> BoolArray:
+    table = plan.tables.get(rows.table)
+    parts = None if table is None else [at for at, part in enumerate(table.key) if part.entity == subject.entity]
+    return np.fromiter(
+        (subject.value in (key if parts is None else [key[at] for at in parts]) for key in rows.keys), np.bool_, rows.n
     )

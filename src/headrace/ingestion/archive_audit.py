@@ -50,10 +50,22 @@ class Restored:
 
 
 class ArchiveAudit:
-    """Looks after the archive of a project's events and rows; one per process."""
+    """Looks after the archive of a project's events and rows; one per process.
 
-    def __init__(self, plan: ProjectPlan, raw: EventLog, features: EventLog, offline: OfflineStore) -> None:
+    `erased` gives the offsets of rows that were erased and that a log which cannot be edited holds still.
+    """
+
+    def __init__(
+        self,
+        plan: ProjectPlan,
+        raw: EventLog,
+        features: EventLog,
+        offline: OfflineStore,
+        *,
+        erased: Callable[[], Sequence[int]] = tuple,
+    ) -> None:
         self._plan, self._raw, self._features, self._offline = plan, raw, features, offline
+        self._erased = erased
         self._rows: dict[str, int] = {}
 
     def look(
@@ -209,6 +221,7 @@ class _Rows:
 
     def __init__(self, audit: ArchiveAudit, table: TablePlan, on_way: Callable[[], object]) -> None:
         self._features, self._offline, self._table, self._on_way = audit._features, audit._offline, table, on_way
+        self._erased = audit._erased
         self.expected = 0
 
     def held_by_log(self, files: Sequence[DamagedFile]) -> bool:
@@ -221,6 +234,8 @@ class _Rows:
         wanted = np.zeros(number, np.bool_)
         for rows in self._batches(number):
             wanted[_places(rows)] = True
+        gone = np.array(self._erased(), np.int64)
+        wanted[gone[gone < number]] = False
         self.expected = int(wanted.sum())
         for rows in self._offline.batches(rows_table(self._table), [ORDER]):
             at = np.array(rows[ORDER], np.int64)
