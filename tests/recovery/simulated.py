@@ -32,7 +32,7 @@ from headrace.core.schema import DType
 from headrace.core.tablerows import TableRows, encode_table_rows
 from headrace.core.time import US_PER_HOUR, US_PER_SECOND
 from headrace.derivation.worker import ComputingLayer
-from headrace.engines.stream import worker as stream_worker
+from headrace.engines.stream import checkpoints
 from headrace.engines.stream.commits import TABLES, WINDOWS
 from headrace.eventlog.base import Append
 from headrace.features.compile import compile_project
@@ -173,7 +173,7 @@ class Simulation:
     def run(self, turns: int = 60) -> None:
         """All turns, and then peace."""
         self.chance.on = True
-        with mock.patch.object(stream_worker.os, "fsync", self._fsync):
+        with mock.patch.object(checkpoints.os, "fsync", self._fsync):
             for _ in range(turns):
                 self._turn()
                 self.chance.turn()
