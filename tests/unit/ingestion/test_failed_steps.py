@@ -12,8 +12,9 @@ from headrace.core.events import encode_block
 from headrace.core.rows import encode_rows
 from headrace.core.schema import DType, Field, Schema
 from headrace.core.time import SimulatedClock
+from headrace.engines.stream.checkpoints import checkpoint_positions
 from headrace.engines.stream.commits import WINDOWS, decode_commit
-from headrace.engines.stream.worker import ComputeWorker, checkpoint_positions
+from headrace.engines.stream.worker import ComputeWorker
 from headrace.eventlog.base import Append, LogBatch
 from headrace.eventlog.memory import MemoryEventLog
 from headrace.features.nodes import ColumnRef
@@ -177,6 +178,6 @@ def test_a_damaged_checkpoint_is_done_without_only_while_the_log_is_whole(raw: M
     with pytest.raises(LogError, match=f"the checkpoint {file} is damaged .*: delete it"):
         ComputeWorker(PROJECT, raw, features, file)
     with pytest.raises(LogError, match="is damaged"):
-        checkpoint_positions(file)
+        checkpoint_positions(file, features, shared=False)
     file.unlink()
     assert ComputeWorker(PROJECT, raw, features, file).step() == 0
