@@ -35,6 +35,8 @@ from headrace.core.time import floor_to
 FORMAT = 3
 """3: growing states. Records of another format are refused (`check_format`)."""
 _HEAD = struct.Struct("<7q")
+HEAD_BYTES = _HEAD.size
+"""What stands before the positions of a record."""
 _TAIL_AT, _PARTITIONS_AT = 40, 48
 _WORD = struct.Struct("<q")
 _encode_ids = msgspec.msgpack.Encoder().encode
@@ -46,8 +48,8 @@ class EntityDelta:
     """New events of one entity: `n` rows in order, ready to be merged into its record.
 
     `times`, `columns` (one entry per physical column), `offsets` and `partitions` are little-endian int64 bytes.
-    `ids` is None for streams without a declared id, and where the group does not depend on ties. `clock_us` is N(p) at
-    the entity's last event here, `positions` the offset after it per partition (0: no event of that partition).
+    `ids` is None for streams without a declared id, and where the group does not depend on ties. `clock_us` is the
+    greatest clock of a partition at one of them, `positions` the offset after the last per partition (0: none of it).
     """
 
     n: int
@@ -166,6 +168,19 @@ def join_records(layout: GroupLayout, one: bytes, two: bytes, horizon_us: int) -
     a.cut, a.clock = max(a.cut, b.cut), max(a.clock, b.clock)
     a.positions = [max(pair) for pair in zip(a.positions, b.positions, strict=True)]
     return _put_together(layout, a, horizon_us)
+
+
+def in_order_of_words(layout: GroupLayout, record: bytes) -> bytes:
+    """The record with rows of one time in the order of their words, where no value depends on which comes first: what
+    two records of the same events agree on, in whatever pieces these came."""
+    if layout.ordered:
+        return record
+    _, n, _, _, _, tail, _ = _HEAD.unpack_from(record)
+    end = (len(record) - len(_padded(bytes(tail)))) // 8
+    begin = end - layout.row_words * n
+    rows = np.frombuffer(record, np.int64)[begin:end].reshape(layout.row_words, n)
+    rows = np.ascontiguousarray(rows[:, np.lexsort(rows[::-1])])
+    return record[: 8 * begin] + rows.tobytes() + record[8 * end :]
 
 
 def _put_together(layout: GroupLayout, parts: _Parts, horizon_us: int) -> bytes:

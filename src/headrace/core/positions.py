@@ -66,6 +66,7 @@ class GroupState(msgspec.Struct, frozen=True, omit_defaults=True):
         at: per partition of its stream, the first offset that is not merged.
         target: the end of the piece that is being merged beside what is served; None between pieces.
         clock_us: N(at), the greatest clock of the stream's partitions; None where nothing is merged.
+        clocks_us: the clock of each partition, where these are known.
         run_us: when a scheduled group was brought up to date last.
     """
 
@@ -73,6 +74,7 @@ class GroupState(msgspec.Struct, frozen=True, omit_defaults=True):
     target: list[int] | None = None
     clock_us: int | None = None
     run_us: int | None = None
+    clocks_us: list[int] | None = None
 
 
 _states = msgspec.msgpack.Decoder(GroupState)

@@ -109,7 +109,7 @@ class GroupBackfill:
         # What is read meanwhile changes in pieces of one transaction each, for which a live writer may have to wait.
         self._piece = piece or (max(online.at_once // (5 * len(groups)), 1) if served else PIECE)
         self._served, self._run_us, self._only = served, run_us, only
-        self._clock_us = NULL_US
+        self._clocks_us: list[int] = []
         self._bound_us = NULL_US if clock_us is None else clock_us
         self._since_us = _bound(groups, self._layouts, horizon_us, clock_us, since_us)
         self._lifetime = any(layout.lifetime for layout in self._layouts.values())
@@ -123,9 +123,10 @@ class GroupBackfill:
         at, total = list(begin), sum(end) - sum(begin)
         states = {version: read_state(self._online, version) for version in self._layouts}
         begun = next((state.target for state in states.values() if state is not None and state.target), None)
-        known = [state.clock_us for state in states.values() if state is not None and state.clock_us is not None]
+        known = [state for state in states.values() if state is not None and state.clock_us is not None]
         # What was noted without a clock is at most as new as the store.
-        self._clock_us = known[0] if known else self._bound_us if any(begin) else NULL_US
+        at_most = known[0].clock_us if known else self._bound_us if any(begin) else NULL_US
+        self._clocks_us = (known[0].clocks_us if known else None) or [NULL_US if at_most is None else at_most] * len(at)
         step = max(self._piece // max(len(at), 1), 1)
         while any(a < b for a, b in zip(at, end, strict=True)):
             target = begun or [min(b, max(a, _next(at, end) + step)) for a, b in zip(at, end, strict=True)]
@@ -138,12 +139,12 @@ class GroupBackfill:
             progress(total, total)
 
     def _merge(self, at: list[int], target: list[int]) -> None:
-        begun = GroupState(at, target, self._clock, self._run_us)
+        begun = GroupState(at, target, self._clock, self._run_us, list(self._clocks_us))
         if not self._served:
             self._note(begun)
         events = self._admitted(at, target)
         deltas = self._engine.deltas(self.stream, events, len(at)) if len(events.times) else {}
-        done = GroupState(target, None, self._clock, self._run_us)
+        done = GroupState(target, None, self._clock, self._run_us, list(self._clocks_us))
         if self._served:
             self._merge_whole(deltas, begun, done)
         else:
@@ -156,7 +157,8 @@ class GroupBackfill:
 
     @property
     def _clock(self) -> int | None:
-        return None if self._clock_us == NULL_US else self._clock_us
+        newest = max(self._clocks_us, default=NULL_US)
+        return None if newest == NULL_US else newest
 
     def _note(self, state: GroupState) -> None:
         data = encode_state(state)
@@ -236,13 +238,13 @@ class GroupBackfill:
             )
 
     def _clocks_of(self, partition: IntArray, moves: IntArray) -> IntArray:
-        """N(p) at each row; rows are in order of (partition, offset)."""
+        """The clock of its partition at each row; rows are in order of (partition, offset)."""
         clocks = np.full(len(partition), NULL_US)
-        before = self._clock_us
         edges = [0, *(np.flatnonzero(partition[1:] != partition[:-1]) + 1).tolist(), len(partition)]
         for low, high in pairwise(edges):
-            clocks[low:high] = np.maximum(np.maximum.accumulate(moves[low:high]), before)
-        self._clock_us = max(before, int(clocks.max()))
+            at = int(partition[low])
+            clocks[low:high] = np.maximum(np.maximum.accumulate(moves[low:high]), self._clocks_us[at])
+            self._clocks_us[at] = int(clocks[high - 1])
         return clocks
 
     def _judged(self, names: list[str], at: list[int], target: list[int]) -> Iterator[pa.Table]:

@@ -11,12 +11,13 @@ import pytest
 from click.testing import CliRunner
 
 from headrace.app.project import Project
-from headrace.app.reconciling import JOB, SHARES, reconcile_job, reconciler
+from headrace.app.reconciling import JOB, SHARES, reconcile_all, reconcile_job, reconciler
 from headrace.app.schedules import project_scheduler
 from headrace.cli.main import main
 from headrace.core.time import SimulatedClock, to_us
 from headrace.ingestion.expected import Share
 from headrace.orchestration.jobs import RunControl
+from tests.e2e.bank import payments, write_bank
 from tests.e2e.shop import orders, write_shop
 from tests.unit.app.conftest import NOON
 from tests.unit.app.test_refresh import TABLE, write_points
@@ -52,6 +53,17 @@ def damage(project: Project, *, every: int) -> dict[bytes, bytes]:
         record = sound[key]
         store.write([(key, None if number % 2 else record[:-1] + bytes([record[-1] ^ 1]))], store.position())
     return sound
+
+
+@pytest.mark.parametrize("seed", [3, 7])
+def test_in_which_pieces_events_came_makes_no_difference(tmp_path: Path, seed: int) -> None:
+    # Two partitions are read by turns, and events of one time come one after the other.
+    with Project.open(write_bank(tmp_path / "bank"), clock=SimulatedClock(to_us(NOON))) as project:
+        rows = payments(60, NOON, seed=seed)
+        again = rows[7 + seed]
+        for piece in (rows[:30], rows[30:], [again, again | {"pay_id": "new"}]):
+            project.publish("pay", piece)
+        assert reconcile_all(project.parts, repair=False).wrong == 0
 
 
 def test_the_job_comes_to_all_shares_and_repairs_with_an_alert(

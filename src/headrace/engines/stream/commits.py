@@ -36,9 +36,9 @@ class GroupDelta(msgspec.Struct, array_like=True, gc=False):
     """New events of one group, entity by entity.
 
     `keys` are entity bytes; `counts` says how many events each has. The byte fields are little-endian int64 arrays:
-    `clocks` (N(p) at the entity's last event) and `positions` (entities x partitions) by entity, `times`, `columns`,
-    `offsets`, `partitions` by event. `ids` is None unless ties of event time matter. Columns of texts hold
-    their numbers in `texts`, which are sorted.
+    `clocks` (the greatest clock of a partition at one of the entity's events) and `positions` (entities x partitions)
+    by entity, `times`, `columns`, `offsets`, `partitions` by event. `ids` is None unless ties of event time matter.
+    Columns of texts hold their numbers in `texts`, which are sorted.
     """
 
     keys: list[bytes]

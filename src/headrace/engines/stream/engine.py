@@ -48,7 +48,8 @@ class RawChunk:
 class Admitted:
     """The counted events of one stream in one step, partitions one after the other, each in order of offsets.
 
-    `columns` holds the fields that `StreamEngine.fields` names; `clocks` is N(p) at each event.
+    `columns` holds the fields that `StreamEngine.fields` names; `clocks` is the clock of its partition at each event:
+    N(p) would also tell how reading went back and forth between partitions, and records must not.
     """
 
     columns: dict[str, Column]
@@ -244,12 +245,11 @@ class StreamEngine:
         for name, pieces in chunks.items():
             begin = positions[name]
             states = self.state(name, len(begin))
-            before = [state.clock_us for state in states]
             end = list(begin)
             exceptions: list[tuple[int, int, int]] = []
             admitted: list[Admitted] = []
             for chunk in pieces:
-                admitted.append(self._judge(self.plan.stream(name), chunk, states, before, exceptions, dead))
+                admitted.append(self._judge(self.plan.stream(name), chunk, states, exceptions, dead))
                 end[chunk.partition] = chunk.base + chunk.block.n
             after[name] = end
             spans[name] = StreamSpan(list(begin), end, [state.clock_us for state in states], exceptions)
@@ -278,15 +278,12 @@ class StreamEngine:
         stream: StreamPlan,
         chunk: RawChunk,
         states: list[PartitionState],
-        before: list[int],
         exceptions: list[tuple[int, int, int]],
         dead: list[DeadLetter],
     ) -> Admitted:
         block, partition = chunk.block, chunk.partition
         judged = self.verdicts(stream, states[partition], chunk)
         clocks = judged.clocks
-        if len(states) > 1:
-            clocks = np.maximum(clocks, max(before[:partition] + before[partition + 1 :]))
         columns = block.columns
         offsets = np.arange(chunk.base, chunk.base + block.n)
         if np.count_nonzero(judged.codes):
