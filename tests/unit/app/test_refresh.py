@@ -132,7 +132,7 @@ def test_a_refresh_that_is_stopped_keeps_what_it_wrote_and_the_next_goes_on(
         layer.step()
         assert layer.counters() == {
             "jobs_run": 1, "rows_read": 3, "rows_unchanged": 0, "rows_written": 1, "rows_dead": 0,
-            "reconciled": 0, "repaired": 0,
+            "reconciled": 0, "repaired": 0, "suspected": 0, "archive_missing": 0, "archive_restored": 0,
         }  # fmt: skip
         assert beats
         (run,) = project.parts.catalog.runs("batch points")
