@@ -292,8 +292,22 @@ MUTANTS = (
     ),
     Mutant(
         "derive: the clock of a derived stream is that of its events alone", "engines/stream/verdicts.py",
-        "np.where(codes == DEAD, NULL_US, np.minimum(times, arrivals))", "np.where(codes == DEAD, NULL_US, times)",
+        "(codes == OUTSIDE), NULL_US, np.minimum(times, arrivals))", "(codes == OUTSIDE), NULL_US, times)",
         ("tests/unit/app/test_derived.py",),
+    ),
+    Mutant(
+        "derive: what the stream leaves out moves its clock", "engines/stream/verdicts.py",
+        "(codes == DEAD) | (codes == OUTSIDE), NULL_US", "codes == DEAD, NULL_US",
+        ("tests/unit/app/test_derived.py", "tests/unit/app/test_retention.py"),
+    ),
+    Mutant(
+        "records: the clocks of other partitions are seen in a record", "engines/stream/engine.py",
+        "        clocks = judged.clocks\n", "        clocks = np.maximum(judged.clocks, max(s.clock_us for s in states))\n",
+        ("tests/unit/app/test_reconciling.py",),
+    ),
+    Mutant(
+        "reconciliation: events of one time in another order are a difference", "aggregations/records.py",
+        "rows[:, np.lexsort(rows[::-1])])", "rows)", ("tests/unit/app/test_reconciling.py",),
     ),
     Mutant(
         "tables over history: a row at t counts", "aggregations/latest.py",
