@@ -65,7 +65,7 @@ class Up:
     def close(self) -> None:
         self._reader.join(5)
         assert self.process.stdout is not None
-        self.process.stdout.close()
+        self.process.stdout.close()  # may be closed already
 
 
 def eventually(what: Callable[[], bool], up: Up, seconds: float = 40.0) -> None:
@@ -93,7 +93,7 @@ def running(folder: Path) -> Iterator[Up]:
         if up.process.poll() is None:
             up.process.kill()
             up.process.wait()
-            up.close()
+        up.close()
         for layer in LAYERS:
             try:
                 os.kill(up.beat(layer)["pid"], signal.SIGKILL)

@@ -153,7 +153,8 @@ def test_times(values: list[int | None], t_us: int) -> None:
     same(values, DType.TIMESTAMP, t_us)
 
 
-@given(st.integers(0, 2**32 - 1), st.sampled_from((1e-3, 1.0, 1e6, 1e18)), st.sampled_from((100, 1_000, 3_000)))
+@given(st.integers(0, 2**32 - 1), st.sampled_from((1e-3, 1.0, 1e6, 1e18)), st.sampled_from((50, 150, 300)))
+@example(1, 1.0, 3_000)
 def test_long_windows(seed: int, scale: float, n: int) -> None:
     drawn = np.random.default_rng(seed).lognormal(0, 2, n) * scale
     same(np.round(drawn, 2).tolist(), DType.FLOAT, n)

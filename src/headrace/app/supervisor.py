@@ -167,7 +167,8 @@ class Supervisor:
         failures = 1 if steady else child.failures + 1
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         last = self._last_words(child.layer)
-        if failures >= _GIVE_UP_AFTER:
+        # Whom somebody kills, again and again even, may well start.
+        if failures >= _GIVE_UP_AFTER and code not in (-signal.SIGKILL, -signal.SIGTERM):
             raise StoreError(f"layer {child.layer} does not start ({how}): {last or 'it said nothing'}")
         pause = min(_FIRST_PAUSE_S * 2 ** (failures - 1), _LONGEST_PAUSE_S)
         self.say(f"{child.layer:<9} ended ({how}{f': {last}' if last and code > 0 else ''}), restarting in {pause:g} s")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from headrace.app.settings import Settings
-from headrace.core.errors import ConfigError, StoreError
+from headrace.core.errors import ConfigError, StoreError, Unreachable
 from headrace.core.time import US_PER_SECOND, Clock
 from headrace.features.plan import ModelPlan, ProjectPlan, ViewPlan
 
@@ -59,8 +59,13 @@ class Parts:
         return self.sides.need_beside() if self.beside else self.sides.served
 
     def refresh_side(self) -> bool:
-        """Go over to the side that is served now; True if that is another one than before."""
-        before, now = self.sides.served.name, self._known_sides()
+        """Go over to the side that is served now; True if that is another one than before. While the catalog does not
+        answer, nobody can switch."""
+        before = self.sides.served.name
+        try:
+            now = self._known_sides()
+        except Unreachable:
+            return False
         self.__dict__["sides"] = now
         if now.served.name == before:
             return False

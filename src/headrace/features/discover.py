@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -71,6 +72,8 @@ def _import(folder: Path, files: list[Path]) -> list[ModuleType]:
     if root is None or getattr(root, _STAMP, None) != stamp:
         for name in [name for name in sys.modules if name == "features" or name.startswith("features.")]:
             del sys.modules[name]
+        for file in files:
+            _drop_outdated_bytecode(file)
     sys.path.insert(0, str(folder))
     importlib.invalidate_caches()
     try:
@@ -79,6 +82,14 @@ def _import(folder: Path, files: list[Path]) -> list[ModuleType]:
         sys.path.remove(str(folder))
     setattr(sys.modules["features"], _STAMP, stamp)
     return modules
+
+
+def _drop_outdated_bytecode(file: Path) -> None:
+    """Python takes compiled code for that of its source by the second and the size, which an edit may leave as they are."""
+    with suppress(OSError):
+        compiled = Path(importlib.util.cache_from_source(str(file)))
+        if compiled.stat().st_mtime_ns <= file.stat().st_mtime_ns:
+            compiled.unlink()
 
 
 def _import_file(folder: Path, file: Path) -> ModuleType:

@@ -74,6 +74,13 @@ def test_files_are_imported_once_until_they_change(tmp_path: Path) -> None:
     assert names(tmp_path) == ["Transfer", "Spent", "Profile"]
 
 
+def test_an_edit_within_the_second_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    for number, name in enumerate(("Spend", "Spent", "Spens", "Spenz")):
+        (tmp_path / "features.py").write_text(SHOP.replace("class Spend", f"class {name}"))
+        assert names(tmp_path)[1] == name, number
+
+
 def test_another_project_is_another_module(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
