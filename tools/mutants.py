@@ -302,7 +302,8 @@ MUTANTS = (
     ),
     Mutant(
         "records: the clocks of other partitions are seen in a record", "engines/stream/engine.py",
-        "        clocks = judged.clocks\n", "        clocks = np.maximum(judged.clocks, max(s.clock_us for s in states))\n",
+        "clocks = judged.clocks\n",
+        "clocks = np.maximum(judged.clocks, max(s.clock_us for s in states))\n",
         ("tests/unit/app/test_reconciling.py",),
     ),
     Mutant(

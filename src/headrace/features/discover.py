@@ -85,7 +85,7 @@ def _import(folder: Path, files: list[Path]) -> list[ModuleType]:
 
 
 def _drop_outdated_bytecode(file: Path) -> None:
-    """Python takes compiled code for that of its source by the second and the size, which an edit may leave as they are."""
+    """Python knows compiled code for that of a source by second and size, and an edit may leave both as they were."""
     with suppress(OSError):
         compiled = Path(importlib.util.cache_from_source(str(file)))
         if compiled.stat().st_mtime_ns <= file.stat().st_mtime_ns:
