@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
+
+from generated import write_or_check
 
 from headrace.aggregations.aggregation import Aggregation
 from headrace.aggregations.registry import aggregations
@@ -55,19 +56,9 @@ def row(kind: Aggregation) -> str:
     return f"| `hr.{kind.name}` | {takes(kind)} | {gives(kind)} | {window} | {by} | {text} |"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the page is out of date")
-    text = HEADER + "\n".join(row(kind) for kind in aggregations().values()) + "\n"
-    if parser.parse_args().check:
-        if not PAGE.exists() or PAGE.read_text(encoding="utf-8") != text:
-            print(f"{PAGE.name} is out of date; run: make docs", file=sys.stderr)
-            return 1
-        return 0
-    PAGE.write_text(text, encoding="utf-8")
-    print(f"wrote {PAGE}")
-    return 0
+def page() -> str:
+    return HEADER + "\n".join(row(kind) for kind in aggregations().values()) + "\n"
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write_or_check(__doc__, PAGE, page))

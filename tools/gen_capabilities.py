@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import inspect
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+from generated import write_or_check
 
 from headrace.testing.capabilities import proved
 
@@ -58,21 +59,6 @@ def page() -> str:
     return HEADER + "".join(f"\n## {port}\n\n{table(port, classes)}\n" for port, classes in by_port.items())
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the page is out of date")
-    check = parser.parse_args().check
-    sys.path.insert(0, str(ROOT))
-    text = page()
-    if check:
-        if not PAGE.exists() or PAGE.read_text(encoding="utf-8") != text:
-            print(f"{PAGE.name} is out of date; run: make docs", file=sys.stderr)
-            return 1
-        return 0
-    PAGE.write_text(text, encoding="utf-8")
-    print(f"wrote {PAGE}")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.path.insert(0, str(ROOT))
+    sys.exit(write_or_check(__doc__, PAGE, page))
