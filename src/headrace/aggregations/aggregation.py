@@ -16,6 +16,7 @@ import numpy as np
 
 from headrace.aggregations.limits import DISTINCT_CAP
 from headrace.core.columns import BoolArray
+from headrace.core.errors import DefinitionError
 from headrace.core.schema import SCALARS, DType
 
 if TYPE_CHECKING:
@@ -143,7 +144,9 @@ class Aggregation:
         Aggregations that the oracle of `headrace.testing` does not know bring it here. It shares no code with what is
         compiled, and sums are exact (`fractions.Fraction`), rounded once.
         """
-        raise NotImplementedError(f"{self.name} does not say what the tests are to hold it to")
+        raise DefinitionError(
+            f"the tests have nothing to hold hr.{self.name} to: write its wanted(), or its function in the oracle"
+        )
 
 
 class Capped(Aggregation):

@@ -30,9 +30,9 @@ class Names(ABC):
         """The definitions, every name resolved."""
 
     @property
+    @abstractmethod
     def running_plan(self) -> ProjectPlan:
         """The definitions as they run: with what is kept beside them, at the generations that are served."""
-        raise NotImplementedError
 
     @cached_property
     def _classes(self) -> dict[tuple[str, str], type]:

@@ -225,12 +225,17 @@ class DeltaOfflineStore(OfflineStore):
             with self._reading(table):
                 return -1 if delta is None else _number(delta, writer)
 
+    def _existing(self, held: _Table, table: str) -> DeltaTable:
+        """The newest version; raises NotFound if there is no such table. Its lock is held."""
+        delta = held.refreshed()
+        if delta is None:
+            raise NotFound(f'no table "{table}" in {self._root}; {_listed(self.tables())}')
+        return delta
+
     def compact(self, table: str) -> None:
         held = self._table(table)
         with held.lock:
-            delta = held.refreshed()
-            if delta is None:
-                raise NotFound(f'no table "{table}" in {self._root}; {_listed(self.tables())}')
+            delta = self._existing(held, table)
             try:
                 delta.optimize.compact()
             except (DeltaError, OSError) as error:
@@ -239,9 +244,7 @@ class DeltaOfflineStore(OfflineStore):
     def rewrite(self, table: str, where: ds.Expression, change: Callable[[pa.Table], pa.Table]) -> int:
         held = self._table(table)
         with held.lock:
-            delta = held.refreshed()
-            if delta is None:
-                raise NotFound(f'no table "{table}" in {self._root}; {_listed(self.tables())}')
+            delta = self._existing(held, table)
             dataset = delta.to_pyarrow_dataset(filesystem=held.files)
             total = 0
             with self._reading(table):
@@ -264,9 +267,7 @@ class DeltaOfflineStore(OfflineStore):
     def forget(self, table: str) -> None:
         held = self._table(table)
         with held.lock:
-            delta = held.refreshed()
-            if delta is None:
-                raise NotFound(f'no table "{table}" in {self._root}; {_listed(self.tables())}')
+            delta = self._existing(held, table)
             try:
                 delta.vacuum(retention_hours=0, enforce_retention_duration=False, dry_run=False)
                 # Entries of the log hold the least and greatest value of each column of a file.
