@@ -158,6 +158,7 @@ class ReplayRun:
     predictions: PredictionLog
     background: Background
     fitting: ThreadPoolExecutor
+    feeder: BaseProcess
     result: ReplayResult | None = None
 
     def run(self) -> ReplayResult:
@@ -169,6 +170,14 @@ class ReplayRun:
         self.background.finish()
         self.fitting.shutdown()
         return self.result
+
+    def close(self) -> None:
+        """End what still runs, after a failure too, and close the parts: from here on nothing writes to the folder."""
+        self.background.cancel()
+        self.fitting.shutdown(cancel_futures=True)
+        self.feeder.terminate()
+        self.feeder.join()
+        self.parts.close()
 
 
 @contextmanager
@@ -269,7 +278,7 @@ def wire_replay(
         spec.serve_from_us,
         progress,
     )
-    return ReplayRun(spec, parts, model, history, requests, watch, skew, replay, log, background, fitting)
+    return ReplayRun(spec, parts, model, history, requests, watch, skew, replay, log, background, fitting, feeder)
 
 
 def _start(history: History) -> int:

@@ -128,7 +128,7 @@ def replay_project(
         try:
             return _outcome(run)
         finally:
-            run.parts.close()
+            run.close()
 
 
 def _tables_behind(plan: ProjectPlan, bindings: Iterable[Binding]) -> set[str]:

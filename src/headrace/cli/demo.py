@@ -56,7 +56,7 @@ def register(group: click.Group) -> None:
         write_report(data, Path(report))
         if json_file is not None:
             Path(json_file).write_text(as_json(result) + "\n")
-        result.run.parts.close()
+        result.run.close()
         click.echo(summary_of(result))
         click.echo(f"\n  report: {Path(report).resolve()}")
         if result.audit.differing or result.live.failed:

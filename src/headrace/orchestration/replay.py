@@ -167,6 +167,11 @@ class Background:
         self._futures.clear()
         self._pool.shutdown()
 
+    def cancel(self) -> None:
+        """Wait for what is being done, drop the rest, and its failures."""
+        self._futures.clear()
+        self._pool.shutdown(cancel_futures=True)
+
 
 @dataclass(slots=True)
 class Replay:
