@@ -199,9 +199,11 @@ def _workers(parts: Parts) -> Iterator[Finding]:
 
 
 def _sources(parts: Parts) -> Iterator[Finding]:
+    from headrace.app.schedules import sources_of
+
     names = list(parts.settings.sources)
     try:
-        engine = parts.batch_engine() if names else None
+        engine = parts.batch_engine(sources_of(parts)) if names else None
     except ConfigError as error:
         yield Finding("sources", False, str(error), "mend headrace.toml or the variable")
         return
