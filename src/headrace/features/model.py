@@ -141,7 +141,7 @@ class Model:
         if problem:
             problems.add(problem)
         self.train_on_us = read_duration(train_on, "train_on", problems)
-        self.wait_us = read_duration(label.wait, "label wait", problems) if isinstance(label, Label) else None
+        self.wait_us: int | None = None
         self.truth_event: type | None = None
         self.join_field: str | None = None
         if not isinstance(view, FeatureView):
@@ -149,6 +149,7 @@ class Model:
         elif not isinstance(label, Label):
             problems.add(f'label= takes an hr.Label, such as hr.Label(Chargeback.fraud, wait="45d"), not {label!r}')
         else:
+            self.wait_us = read_duration(label.wait, "label wait", problems)
             self._check_label(problems)
         if metric not in METRICS:
             problems.add(f'metric="{metric}" is not known; there are {", ".join(METRICS)}')

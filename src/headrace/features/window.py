@@ -41,7 +41,7 @@ def resolve_window(window: str | None, hop: str | None, delay: str | None, resol
     except ValueError as error:
         return str(error)
     except (TypeError, AttributeError):
-        named = {"window": window, "hop": hop, "delay": delay}
+        named: dict[str, object] = {"window": window, "hop": hop, "delay": delay}
         wrong = [f"{name}={value!r}" for name, value in named.items() if not isinstance(value, str | None)]
         return f'{", ".join(wrong)}: write durations as texts, such as "7d"'
     if window_us is None:
