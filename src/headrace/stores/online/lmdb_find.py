@@ -26,7 +26,7 @@ _BRANCH, _LEAF, _OVERFLOW = 1, 2, 4
 _PAGE_SIZE, _TREE_FLAGS, _DEPTH, _ROOT, _LAST, _TRANSACTION = 40, 92, 94, 128, 136, 144
 # Of a node: what its key follows; flags of a value that lies on pages of its own, or is no plain value.
 _NODE, _BIG, _OTHER = 8, 1, 6
-_MOST_LEVELS, _LONGEST_KEY = 32, 511
+_MOST_LEVELS = 32
 _SIDE_BY_SIDE: Final = 32
 """Keys that go down the tree together: so many that memory is busy, and what they need stays near."""
 _LINE = 64
@@ -103,18 +103,26 @@ def _nodes(page):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, inline="always")
 def _node(page, index):  # type: ignore[no-untyped-def]
-    """Address of a node."""
-    return page + _load2(page + _HEADER + 2 * index)
+    """Where in a page a node begins."""
+    return _load2(page + _HEADER + 2 * index)
 
 
 @njit(cache=True, inline="always")
-def _not_after(page, low, nodes, key, size):  # type: ignore[no-untyped-def]
-    """Of the sorted nodes from `low` on, the place after the last whose key is not greater, and if it is equal."""
+def _not_after(page, page_size, low, nodes, key, size):  # type: ignore[no-untyped-def]
+    """Of the sorted nodes from `low` on, the place after the last whose key is not greater, and if it is equal.
+
+    A place of -1 is that of a node that does not lie within its page.
+    """
     high = nodes
     while low < high:
         middle = (low + high) >> 1
         node = _node(page, middle)
-        order = _compare(key, size, node + _NODE, _load2(node + 6))
+        if node > page_size - _NODE:
+            return -1, False
+        has = _load2(page + node + 6)
+        if node + _NODE + has > page_size:
+            return -1, False
+        order = _compare(key, size, page + node + _NODE, has)
         if order == 0:
             return middle + 1, True
         if order > 0:
@@ -145,7 +153,9 @@ def find_records(base, mapped, transaction, keys, sizes):  # type: ignore[no-unt
     lengths = np.zeros(n, np.int64)
     nothing = np.zeros(1, np.int64)
     page_size = _load4(base + _PAGE_SIZE)
-    if _load4(base + _HEADER) != _MAGIC or _load4(base + _HEADER + 4) != _VERSION or page_size < 256:
+    if _load4(base + _HEADER) != _MAGIC or _load4(base + _HEADER + 4) != _VERSION:
+        return UNKNOWN, nothing, begins, lengths
+    if page_size & (page_size - 1) or not 256 <= page_size <= min(1 << 16, mapped >> 1):
         return UNKNOWN, nothing, begins, lengths
     meta = base + (transaction & 1) * page_size
     # The root may be that of the next snapshot but one, just being written: its pages are kept as long as ours are.
@@ -157,14 +167,14 @@ def find_records(base, mapped, transaction, keys, sizes):  # type: ignore[no-unt
     if root == -1:
         return FOUND, nothing, begins, lengths
     end_of_file = (last + 1) * page_size
-    if flags != 0 or not 1 <= depth <= _MOST_LEVELS or not 2 <= root <= last or not 0 < end_of_file <= mapped:
+    if flags != 0 or not 1 <= depth <= _MOST_LEVELS or not 2 <= root <= last or not 0 < last < mapped // page_size:
         return UNKNOWN, nothing, begins, lengths
     wanted = np.empty(n, np.int64)
     at = keys.ctypes.data
     for k in range(n):
         wanted[k] = at
         at += sizes[k]
-        if not 1 <= sizes[k] <= _LONGEST_KEY:
+        if sizes[k] < 1:
             return UNKNOWN, nothing, begins, lengths
     places = np.empty(n, np.int64)
     for first in range(0, n, _SIDE_BY_SIDE):
@@ -177,9 +187,11 @@ def find_records(base, mapped, transaction, keys, sizes):  # type: ignore[no-unt
                 if not _sound(page, page_size, _BRANCH):
                     return UNKNOWN, nothing, begins, lengths
                 # The first key of such a page stands for all that are less.
-                after, _ = _not_after(page, 1, _nodes(page), wanted[k], sizes[k])
-                node = _node(page, after - 1)
-                child = _load4(node) | _load2(node + 4) << 32
+                after, _ = _not_after(page, page_size, 1, _nodes(page), wanted[k], sizes[k])
+                node = _node(page, after - 1) if after > 0 else page_size
+                if node > page_size - _NODE:
+                    return UNKNOWN, nothing, begins, lengths
+                child = _load4(page + node) | _load2(page + node + 4) << 32
                 if not 2 <= child <= last:
                     return UNKNOWN, nothing, begins, lengths
                 places[k] = base + child * page_size
@@ -190,20 +202,22 @@ def find_records(base, mapped, transaction, keys, sizes):  # type: ignore[no-unt
                 return UNKNOWN, nothing, begins, lengths
             nodes = _nodes(page)
             for index in range(min(nodes, 16)):
-                _ask_for(_node(page, index if nodes <= 16 else index * nodes >> 4))
+                _ask_for(page + _node(page, index if nodes <= 16 else index * nodes >> 4))
         for k in range(first, end):
             page = places[k]
-            after, equal = _not_after(page, 0, _nodes(page), wanted[k], sizes[k])
+            after, equal = _not_after(page, page_size, 0, _nodes(page), wanted[k], sizes[k])
+            if after < 0:
+                return UNKNOWN, nothing, begins, lengths
             places[k] = 0
             if not equal:
                 continue
-            node = _node(page, after - 1)
+            node = page + _node(page, after - 1)
             flags, lengths[k] = _load2(node + 4), _load4(node)
             place = node + _NODE + sizes[k]
             if flags & _OTHER:
                 return UNKNOWN, nothing, begins, lengths
             if flags & _BIG:
-                big = _load8(place)
+                big = _load8(place) if place + 8 <= page + page_size else np.int64(0)
                 if not 2 <= big <= last:
                     return UNKNOWN, nothing, begins, lengths
                 place = base + big * page_size + _HEADER
