@@ -21,17 +21,17 @@ from headrace.aggregations.table_records import objects_of
 from headrace.aggregations.texts import texts_of
 from headrace.core.columns import BoolArray, Column, IntArray, column_of
 from headrace.core.errors import HorizonError, StoreError
-from headrace.core.keys import encode_numbers, key_encoder
+from headrace.core.keys import JoinedKeys
 from headrace.core.positions import EMPTY_POSITION, Position, decode_position, decode_state, state_key
 from headrace.core.schema import DType
 from headrace.core.time import format_duration, to_iso
 from headrace.features.plan import ProjectPlan, ViewPlan
 from headrace.retrieval.binding import BoundView
+from headrace.retrieval.record_keys import RecordKeys
 from headrace.retrieval.rows import FeatureBlock
 from headrace.stores.online.base import Fetched, OnlineStore
 
 _NO_LIMITS = np.zeros(1, np.int64)
-_NUMBERS = ((DType.INT,), (DType.TIMESTAMP,))
 
 
 class OnlineReader:
@@ -47,11 +47,7 @@ class OnlineReader:
         self._horizon_us = horizon_us
         self._scratch = self.bound.scratch()
         self._time_field = view.request.time_field or ""
-        self._key_fields = sorted({name for s in self.bound.sources for name in s.binding.request_keys})
-        self._encoders = [
-            (key_encoder(source.key_dtypes, source.version), source.binding.request_keys)
-            for source in self.bound.sources
-        ]
+        self._keys = RecordKeys(self.bound.sources)
         self._raw_position = b""
         self._position = EMPTY_POSITION
         self._oldest_us: int | None = None
@@ -61,7 +57,7 @@ class OnlineReader:
         self._scheduled = {v: group.stream for v, group in groups.items() if v in project.scheduled}
         # Streams whose clock is that of scheduled groups alone.
         self._own_clock = set(self._streams) - {g.stream for v, g in groups.items() if v not in self._scheduled}
-        self._state_keys = [state_key(version) for version in self._scheduled]
+        self._state_keys = JoinedKeys.of([state_key(version) for version in self._scheduled])
         self._raw_states: list[bytes | None] = []
         layouts = [(b, source.layout, source.slot) for b, source in enumerate(self.bound.sources)]
         self._growing = [(b, own, slot) for b, own, slot in layouts if own is not None and len(own.grown_slots)]
@@ -82,10 +78,10 @@ class OnlineReader:
         bound = self.bound
         t = request[self._time_field].values
         n = len(t)
-        keys, places = self._keys(request, n)
+        keys, places = self._keys.of(request, n)
         # Where scheduled groups stand lies beside their records, and is of the same snapshot.
-        found = self._store.fetch(keys + self._state_keys)
-        states = [found.record(len(keys) + i) for i in range(len(self._state_keys))]
+        found = self._store.fetch(keys + self._state_keys if self._state_keys else keys)
+        states = [found.record(len(keys) + i) for i in range(len(self._scheduled))]
         if found.position != self._raw_position or states != self._raw_states:
             self._see(found.position, states)
         # For one row each call of NumPy weighs as much as a window, so none is made that can be left out.
@@ -121,7 +117,8 @@ class OnlineReader:
 
     def keys(self, request: Mapping[str, Column]) -> list[bytes]:
         """Keys of the records that `read` would fetch for these requests."""
-        return self._keys(request, len(request[self._time_field].values))[0]
+        keys, _ = self._keys.of(request, len(request[self._time_field].values))
+        return list(dict.fromkeys(keys.listed()))
 
     def _evaluate(self, records: IntArray, starts: IntArray, t: IntArray) -> tuple[IntArray, BoolArray, IntArray]:
         """Words and validity of all slots, and the table rows taken, for the records that begin at `starts`.
@@ -148,38 +145,6 @@ class OnlineReader:
         starts = found.begins.take(chosen)
         sizes = np.where(starts >= 0, found.sizes.take(chosen) >> 3, 0) if len(found.sizes) else np.zeros_like(starts)
         return read_records(layout, found.words, starts, sizes, t, self._scratch)
-
-    def _keys(self, request: Mapping[str, Column], n: int) -> tuple[list[bytes], IntArray]:
-        """Keys of the records to read, and which of them each binding of each row reads [n, bindings] (-1: none).
-
-        Each key is named once; of a single row a record that two bindings read may be named twice.
-        """
-        if n == 1:
-            plain = {}
-            for name in self._key_fields:
-                column = request[name]
-                plain[name] = column.values.item() if column.valid is None or column.valid[0] else None
-            of_one: list[bytes] = []
-            where: list[int] = []
-            for encode, named in self._encoders:
-                parts = tuple([plain[name] for name in named])
-                if None in parts:
-                    where.append(-1)
-                    continue
-                where.append(len(of_one))
-                of_one.append(encode(parts))
-            return of_one, np.array([where], np.int64)
-        lists = {name: request[name].to_pylist() for name in self._key_fields}
-        keys: dict[bytes, int] = {}
-        by_source = np.empty((len(self.bound.sources), n), np.int64)
-        for b, (source, (encode, named)) in enumerate(zip(self.bound.sources, self._encoders, strict=True)):
-            if source.key_dtypes in _NUMBERS and request[named[0]].valid is None:
-                made = encode_numbers(request[named[0]].values, source.key_dtypes[0], source.version)
-                by_source[b] = [keys.setdefault(key, len(keys)) for key in made]
-                continue
-            rows = zip(*[lists[name] for name in named], strict=True) if named else [()] * n
-            by_source[b] = [-1 if None in parts else keys.setdefault(encode(parts), len(keys)) for parts in rows]
-        return list(keys), np.ascontiguousarray(by_source.T)
 
     def _see(self, raw_position: bytes, states: list[bytes | None]) -> None:
         """Take over positions that differ from the last ones; `states` are those of the scheduled groups."""

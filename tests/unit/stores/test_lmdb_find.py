@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from headrace.core.errors import StoreError
+from headrace.core.keys import JoinedKeys
 from headrace.core.lmdb_map import FOUND, STALE, UNKNOWN, PageMap
 from headrace.stores.online import lmdb as adapter
 from headrace.stores.online.base import OnlineStore
@@ -124,8 +125,19 @@ def test_a_key_of_no_bytes_is_left_to_lmdb_which_refuses_it(tmp_path: Path) -> N
     store = LmdbOnlineStore(tmp_path)
     store.write([(b"a", b"1")], b"p")
     with pytest.raises(StoreError, match="1 to 500 bytes"):
-        store.fetch([b"a", b""])
-    assert store.fetch([b"k" * 600]).record(0) is store.read([b"k" * 600])[0][0] is None
+        store.fetch(JoinedKeys.of([b"a", b""]))
+    assert store.fetch(JoinedKeys.of([b"k" * 600])).record(0) is store.read([b"k" * 600])[0][0] is None
+    store.close()
+
+
+def test_a_record_that_many_keys_name_is_there_once(tmp_path: Path) -> None:
+    store = LmdbOnlineStore(tmp_path)
+    records = {b"%d" % n: b"%d" % n * (n % 5) * 8 for n in range(40)}
+    store.write(list(records.items()), b"p")
+    asked = random.Random(3).choices([*records, b"none"], k=5_000)
+    found = store.fetch(JoinedKeys.of(asked))
+    assert [found.record(place) for place in range(len(asked))] == [records.get(key) for key in asked]
+    assert len(found.words) <= sum(map(len, records.values())) // 8 + 1
     store.close()
 
 
@@ -152,7 +164,7 @@ def test_where_pages_cannot_be_read_lmdb_is_asked(
     store = LmdbOnlineStore(tmp_path)
     store.write([(b"a", b"12345678"), (b"b", b"1")], b"p")
     spoil(store, monkeypatch)
-    found = store.fetch([b"b", b"c", b"a"])
+    found = store.fetch(JoinedKeys.of([b"b", b"c", b"a"]))
     assert [found.record(key) for key in (0, 1, 2, -1)] == [b"1", None, b"12345678", None]
     assert (found.begins.tolist(), found.sizes.tolist(), found.position) == ([0, -1, 1, -1], [1, 0, 8], b"p")
     store.close()
@@ -161,14 +173,14 @@ def test_where_pages_cannot_be_read_lmdb_is_asked(
 def test_a_map_grows_with_the_store_and_outlives_a_fork_and_a_resize(tmp_path: Path) -> None:
     store = LmdbOnlineStore(tmp_path, map_size=1 << 20)
     store.write([(b"a", b"1")], b"1")
-    assert store.fetch([b"a"]).record(0) == b"1"
+    assert store.fetch(JoinedKeys.of([b"a"])).record(0) == b"1"
     if (child := os.fork()) == 0:
         larger = lmdb.open(str(tmp_path), map_size=1 << 24)
         with larger.begin(write=True) as txn:
             txn.put(b"a", b"2" * (1 << 21))
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
-    assert store.fetch([b"a"]).record(0) == b"2" * (1 << 21)
+    assert store.fetch(JoinedKeys.of([b"a"])).record(0) == b"2" * (1 << 21)
     store.close()
 
 
@@ -179,7 +191,7 @@ def test_fetches_beside_a_writer_in_another_process_are_whole(tmp_path: Path) ->
         pipe.recv_bytes()
         last = 0
         for _ in range(2_000):
-            found = store.fetch(keys)
+            found = store.fetch(JoinedKeys.of(keys))
             number = int.from_bytes(found.position, "big")
             text = number.to_bytes(8, "big")
             assert [found.record(key) for key in range(20)] == [text * (1 + (number * key) % 90) for key in range(20)]

@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from headrace.core.columns import IntArray
+from headrace.core.keys import JoinedKeys
 
 Record = tuple[bytes, bytes | None]
 """A key and what is stored under it; None: nothing."""
@@ -62,9 +63,11 @@ class OnlineStore(ABC):
         The position is empty before the first write.
         """
 
-    def fetch(self, keys: Sequence[bytes]) -> Fetched:
-        """What `read` reads, as words."""
-        records, position = self.read(keys)
+    def fetch(self, keys: JoinedKeys) -> Fetched:
+        """What `read` reads, as words: the records of these keys, in this order, each of them once."""
+        listed = keys.listed()
+        places = {key: place for place, key in enumerate(dict.fromkeys(listed))}
+        records, position = self.read(list(places))
         begins, sizes, at = [], [], 0
         for record in records:
             begins.append(-1 if record is None else at)
@@ -72,7 +75,9 @@ class OnlineStore(ABC):
             at += (sizes[-1] + 7) >> 3
         found = [record if not len(record) & 7 else record + bytes(-len(record) & 7) for record in records if record]
         words = np.frombuffer(bytearray().join(found) or bytearray(8), np.int64)
-        return Fetched(words, np.array([*begins, -1], np.int64), np.array(sizes, np.int64), position)
+        of = [places[key] for key in listed]
+        begins_of, sizes_of = [*[begins[place] for place in of], -1], [sizes[place] for place in of]
+        return Fetched(words, np.array(begins_of, np.int64), np.array(sizes_of, np.int64), position)
 
     def prepare(self) -> None:  # noqa: B027  most adapters have nothing to make ready
         """Make ready what `fetch` needs of this process, such as compiled code, so that no reader waits for it."""

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from headrace.core.columns import IntArray
 from headrace.core.errors import StoreError
+from headrace.core.keys import JoinedKeys
 from headrace.core.lmdb_env import (
     DEFAULT_MAP_SIZE,
     RECOVERABLE,
@@ -34,6 +35,7 @@ from headrace.stores.online.checks import MAX_KEY_BYTES, check_keys, checked, up
 
 _POSITION: Final = b"\xff" * (MAX_KEY_BYTES + 1)
 """Sorts after every record's key, so appending loads and scans never meet it in between."""
+_POSITION_SIZE: Final = np.array([len(_POSITION)], np.int64)
 
 _SWEPT: Final = 20_000
 _TRIES: Final = 3
@@ -101,10 +103,9 @@ class LmdbOnlineStore(OnlineStore):
             with _explained(shared):
                 shared.recover(failed)
 
-    def fetch(self, keys: Sequence[bytes]) -> Fetched:
-        named = [*keys, _POSITION]
-        joined = np.frombuffer(b"".join(named), np.uint8)
-        sizes = np.fromiter(map(len, named), np.int64, len(named))
+    def fetch(self, keys: JoinedKeys) -> Fetched:
+        joined = np.frombuffer(keys.joined + _POSITION, np.uint8)
+        sizes = np.concatenate((keys.sizes, _POSITION_SIZE))
         for _ in range(_TRIES):
             found = self._find(joined, sizes)
             if found is None:
@@ -135,7 +136,7 @@ class LmdbOnlineStore(OnlineStore):
                 txn.abort()
 
     def prepare(self) -> None:
-        self.fetch(())
+        self.fetch(JoinedKeys.of(()))
 
     def write(self, records: Sequence[Record], position: bytes) -> None:
         latest = checked(records)

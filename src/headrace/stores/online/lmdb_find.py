@@ -30,6 +30,8 @@ _MOST_LEVELS = 32
 _SIDE_BY_SIDE: Final = 32
 """Keys that go down the tree together: so many that memory is busy, and what they need stays near."""
 _LINE = 64
+_SPREAD: Final = 0x9E3779B97F4A7C1
+"""Odd, with bits all over: places that lie side by side come to slots far apart."""
 
 
 def _loader(bits: int) -> Any:
@@ -228,11 +230,24 @@ def find_records(base, mapped, transaction, keys, sizes):  # type: ignore[no-unt
             places[k] = place
             for ahead in range(0, min(lengths[k], 16 * _LINE), _LINE):
                 _ask_for(place + ahead)
+    # A record that several keys name is there once: of a hot one, or of a group with no key, there could be very many.
+    slots = 16
+    while slots < 2 * n:
+        slots *= 2
+    taken = np.full(slots, -1, np.int64)
     total = 0
     for k in range(n):
-        if places[k]:
+        if not places[k]:
+            continue
+        slot = ((places[k] >> 3) * _SPREAD >> 24) & (slots - 1)
+        while taken[slot] >= 0 and places[taken[slot]] != places[k]:
+            slot = (slot + 1) & (slots - 1)
+        if taken[slot] < 0:
+            taken[slot] = k
             begins[k] = total
             total += (lengths[k] + 7) >> 3
+        else:
+            begins[k], places[k] = begins[taken[slot]], 0
     words = np.empty(max(total, 1), np.int64)
     for k in range(n):
         if not places[k]:
