@@ -1,5 +1,5 @@
-"""The process that erases for a service: takes an order from standard input, and says a line of JSON when the erasure has
-begun and another one when it has ended. Whether anybody still listens makes no difference to it."""
+"""The process that erases for a service: takes an order from standard input, and says a line of JSON when the erasure
+has begun and another one when it has ended. Whether anybody still listens makes no difference to it."""
 
 from __future__ import annotations
 

@@ -67,8 +67,8 @@ class Erasures:
         order = self._order(entity, key, events, who, dry_run=False)
         if holder_of(self._parts.settings.state, "up") is None:
             raise Busy(
-                "the layers rest while an entity is erased, and only headrace up can ask that of them: this service was "
-                "started by itself"
+                "the layers rest while an entity is erased, and only headrace up can ask that of them: this service "
+                "was started by itself"
             )
         if not self._at_work.acquire(blocking=False):
             raise Busy(RUNS)

@@ -285,7 +285,7 @@ def _returning_from_signals() -> Iterator[None]:
 
 
 def _followers(service: Service, handlers: Handlers, metrics: ServingMetrics) -> Iterator[Coroutine[Any, Any, None]]:
-    """What takes over from the catalog, for as long as the service runs: versions, keys, erasures; and what tells it."""
+    """What takes over from the catalog while the service runs: versions, keys, erasures; and what tells it."""
     if service.scorers:
         yield _follow_models(service, metrics)
     if service.access is not None:

@@ -12,7 +12,8 @@ from headrace.eventlog.base import EventLog
 from headrace.features.plan import ProjectPlan
 from headrace.serving.access import Access
 from headrace.serving.dead_letters import LetterDoor
-from headrace.serving.erasures import ErasureDoor, Receipt as ErasureReceipt
+from headrace.serving.erasures import ErasureDoor
+from headrace.serving.erasures import Receipt as ErasureReceipt
 from headrace.serving.notes import PutNotes
 from headrace.serving.prediction_log import PredictionLog
 from headrace.serving.scorer import Scorer
