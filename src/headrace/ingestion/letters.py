@@ -206,6 +206,19 @@ class DeadLetters:
             target = stream or target
             if target not in self._streams:
                 raise SchemaError(f"{self._no_stream(target)}; name the stream that it belongs to", field="stream")
+            told = (
+                []
+                if personal or event is not None
+                else self._masker.told_by(
+                    dead.stream, target, [name for name in given if name not in remove and name not in (changes or {})]
+                )
+            )
+            if told:
+                raise SchemaError(
+                    f'"{told[0]}" of {dead.stream} may be personal, and is not in {target}: set or remove it, or have '
+                    "somebody do this who may see personal values",
+                    field=told[0],
+                )
             corrected = {name: value for name, value in given.items() if name not in remove} | dict(changes or {})
             misfits: list[Refit] = []
             blocks = self._fitting([(place, target, corrected)], misfits, personal)
