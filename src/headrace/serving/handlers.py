@@ -141,7 +141,7 @@ class Handlers:
         return Reply(encode_json(replies[0] if asked.single else replies))
 
     def post_score(self, call: Call) -> Reply:
-        """`POST /v1/models/{model}/score`: the champion's answer to each request."""
+        """`POST /v1/models/{model}/score`: the champion's answer to each request, or the canary's."""
         name = call.params["model"]
         scorer = self._service.scorers.get(name)
         if scorer is None:
@@ -153,12 +153,13 @@ class Handlers:
         if not asked.n:
             return Reply(b"[]")
         try:
-            scored = scorer.score(asked.columns)
+            answers = scorer.score(asked.columns)
         except NotFound as error:
             raise Refused(503, str(error), hint="see /health/ready") from None
-        self._metrics.scored(scored)
-        self._recent.add(scored.block)
-        replies = _score_replies(scored, explained=explained)
+        for scored in answers:
+            self._metrics.scored(scored)
+            self._recent.add(scored.block)
+        replies = answers.in_order(lambda scored: _score_replies(scored, explained=explained))
         return Reply(encode_json(replies[0] if asked.single else replies))
 
     async def get_prediction(self, call: Call) -> Reply:
