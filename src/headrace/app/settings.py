@@ -28,6 +28,7 @@ RETENTION = "7d"
 STREAM = "stream"
 """How a group runs of which nothing else is said."""
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_ENV = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _KINDS: dict[str, type] = {
     "sync": bool,
     **dict.fromkeys(
@@ -148,6 +149,8 @@ def load_settings(
     environ = os.environ if environ is None else environ
     home = find_folder(Path(folder) if folder is not None else None)
     name = env or environ.get("HEADRACE_ENV") or "default"
+    if _ENV.fullmatch(name) is None:
+        raise ConfigError(f'environment "{name}": its state has a folder of that name; write letters, digits, - and _')
     file = home / FILE
     raw = _read(file) if file.is_file() else {}
     project = raw.pop("project", {})

@@ -38,6 +38,15 @@ def test_options_are_merged_and_variables_filled_in(tmp_path: Path) -> None:
         load_settings(tmp_path, environ={})
 
 
+@pytest.mark.parametrize("env", ["..", "../../etc", "a/b", "/tmp", "a b", "a@b", ".x", "a\nb"])
+def test_an_environment_leads_out_of_no_folder(tmp_path: Path, env: str) -> None:
+    with pytest.raises(ConfigError, match="has a folder of that name"):
+        load_settings(tmp_path, env=env, environ={})
+    with pytest.raises(ConfigError, match="has a folder of that name"):
+        load_settings(tmp_path, environ={"HEADRACE_ENV": env})
+    assert load_settings(tmp_path, env="prod-2.eu", environ={}).state == tmp_path / ".headrace" / "prod-2.eu"
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [
