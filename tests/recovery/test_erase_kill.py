@@ -26,7 +26,6 @@ STEPS = (
 )  # fmt: skip
 KILLED_IN = ("find", "feature log", "event log", "archive", "predictions", "others", "files", "wipe")
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["tests.recovery.test_erase_kill"])
 
 
 def erase(folder: Path, pipe: Connection) -> None:
