@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from headrace.app.private import private_folder
 from headrace.core.errors import Busy
 
 APPLY = "apply"
@@ -24,7 +26,7 @@ class FolderLock:
 
     def __init__(self, state: Path, role: str, *, shared: bool = False) -> None:
         self._path, self._shared = state / f"{role}.lock", shared
-        state.mkdir(parents=True, exist_ok=True)
+        private_folder(state)
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(self._file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
@@ -88,6 +90,12 @@ def holder_of(state: Path, role: str) -> str | None:
         return None
     finally:
         os.close(file)
+
+
+def holder_pid(state: Path, role: str) -> int | None:
+    """The process id of who holds a role alone; None if nobody does."""
+    found = re.match(r"process (\d+) ", holder_of(state, role) or "")
+    return None if found is None else int(found[1])
 
 
 def _this_command() -> str:

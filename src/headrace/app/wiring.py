@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from headrace.app.private import private_folder
 from headrace.app.settings import Settings
 from headrace.core.errors import ConfigError, StoreError, Unreachable
 from headrace.core.time import US_PER_SECOND, Clock
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from headrace.engines.batch.runner import BatchRunner
     from headrace.engines.stream.following import FollowingWorker
     from headrace.eventlog.base import EventLog
+    from headrace.eventlog.kafka.source import KafkaTopicSource
     from headrace.ingestion.archive import ArchiveWorker
     from headrace.ingestion.ceiling import WriteCeiling
     from headrace.ingestion.copier import StreamCopier
@@ -91,6 +93,11 @@ class Parts:
             return Sides()
         return read_sides(settings, self.catalog)
 
+    @cached_property
+    def _state(self) -> Path:
+        """The state folder, made if it is missing."""
+        return private_folder(self.settings.state)
+
     @property
     def role_folder(self) -> Path:
         """The folder of locks and heartbeats of the layers that run on these parts."""
@@ -137,7 +144,7 @@ class Parts:
         if self.settings.online == "embedded":
             from headrace.stores.online.lmdb import LmdbOnlineStore
 
-            store = LmdbOnlineStore(side.folder(self.settings.state) / "online", sync=False)
+            store = LmdbOnlineStore(side.folder(self._state) / "online", sync=False)
         else:
             from headrace.stores.online.redis import RedisOnlineStore
 
@@ -154,7 +161,7 @@ class Parts:
         from headrace.derivation.worker import state_name
         from headrace.stores.online.lmdb import LmdbOnlineStore
 
-        folder, name = self.side.folder(self.settings.state) / "derivation", state_name(self.plan)
+        folder, name = self.side.folder(self._state) / "derivation", state_name(self.plan)
         for other in folder.iterdir() if folder.exists() else ():
             if other.name != name:
                 shutil.rmtree(other)
@@ -178,7 +185,7 @@ class Parts:
 
         settings = self.settings
         if settings.offline == "embedded":
-            store = DeltaOfflineStore(settings.state / "offline")
+            store = DeltaOfflineStore(self._state / "offline")
         else:
             below = "" if settings.env == "default" else f"/{settings.env}"
             store = DeltaOfflineStore(settings.offline.rstrip("/") + below, s3_options(settings.s3))
@@ -192,8 +199,7 @@ class Parts:
 
         settings = self.settings
         if settings.catalog == "embedded":
-            settings.state.mkdir(parents=True, exist_ok=True)
-            catalog = Catalog(settings.state / "catalog.db", self.clock)
+            catalog = Catalog(self._state / "catalog.db", self.clock)
         else:
             catalog = Catalog(settings.catalog, self.clock, env=settings.env)
         self._opened.append(catalog)
@@ -204,7 +210,7 @@ class Parts:
         """The model registry."""
         from headrace.registry.local import LocalModelRegistry
 
-        return LocalModelRegistry(self.catalog, self.settings.state / "models")
+        return LocalModelRegistry(self.catalog, self._state / "models")
 
     @cached_property
     def past(self) -> Past:
@@ -247,21 +253,25 @@ class Parts:
         return Publisher(self.raw, self.plan.streams, partitions=self.settings.partitions)
 
     def copier(self, stream: str) -> StreamCopier:
-        """What copies a stream from Kinesis, as the settings say; raises ConfigError if that cannot be exact."""
+        """What copies a stream from elsewhere, as the settings say; raises ConfigError if that cannot be exact."""
         from headrace.ingestion.copier import StreamCopier
-        from headrace.ingestion.kinesis import KinesisStream
+        from headrace.ingestion.kinesis import KinesisSource, KinesisStream
 
-        plan, source = self.plan.streams.get(stream), self.settings.kinesis[stream]
+        plan, source = self.plan.streams.get(stream), self.settings.copied[stream]
         if plan is None:
             declared = ", ".join(self.plan.streams) or "none"
             raise ConfigError(f'streams.{stream}: there is no stream "{stream}"; declared are {declared}')
         at_once = self.settings.log == "embedded"
         if not at_once and plan.schema.id_field is None:
             raise ConfigError(
-                f"streams.{stream}: an event from Kinesis may be appended to Kafka twice, and stream {stream} declares "
-                f"no id by which that is seen; declare one with hr.id(), or use the embedded log"
+                f"streams.{stream}: an event that is copied may be appended to Kafka twice, and stream {stream} "
+                f"declares no id by which that is seen; declare one with hr.id(), or use the embedded log"
             )
-        opened = KinesisStream(source)
+        opened: KafkaTopicSource | KinesisStream
+        if isinstance(source, KinesisSource):
+            opened = KinesisStream(source)
+        else:
+            opened = self._kafka_source(source.url, f"streams.{stream}")
         self._opened.append(opened)
         copier = StreamCopier(stream, opened, self.raw, self.publisher(), at_once=at_once)
         self._opened.append(copier)
@@ -386,8 +396,19 @@ class Parts:
 
     def _embedded_log(self, name: str) -> EventLog:
         from headrace.eventlog.lmdb import LmdbEventLog
+        from headrace.eventlog.spoilt import spoilt_events
+        from headrace.ingestion.publisher import UNKNOWN_TOPIC
 
-        return LmdbEventLog(self.settings.state / "log" / name, self.clock, sync=self.settings.sync)
+        spoilt = spoilt_events({*self.plan.streams, UNKNOWN_TOPIC} if name == "raw" else ())
+        return LmdbEventLog(self._state / "log" / name, self.clock, sync=self.settings.sync, spoilt=spoilt)
+
+    @staticmethod
+    def _kafka_source(url: str, setting: str) -> KafkaTopicSource:
+        try:
+            from headrace.eventlog.kafka.source import KafkaTopicSource
+        except ImportError:
+            raise ConfigError(f'{setting} needs the client of Kafka: pip install "headrace[kafka]"') from None
+        return KafkaTopicSource(url, setting)
 
     def _kafka_log(self, name: str) -> EventLog:
         from headrace.ingestion.publisher import UNKNOWN_TOPIC

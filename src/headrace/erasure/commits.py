@@ -31,7 +31,7 @@ from headrace.stores.offline.base import OfflineStore
 @dataclass
 class CommitErasure:
     """Edits the commits of one project; the logs of events and the archive still hold what is to be erased, or do not:
-    the outcome is the same.
+    the outcome is the same. Commits before `begin` are another side's, and stay.
 
     """
 
@@ -40,6 +40,7 @@ class CommitErasure:
     features: EventLog
     offline: OfflineStore
     subject: Subject
+    begin: int = 0
     _clocks: dict[str, list[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -53,7 +54,7 @@ class CommitErasure:
         before = dict(self._clocks)
         for name, span in commit.streams.items():
             self._clocks[name] = list(span.clocks_us)
-        if not self._concerned(commit, batch.payload):
+        if batch.base < self.begin or not self._concerned(commit, batch.payload):
             return None
         groups: dict[str, GroupDelta] = {}
         for name, span in commit.streams.items():
@@ -89,9 +90,11 @@ class CommitErasure:
             return False
         for partition, (begin, end) in enumerate(zip(span.begin, span.end, strict=True)):
             for batch in self._held(name, partition, begin, end):
+                derived = name in self.plan.derived
                 if self.subject.may_be_in(batch.payload) and erased_block(
-                    _block_of(batch.payload, derived=name in self.plan.derived), self.subject, fields
-                ):
+                    _block_of(batch.payload, derived=derived), self.subject, fields,
+                    count=None if derived else batch.count,
+                ):  # fmt: skip
                     return True
         return False
 
@@ -128,8 +131,9 @@ class CommitErasure:
         blocks, stamps, verdicts, at = [], [], [], begin
         for batch in self._held(name, partition, begin, end):
             payload = _block_of(batch.payload, derived=derived)
-            found = erased_block(payload, self.subject, fields)
-            block = decode_block(payload if found is None else found.payload, stream.schema)
+            found = erased_block(payload, self.subject, fields, count=None if derived else batch.count)
+            count = None if derived else batch.count
+            block = decode_block(payload if found is None else found.payload, stream.schema, count=count)
             first, stop = max(begin - batch.base, 0), min(end - batch.base, batch.count)
             blocks.append(block.slice(first, stop))
             if derived:
@@ -178,7 +182,7 @@ def _block_of(payload: bytes, *, derived: bool) -> bytes:
 
 
 def erase_commits(erasure: CommitErasure) -> int:
-    """Edit every commit that the feature log holds; returns how many changed."""
+    """Edit every commit that the feature log holds, from `begin` on; returns how many changed."""
     if WINDOWS not in erasure.features.topics():
         return 0
     return erasure.features.rewrite(WINDOWS, 0, erasure.erased)
