@@ -64,6 +64,7 @@ class Handlers:
         self._streams = {name: self._streams_of(view) for name, view in self._views.items()}
         self._records = Records(service.project, service.online, service.clock, horizon_us=service.horizon_us)
         self._recent = _Recent(_RECENT)
+        self._erasures: set[str] = set()
 
     # --- events -------------------------------------------------------------------------------------------------------
 
@@ -191,6 +192,13 @@ class Handlers:
             "view_version": block.view_version,
         }
         return Reply(encode_json(body))
+
+    def forget_erased(self) -> None:
+        """Forget the newest predictions when an erasure has ended: they may be of who was erased. The log knows."""
+        door = self._service.erasures
+        ended = set() if door is None else {one.id for one in door.list() if one.ended}
+        if ended != self._erasures:
+            self._erasures, self._recent = ended, _Recent(_RECENT)
 
     # --- labels and records -------------------------------------------------------------------------------------------
 
