@@ -14,6 +14,7 @@ import msgspec
 from headrace.app.clock import SystemClock
 from headrace.app.heartbeats import EVERY_LAYER
 from headrace.app.locks import holder_of
+from headrace.app.private import others_can_read, private_folder
 from headrace.app.settings import Settings, load_settings
 from headrace.app.shared_layers import share_count
 from headrace.app.sharing import INGEST_SHARES, ROSTERS, extra_workers, worker_status, workers_of
@@ -72,14 +73,15 @@ def examine(folder: str | Path | None = None, env: str | None = None, clock: Clo
 def _writable(settings: Settings) -> Finding:
     state = settings.state
     try:
-        state.mkdir(parents=True, exist_ok=True)
+        private_folder(state)
         with tempfile.NamedTemporaryFile(dir=state):
             pass
     except OSError as error:
         return Finding(
             "state folder", False, f"{state}: {error.strerror}", "give this user write access, or set state = elsewhere"
         )
-    return Finding("state folder", True, f"{state} is writable")
+    told = ", and every user of this machine can read it: chmod o-rwx" if others_can_read(state) else ""
+    return Finding("state folder", True, f"{state} is writable{told}")
 
 
 def _space(settings: Settings) -> Finding:
@@ -144,6 +146,7 @@ def _parts(settings: Settings, plan: ProjectPlan, clock: Clock) -> Iterator[Find
                     away.add(part)
                 yield Finding(what, False, str(error), _cure_of(error, part, elsewhere=bool(where)))
         yield _access(parts)
+        yield from _unreadable(parts)
         yield from _workers(parts)
         yield from _sources(parts)
         yield from _copied(parts)
@@ -176,6 +179,22 @@ def _access(parts: Parts) -> Finding:
     return Finding("access", True, f"{settings.host}, {who}, {tls}")
 
 
+def _unreadable(parts: Parts) -> Iterator[Finding]:
+    """Batches of events that could not be read and that nobody has dealt with yet."""
+    from headrace.app.letters import Chosen, letters_of
+    from headrace.core.unreadable import CANNOT_BE_READ
+
+    try:
+        found = letters_of(parts).find(Chosen(reason=CANNOT_BE_READ), limit=1)
+    except HeadraceError:
+        return  # told of the logs already
+    for letter in found.letters:
+        n = found.total
+        told = f"{letter.id}: {letter.reason}" if n == 1 else f"{n:,} batches of events, the newest {letter.id}"
+        cure = "restore them in the log and run headrace dead replay, or drop them: docs/dead-letters.md"
+        yield Finding("events", False, told, cure)
+
+
 def _workers(parts: Parts) -> Iterator[Finding]:
     """Of layers that have several workers: whether each has something to do, and lives."""
     settings = parts.settings
@@ -199,9 +218,11 @@ def _workers(parts: Parts) -> Iterator[Finding]:
 
 
 def _sources(parts: Parts) -> Iterator[Finding]:
+    from headrace.app.schedules import sources_of
+
     names = list(parts.settings.sources)
     try:
-        engine = parts.batch_engine() if names else None
+        engine = parts.batch_engine(sources_of(parts)) if names else None
     except ConfigError as error:
         yield Finding("sources", False, str(error), "mend headrace.toml or the variable")
         return

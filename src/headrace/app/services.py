@@ -355,6 +355,7 @@ class Beat:
 
 def _serve(parts: Parts, parent: int | None) -> None:
     from headrace.app.access import check_address, is_loopback, tls_of
+    from headrace.app.erasures import Erasures
     from headrace.app.letters import letters_of
     from headrace.app.models import scorer_of
     from headrace.serving.access import Access
@@ -375,7 +376,7 @@ def _serve(parts: Parts, parent: int | None) -> None:
             {name: scorer_of(parts, model, log) for name, model in parts.plan.models.items()}, log, parts.raw,
             parts.features, lambda: layer_counters(settings.state),
             lambda: stalled_layers(settings.state, parts.clock.now_us()), Access(parts.catalog.keys, parts.clock),
-            PutNotes(parts.catalog.changes), letters_of(parts),
+            PutNotes(parts.catalog.changes), letters_of(parts), Erasures(parts),
         )  # fmt: skip
         beat = Beat(parts, "serve")
         done = threading.Event()

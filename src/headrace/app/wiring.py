@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from headrace.app.private import private_folder
 from headrace.app.settings import Settings
 from headrace.core.errors import ConfigError, StoreError, Unreachable
 from headrace.core.time import US_PER_SECOND, Clock
@@ -92,6 +93,11 @@ class Parts:
             return Sides()
         return read_sides(settings, self.catalog)
 
+    @cached_property
+    def _state(self) -> Path:
+        """The state folder, made if it is missing."""
+        return private_folder(self.settings.state)
+
     @property
     def role_folder(self) -> Path:
         """The folder of locks and heartbeats of the layers that run on these parts."""
@@ -138,7 +144,7 @@ class Parts:
         if self.settings.online == "embedded":
             from headrace.stores.online.lmdb import LmdbOnlineStore
 
-            store = LmdbOnlineStore(side.folder(self.settings.state) / "online", sync=False)
+            store = LmdbOnlineStore(side.folder(self._state) / "online", sync=False)
         else:
             from headrace.stores.online.redis import RedisOnlineStore
 
@@ -155,7 +161,7 @@ class Parts:
         from headrace.derivation.worker import state_name
         from headrace.stores.online.lmdb import LmdbOnlineStore
 
-        folder, name = self.side.folder(self.settings.state) / "derivation", state_name(self.plan)
+        folder, name = self.side.folder(self._state) / "derivation", state_name(self.plan)
         for other in folder.iterdir() if folder.exists() else ():
             if other.name != name:
                 shutil.rmtree(other)
@@ -179,7 +185,7 @@ class Parts:
 
         settings = self.settings
         if settings.offline == "embedded":
-            store = DeltaOfflineStore(settings.state / "offline")
+            store = DeltaOfflineStore(self._state / "offline")
         else:
             below = "" if settings.env == "default" else f"/{settings.env}"
             store = DeltaOfflineStore(settings.offline.rstrip("/") + below, s3_options(settings.s3))
@@ -193,8 +199,7 @@ class Parts:
 
         settings = self.settings
         if settings.catalog == "embedded":
-            settings.state.mkdir(parents=True, exist_ok=True)
-            catalog = Catalog(settings.state / "catalog.db", self.clock)
+            catalog = Catalog(self._state / "catalog.db", self.clock)
         else:
             catalog = Catalog(settings.catalog, self.clock, env=settings.env)
         self._opened.append(catalog)
@@ -205,7 +210,7 @@ class Parts:
         """The model registry."""
         from headrace.registry.local import LocalModelRegistry
 
-        return LocalModelRegistry(self.catalog, self.settings.state / "models")
+        return LocalModelRegistry(self.catalog, self._state / "models")
 
     @cached_property
     def past(self) -> Past:
@@ -391,8 +396,11 @@ class Parts:
 
     def _embedded_log(self, name: str) -> EventLog:
         from headrace.eventlog.lmdb import LmdbEventLog
+        from headrace.eventlog.spoilt import spoilt_events
+        from headrace.ingestion.publisher import UNKNOWN_TOPIC
 
-        return LmdbEventLog(self.settings.state / "log" / name, self.clock, sync=self.settings.sync)
+        spoilt = spoilt_events({*self.plan.streams, UNKNOWN_TOPIC} if name == "raw" else ())
+        return LmdbEventLog(self._state / "log" / name, self.clock, sync=self.settings.sync, spoilt=spoilt)
 
     @staticmethod
     def _kafka_source(url: str, setting: str) -> KafkaTopicSource:

@@ -7,11 +7,14 @@ table. Entity before group: records of one entity lie side by side.
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from headrace.core.columns import IntArray
 from headrace.core.schema import DType
@@ -83,18 +86,69 @@ def key_encoder(dtypes: Sequence[DType], version: str) -> Callable[[tuple[Any, .
     return longer
 
 
+@dataclass(frozen=True, slots=True)
+class JoinedKeys:
+    """Keys one after another: `sizes` are the bytes of each."""
+
+    joined: bytes
+    sizes: IntArray
+
+    @classmethod
+    def of(cls, keys: Sequence[bytes]) -> JoinedKeys:
+        """These keys."""
+        return cls(b"".join(keys), np.fromiter(map(len, keys), np.int64, len(keys)))
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __add__(self, other: JoinedKeys) -> JoinedKeys:
+        return JoinedKeys(self.joined + other.joined, np.concatenate([self.sizes, other.sizes]))
+
+    def listed(self) -> list[bytes]:
+        """Each for itself."""
+        ends = np.cumsum(self.sizes).tolist()
+        return [self.joined[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+
 def encode_numbers(values: IntArray, dtype: DType, version: str = "") -> list[bytes]:
     """Entity bytes of keys of one part, INT or TIMESTAMP: what `entity_encoder` makes of each, all at once.
 
     With a version the keys of their online records, as `key_encoder` makes them.
     """
+    table = _number_table(values, dtype, version)
+    found: list[bytes] = table.view(f"V{table.shape[1]}").ravel().tolist()
+    return found
+
+
+def join_numbers(values: IntArray, dtype: DType, version: str) -> JoinedKeys:
+    """The same keys, joined."""
+    table = _number_table(values, dtype, version)
+    return JoinedKeys(table.tobytes(), np.full(len(table), table.shape[1]))
+
+
+def _number_table(values: IntArray, dtype: DType, version: str) -> npt.NDArray[np.uint8]:
     head, end = encode_part(0, dtype)[:-8], _suffix(version)
     table = np.empty((len(values), len(head) + 8 + len(end)), np.uint8)
     table[:, : len(head)] = np.frombuffer(head, np.uint8)
     table[:, len(head) : len(head) + 8] = values.astype(">i8").view(np.uint8).reshape(-1, 8)
     table[:, len(head) + 8 :] = np.frombuffer(end, np.uint8)
-    found: list[bytes] = table.view(f"V{table.shape[1]}").ravel().tolist()
-    return found
+    return table
+
+
+def numbers_joiner(kinds: Sequence[tuple[DType, str]]) -> Callable[[Sequence[int]], JoinedKeys]:
+    """A function from numbers, one of each of these types and versions, to the joined keys of their records."""
+    heads = [encode_part(0, dtype)[:-8] for dtype, _ in kinds]
+    ends = [_suffix(version) for _, version in kinds]
+    pack = struct.Struct(">" + "".join(f"{len(a)}sq{len(b)}s" for a, b in zip(heads, ends, strict=True))).pack
+    blank = [part for head, end in zip(heads, ends, strict=True) for part in (head, 0, end)]
+    sizes = np.array([len(head) + 8 + len(end) for head, end in zip(heads, ends, strict=True)], np.int64)
+
+    def joined(numbers: Sequence[int]) -> JoinedKeys:
+        parts = blank.copy()
+        parts[1::3] = numbers
+        return JoinedKeys(pack(*parts), sizes)
+
+    return joined
 
 
 def record_keys(entities: Sequence[bytes], version: str) -> list[bytes]:

@@ -56,7 +56,9 @@ class FeatureView:
         if problem:
             problems.add(problem)
         self.columns: tuple[ColumnOf[Any], ...] = ()
-        if _check_request(request, problems):
+        if not isinstance(features, list | tuple):
+            problems.add("features= takes a list, such as features=[Spend]")
+        elif _check_request(request, problems):
             self.columns = tuple(column for item in features for column in _listed(item, problems))
             self._check(problems)
         problems.check()

@@ -5,7 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from headrace.core.keys import encode_numbers, entity_encoder, key_encoder, record_key, record_keys
+from headrace.core.keys import (
+    JoinedKeys,
+    encode_numbers,
+    entity_encoder,
+    join_numbers,
+    key_encoder,
+    numbers_joiner,
+    record_key,
+    record_keys,
+)
 from headrace.core.schema import DType
 
 VERSION = "00000000000000aa"
@@ -19,6 +28,22 @@ def test_numbers_are_encoded_as_one_by_one(dtype: DType) -> None:
     assert encode_numbers(np.array([], np.int64), dtype) == []
     keyed = key_encoder([dtype], VERSION)
     assert encode_numbers(np.array(values), dtype, VERSION) == [keyed((value,)) for value in values]
+    assert join_numbers(np.array(values), dtype, VERSION).listed() == [keyed((value,)) for value in values]
+
+
+def test_numbers_of_one_row_are_joined_as_one_by_one() -> None:
+    kinds = [(DType.INT, VERSION), (DType.TIMESTAMP, "11" * 8), (DType.INT, "22" * 8)]
+    join = numbers_joiner(kinds)
+    for row in ([0, 1, -1], [2**63 - 1, -(2**63), 7]):
+        expected = [key_encoder([dtype], version)((value,)) for value, (dtype, version) in zip(row, kinds, strict=True)]
+        assert join(row).listed() == expected
+
+
+def test_joined_keys_are_those_that_were_joined() -> None:
+    one, two = [b"a", b"", b"long" * 100], [b"b"]
+    assert (JoinedKeys.of(one) + JoinedKeys.of(two)).listed() == one + two
+    assert len(JoinedKeys.of(one)) == 3
+    assert JoinedKeys.of([]).listed() == []
 
 
 def test_record_keys_of_long_entities_are_hashed_too() -> None:

@@ -7,6 +7,7 @@ import textwrap
 import pytest
 
 from headrace.core.errors import DefinitionError
+from headrace.features.group import instance_of
 from tests.unit.features.declaring import declare, error, errors
 
 
@@ -21,7 +22,7 @@ def test_all_problems_of_a_class_at_once() -> None:
             Big = hr.count()
         """
     ) == [
-        "@3 Bad.words: hr.mean does not take str",
+        "@3 Bad.words: hr.mean does not take str; it takes float, int, list[float]",
         '@5 Bad.nothing: Transfer has no column "amout"; did you mean "amount"?',
         '@6 Bad.Big: name "Big" must match [a-z][a-z0-9_]*',
         '@2 Bad.total: hop "7m" does not divide window "1h"; use "5m", "10m" or hop="exact"',
@@ -39,7 +40,12 @@ def test_all_problems_of_a_class_at_once() -> None:
         ('x = hr.count(window="31d")', None),
         ('x = hr.count(window="1h", delay="-5m")', 'delay "-5m" is negative'),
         ('x = hr.count(window="soon")', '"soon" is not a duration'),
-        ("x = hr.count(window=3600)", "write durations as texts"),
+        ("x = hr.count(window=3600)", 'window=3600: write durations as texts'),
+        ('x = hr.count(window="1h", delay=5)', 'x: delay=5: write durations as texts'),
+        ("x = hr.count(Transfer.amount)", "takes no column; its values are hr.count(where=~amount.is_null())"),
+        ("x = hr.count(where=Transfer.member & Transfer.amount > 1)", "put comparisons in parentheses: (a > 1) & (b"),
+        ('n = hr.count(window=["1h", "2h"])\n    x = n / 2', 'name one of its windows, such as ["1h"]'),
+        ('n = hr.count(window=["1h", "2h"])\n    x = 2 * n["1h"] - n', 'over ["1h"], ["2h"] (Family) cannot'),
         ('x = hr.count(hop="5m")', "a hop needs a window"),
         ('x = hr.count(window="0s")', "longer than nothing"),
         ('x = hr.count(windw="1h")', "hr.count has no option windw="),
@@ -143,6 +149,13 @@ def test_lines_and_names_of_features() -> None:
     ("statement", "message"),
     [
         ("class G(hr.FeatureGroup): n = hr.count()", "missing key=; write the field that names the entity"),
+        ("class G(hr.FeatureGroup, kye=Transfer.sender): n = hr.count()", "unknown keyword kye=; did you mean key=?"),
+        (
+            "class G(hr.FeatureGroup, key=Transfer.sender, hue=1): n = hr.count()",
+            "hue=; there are key, where, resolution",
+        ),
+        ("class E(hr.Event, ownr='me'): at: hr.Field[datetime] = hr.event_time()", "ownr=; did you mean owner=?"),
+        ("class G(Spend): n2 = hr.count()", "a group cannot be inherited from; build shared features"),
         ("class G(hr.FeatureGroup, key='sender'): n = hr.count()", "key= takes fields of an event"),
         ("class G(hr.FeatureGroup, key=Transfer.amount): n = hr.count()", "a float cannot be a key"),
         ("class G(hr.FeatureGroup, key=Profile.user): n = hr.count()", "Profile is no event"),
@@ -264,6 +277,7 @@ def test_tables(keywords: str, body: str, message: str) -> None:
         ("[Transfer.amount + 'x']", "+ does not take float and str"),
         ("[Spend.n['9h']]", 'there is no window "9h" here'),
         ("['spend']", "features= takes groups"),
+        ("Spend", "features= takes a list, such as features=[Spend]"),
     ],
 )
 def test_views(features: str, message: str) -> None:
@@ -309,11 +323,16 @@ def test_views_ask_about_events_and_read_their_own_request() -> None:
         ),
         ("label=LABEL, train_on='x'", 'train_on: "x" is not a duration'),
         ("label=LABEL, estimator=7", "estimator= takes an unfitted estimator"),
+        ("label=LABEL, estimator=Estimator", "estimator= takes an estimator, not its class; write Estimator()"),
+        ("label='fraud'", "label= takes an hr.Label, such as"),
+        ("label=LABEL, retrain='1d'", """retrain= takes a list, such as [hr.Every("1d")], not '1d'"""),
         ("label=LABEL, retrain=['daily']", "retrain= takes hr.Every, hr.OnDrift and hr.OnDecay"),
         ("label=LABEL, retrain=[hr.Every('x')]", 'hr.Every: "x" is not a duration'),
         ("label=LABEL, promote=hr.Better(on='7d', confidence=95)", "a share between 0 and 1"),
         ("label=LABEL, promote=hr.Better(on='7d', steps=[hr.Canary(2, '1h')])", "hr.Canary(2): a share of requests"),
+        ("label=LABEL, promote=hr.Better(on='7d', steps=['1h'])", "takes hr.Shadow and hr.Canary, not '1h'"),
         ("label=LABEL, promote=hr.Better(on='7d', no_worse_in=['x'])", "is no field of the request"),
+        ("label=LABEL, metric='ap'", 'metric="ap" is not known; there are average_precision, roc_auc'),
     ],
 )
 def test_models(arguments: str, message: str) -> None:
@@ -356,3 +375,15 @@ def test_an_unknown_name_is_also_an_attribute_error() -> None:
     assert not hasattr(spend, "totl")
     with pytest.raises(DefinitionError, match="it has n_1h, n_1d, mean"):
         spend.totl  # noqa: B018
+
+
+def test_a_window_that_there_is_not_is_told_where_it_is_used() -> None:
+    names = declare('class G(hr.FeatureGroup, key=Transfer.sender):\n    n = hr.count(window=["1h", "7d"])\n')
+    assert repr(names["G"].n["2h"] / 2) == 'Expr(nothing: there is no window "2h" here; there is "1h", "7d")'
+
+
+def test_a_row_of_a_group_shows_its_values() -> None:
+    names = declare(
+        'class G(hr.FeatureGroup, key=Transfer.sender):\n    n = hr.count(window="1h")\n    m = hr.count()\n'
+    )
+    assert repr(instance_of(names["G"], {"n": 3})) == "G(n=3, m=None)"
