@@ -276,4 +276,8 @@ def test_init_starts_a_project_that_checks(tmp_path: Path, loaded: Path, monkeyp
     done = CliRunner().invoke(main, ["init", "mine", "--from", str(loaded / "orders.parquet"), "--json"])
     assert answer(done)["stream"] == "orders"
     assert "ok" in CliRunner().invoke(main, ["check", "--project", "mine"]).output
+    # What is never twice names the event, and who comes again is its key.
+    written = (tmp_path / "mine" / "features.py").read_text()
+    assert "order_id: hr.Field[str] = hr.id()" in written
+    assert "user: hr.Field[str] = hr.key(User)" in written
     assert CliRunner().invoke(main, ["init", "mine"]).exit_code == 1
