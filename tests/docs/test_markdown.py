@@ -41,7 +41,7 @@ def test_python_blocks_run(path: Path, tmp_path: Path) -> None:
         else:
             script.append(code)
     (tmp_path / "page_blocks.py").write_text("\n".join(script), encoding="utf-8")
-    done = subprocess.run([sys.executable, "page_blocks.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "page_blocks.py"], cwd=tmp_path, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr[-3000:]
 
 

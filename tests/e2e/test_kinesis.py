@@ -20,8 +20,9 @@ from headrace.app.doctor import examine
 from headrace.app.status import project_status
 from headrace.core.errors import ConfigError, NotFound, Unreachable
 from headrace.core.events import decode_block
+from headrace.eventlog.source import Throttled
 from headrace.ingestion.copier import position_topic
-from headrace.ingestion.kinesis import KinesisSource, KinesisStream, Throttled
+from headrace.ingestion.kinesis import KinesisSource, KinesisStream
 from tests.e2e.shop import now, orders, write_shop
 from tests.kinesis import KEYS, Kinesis, kinesis
 
@@ -168,7 +169,7 @@ def test_a_copier_that_is_killed_leaves_each_event_once(tmp_path: Path, server: 
 
 
 def _positions(project: Any) -> int:
-    raw, topic = project.parts.raw, position_topic("order")
+    raw, topic = project.parts.raw, position_topic("order", "kinesis")
     return int(raw.end(topic, 0)) if topic in raw.topics() else 0
 
 
@@ -176,7 +177,7 @@ def test_doctor_and_errors_say_what_to_do(tmp_path: Path, server: Kinesis, monke
     server.make("fine")
     folder = shop_from(tmp_path / "shop", server, "fine")
     (finding,) = [found for found in examine(folder) if found.what == "stream order"]
-    assert (finding.ok, finding.found) == (True, "1 shards of fine in Kinesis")
+    assert (finding.ok, finding.found) == (True, "1 shards of stream fine of Kinesis")
     shop_from(folder, server, "none")
     (finding,) = [found for found in examine(folder) if found.what == "stream order"]
     assert not finding.ok

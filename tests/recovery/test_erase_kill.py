@@ -1,4 +1,4 @@
-"""An erasure killed with -9 in one step after the other ends with the receipt of one that was not."""
+"""An erasure killed with -9 in one step after the other ends with the receipt of one that was not, in both sides."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+import sys
 import time
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -17,14 +18,19 @@ import headrace.app.datasets
 import headrace.derivation.worker
 import headrace.erasure.places
 import headrace.stores.offline.delta  # all of it once, in the process that the others are forked from
+from headrace.app.beside import begin_side, beside_of, fill_side
 from headrace.app.reconciling import reconcile_all
 from tests.e2e.bank import NEEDLE, named_in, run_bank, write_bank
+from tests.unit.app.test_beside import records
 
 STEPS = (
-    "catch up", "find", "checkpoint", "feature log", "event log", "archive", "trim", "predictions", "online store",
-    "look-ups", "others", "files", "wipe",
+    "catch up", "find", "checkpoint", "feature log", "log of side green", "event log", "archive", "trim", "predictions",
+    "online store", "look-ups", "others", "store of side green", "files", "wipe",
 )  # fmt: skip
-KILLED_IN = ("find", "feature log", "event log", "archive", "predictions", "others", "files", "wipe")
+KILLED_IN = (
+    "find", "feature log", "log of side green", "event log", "archive", "predictions", "others", "store of side green",
+    "files", "wipe",
+)  # fmt: skip
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(["tests.recovery.test_erase_kill"])
 
@@ -40,6 +46,9 @@ def erase(folder: Path, pipe: Connection) -> None:
 def test_an_erasure_that_is_killed_again_and_again_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
     folder = write_bank(tmp_path / "bank")
     run_bank(folder, 90, model=False)
+    with hr.connect(folder) as project:
+        begin_side(project.parts, "green", sys.executable)
+        fill_side(project.parts, from_beginning=True)
     shutil.copytree(folder, tmp_path / "whole")
     with hr.connect(tmp_path / "whole") as project:
         whole = project.erase("user", NEEDLE)
@@ -79,3 +88,5 @@ def test_an_erasure_that_is_killed_again_and_again_ends_as_if_nothing_had_happen
         assert (receipt.repaired > 0, receipt.remains) == (True, whole.remains)
         assert named_in(folder) == []
         assert reconcile_all(project.parts).wrong == 0
+        with beside_of(project.parts) as beside:
+            assert records(beside) == records(project.parts)

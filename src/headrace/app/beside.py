@@ -67,6 +67,7 @@ def begin_side(parts: Parts, name: str, python: str) -> Side:
     check_side_name(name)
     if shutil.which(python) is None:
         raise ConfigError(f"there is no interpreter {python}: give the python of the environment with the new version")
+    _check_no_erasure(parts)
     sides = _sides_now(parts)
     if sides.served.name == name:
         raise ConfigError(f"side {name} is what is served; give the new one another name")
@@ -112,14 +113,14 @@ def fill_side(
     """
     from headrace.ingestion.reconcile import rebuild
 
+    _check_no_erasure(parts)
     sides = _sides_now(parts)
     side = sides.need_beside()
     if side.ready:
         return side
     with locks_beside(parts.settings.state), beside_of(parts) as beside:
-        _empty(beside)
+        empty_side(beside)
         checkpoint = beside.checkpoint
-        checkpoint.unlink(missing_ok=True)
         if from_beginning:
             _check_whole(parts)
             fork = 0
@@ -189,6 +190,14 @@ def catch_up(parts: Parts) -> int:
         return beside.features.end(WINDOWS, 0)
 
 
+def catch_up_as(parts: Parts, side: Side) -> None:
+    """The same by the interpreter of the side, which has nothing to wait for if that is this one."""
+    if side.interpreter == sys.executable:
+        catch_up(parts)
+    else:
+        run_as(side, parts.settings, ["catch-up"])
+
+
 def switch(parts: Parts, *, back: bool = False) -> Sides:
     """Serve the side that runs beside, from one commit on; the served one runs beside it from then on.
 
@@ -197,6 +206,7 @@ def switch(parts: Parts, *, back: bool = False) -> Sides:
     Raises Busy, naming the holder, if a layer runs that no supervisor started, and PlanError if the two sides disagree
     about which events count.
     """
+    _check_no_erasure(parts)
     sides = _sides_now(parts)
     side, state = sides.need_beside(), parts.settings.state
     if not side.ready:
@@ -214,10 +224,7 @@ def switch(parts: Parts, *, back: bool = False) -> Sides:
             FolderLock(state, "groups"),
         ):
             await_rest(parts)
-            if side.interpreter == sys.executable:
-                catch_up(parts)
-            else:
-                run_as(side, parts.settings, ["catch-up"])
+            catch_up_as(parts, side)
             _check_switch(parts, beside, checked)
             changed = Sides(side, sides.served, "" if back else sides.served.name)
             write_sides(parts.catalog, changed)
@@ -302,16 +309,20 @@ def layer_interpreter(settings: Settings, *, beside: bool) -> str | None:
     return None if side is None else side.interpreter
 
 
-def run_as(side: Side, settings: Settings, command: Sequence[str]) -> None:
-    """Run `headrace beside COMMAND` by the interpreter of a side; raises StoreError with its last words if it fails."""
+def run_as(side: Side, settings: Settings, command: Sequence[str], given: bytes = b"") -> str:
+    """Run `headrace beside COMMAND` by the interpreter of a side, `given` on its stdin; returns what it says.
+
+    Raises StoreError with its last words if it fails.
+    """
     environment = [] if settings.env == "default" else ["--env", settings.env]
     done = subprocess.run(
         [side.interpreter, "-m", "headrace", "beside", *command, "--project", str(settings.folder), *environment],
-        env={**os.environ, "HEADRACE_STATE": str(settings.state)}, capture_output=True, text=True, check=False,
+        env={**os.environ, "HEADRACE_STATE": str(settings.state)}, input=given, capture_output=True, check=False,
     )  # fmt: skip
     if done.returncode:
-        said = (done.stderr or done.stdout).strip().splitlines()
+        said = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()
         raise StoreError(f"side {side.name} (run by {side.interpreter}): {said[-1] if said else 'it said nothing'}")
+    return done.stdout.decode()
 
 
 @contextmanager
@@ -353,6 +364,24 @@ def _sides_now(parts: Parts) -> Sides:
     """The sides as they are; the parts go over to the one that is served."""
     parts.refresh_side()
     return parts.sides
+
+
+def _check_no_erasure(parts: Parts) -> None:
+    """What is erased by halves would be made anew of what is still there."""
+    from headrace.app.erasing import receipts
+
+    for receipt in receipts(parts):
+        if not receipt.ended:
+            raise Busy(
+                f"erasure {receipt.id} of one {receipt.entity} was cut short or goes on: ask for it again (headrace "
+                f"erase {receipt.entity} -) and let it end first"
+            )
+
+
+def empty_side(beside: Parts) -> None:
+    """Take everything out of a side's store and forget its checkpoint; its commits stay."""
+    _empty(beside)
+    beside.checkpoint.unlink(missing_ok=True)
 
 
 def _empty(beside: Parts) -> None:

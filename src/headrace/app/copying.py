@@ -1,4 +1,4 @@
-"""The layer `copy`: streams of Kinesis into raw topics."""
+"""The layer `copy`: streams of other systems into raw topics."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ class CopyLayer(Layer):
     name = COPY
 
     def __init__(self, parts: Parts) -> None:
-        if not parts.settings.kinesis:
-            raise ConfigError('there is nothing to copy: no stream has streams.NAME = { kinesis = "..." }')
-        self._copiers = {stream: parts.copier(stream) for stream in parts.settings.kinesis}
+        if not parts.settings.copied:
+            raise ConfigError(
+                'there is nothing to copy: no stream has streams.NAME = { kafka = "..." } or { kinesis = "..." }'
+            )
+        self._copiers = {stream: parts.copier(stream) for stream in parts.settings.copied}
         self._problems: dict[str, str] = {}
         self._pause_s = dict.fromkeys(self._copiers, 0.0)
         self._again_at = dict.fromkeys(self._copiers, 0.0)
@@ -57,7 +59,7 @@ class CopyLayer(Layer):
 
     def counters(self) -> dict[str, float]:
         totals = [copier.totals for copier in self._copiers.values()]
-        names = ("copied", "malformed", "throttled", "lost_shards")
+        names = ("copied", "malformed", "throttled", "lost_shards", "lost_records")
         return {name: float(sum(getattr(found, name) for found in totals)) for name in names}
 
     def problem(self) -> str:

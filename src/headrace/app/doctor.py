@@ -199,9 +199,11 @@ def _workers(parts: Parts) -> Iterator[Finding]:
 
 
 def _sources(parts: Parts) -> Iterator[Finding]:
+    from headrace.app.schedules import sources_of
+
     names = list(parts.settings.sources)
     try:
-        engine = parts.batch_engine() if names else None
+        engine = parts.batch_engine(sources_of(parts)) if names else None
     except ConfigError as error:
         yield Finding("sources", False, str(error), "mend headrace.toml or the variable")
         return
@@ -215,17 +217,19 @@ def _sources(parts: Parts) -> Iterator[Finding]:
 
 
 def _copied(parts: Parts) -> Iterator[Finding]:
-    """The streams that come from Kinesis."""
-    for stream, source in parts.settings.kinesis.items():
+    """The streams that come from other systems."""
+    for stream, source in parts.settings.copied.items():
         what = f"stream {stream}"
         try:
             copier = parts.copier(stream)
-            yield Finding(what, True, f"{len(copier.source.shards())} shards of {source.stream} in Kinesis")
+            yield Finding(what, True, f"{len(copier.source.shards())} shards of {source.name}")
         except Unreachable as error:
-            yield Finding(what, False, str(error), f"check region, endpoint and network; streams.{stream} names it")
+            yield Finding(
+                what, False, str(error), f"check address and network; streams.{stream} in headrace.toml names it"
+            )
         except HeadraceError as error:
             yield Finding(
-                what, False, str(error), f"check streams.{stream} in headrace.toml, AWS_* variables and rights"
+                what, False, str(error), f"check streams.{stream} in headrace.toml, and the rights of its user"
             )
 
 

@@ -14,9 +14,10 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 
@@ -24,14 +25,14 @@ from headrace.app.heartbeats import EVERY_LAYER
 from headrace.app.locks import FolderLock, layers_at_rest
 from headrace.app.reconciling import ERASED_ROWS
 from headrace.app.sharing import await_rest
-from headrace.app.sides import refuse_beside
+from headrace.app.sides import BESIDE, BESIDE_LAYERS, locks_beside
 from headrace.core.errors import SchemaError
 from headrace.core.time import to_iso
 from headrace.monitoring.skew import ERASURES
 
 if TYPE_CHECKING:
     from headrace.app.wiring import Parts
-    from headrace.erasure.places import Places
+    from headrace.erasure.places import Places, Stores
     from headrace.erasure.subject import Subject
 
 _SECRET = "erasure.secret"
@@ -120,7 +121,8 @@ def erase(
 ) -> ErasureReceipt:
     """Erase an entity; one that was cut short goes on where it was. `on_way` is told each step.
 
-    The layers of `headrace up` rest meanwhile, but for the service. With `dry_run` nothing rests and nothing changes.
+    The layers of `headrace up` rest meanwhile, but for the service, and so do those of a side that runs beside, where
+    it is erased as well. With `dry_run` nothing rests and nothing changes.
     Raises SchemaError if there is no such entity or no such key can be, Busy naming the holder if a layer runs that was
     started by itself.
     """
@@ -129,17 +131,19 @@ def erase(
 
     if events not in ("unlink", "drop"):
         raise SchemaError(f'events="{events}": give "unlink" or "drop"', field="events")
+    parts.refresh_side()
     drop, none = events == "drop", bytes(32)
     asked = subject_of(parts.plan, entity, key, none, whole=drop)  # refuses what is wrong before anything rests
     digest = _digest(parts, entity, asked.value)
     if dry_run:
         found, _ = _found(Places(parts.plan, asked, _stores(parts)), parts, asked)
+        found += _found_beside(parts, asked, none)
         return msgspec.structs.replace(_begin(parts, digest, entity, who, drop).receipt, places=found)
     with ExitStack() as held:
         if parts.settings.catalog != "embedded":
             held.enter_context(parts.catalog.hold("erase"))
         held.enter_context(_at_rest(parts))
-        refuse_beside(parts.catalog, parts.settings, "an erasure")
+        parts.refresh_side()  # nobody switches or drops one from now on
         job = _job(parts, digest) or _begin(parts, digest, entity, who, drop)
         secret, whole = bytes.fromhex(job.secret), job.receipt.events == "drop"
         subject = subject_of(parts.plan, entity, key, secret, whole=whole)
@@ -149,7 +153,11 @@ def erase(
 @contextmanager
 def _at_rest(parts: Parts) -> Iterator[None]:
     state = parts.settings.state
-    with layers_at_rest(state, EVERY_LAYER, answering=("serve",)), ExitStack() as held:
+    with (
+        layers_at_rest(state, EVERY_LAYER, answering=("serve",)),
+        layers_at_rest(state / BESIDE, BESIDE_LAYERS, ()),
+        ExitStack() as held,
+    ):
         for role in _ROLES:
             held.enter_context(FolderLock(state, role))
         await_rest(parts)
@@ -176,20 +184,36 @@ class _Erasing:
 
         return Places(self._parts.plan, self._subject, _stores(self._parts))
 
+    @property
+    def _all_places(self) -> Places:
+        """With the topics of every side, as they lie in the feature log."""
+        from headrace.erasure.places import Places
+
+        parts = self._parts
+        return Places(parts.plan, self._subject, replace(_stores(parts), features=parts.plain_features))
+
     def run(self) -> ErasureReceipt:
         """All steps that are not done."""
         self._step("catch up", lambda: _catch_up(self._parts))
+        with locks_beside(self._parts.settings.state):
+            return self._edit()
+
+    def _edit(self) -> ErasureReceipt:
         self._step("find", self._find)
-        places, parts = self._places, self._parts
+        places, parts, beside = self._places, self._parts, self._parts.sides.beside
         self._step("checkpoint", lambda: places.erase_checkpoint(parts.checkpoint))
         self._step("feature log", self._features)
+        if beside is not None:
+            self._step(f"log of side {beside.name}", lambda: self._beside("log"))
         self._step("event log", places.erase_raw)
         self._step("archive", places.erase_archive)
         self._step("trim", self._trim)
         self._step("predictions", places.erase_internal)
         self._step("online store", places.erase_online)
-        self._step("look-ups", lambda: _erase_lookups(parts))
+        self._step("look-ups", lambda: erase_lookups(parts))
         self._step("others", self._others)
+        if beside is not None:
+            self._step(f"store of side {beside.name}", lambda: self._beside("store"))
         self._step("files", self._files)
         self._step("wipe", self._wipe)
         return self._end()
@@ -204,6 +228,7 @@ class _Erasing:
 
     def _find(self) -> None:
         found, ids = _found(self._places, self._parts, self._subject)
+        found += _found_beside(self._parts, self._subject, bytes.fromhex(self._job.secret))
         self._job.receipt = msgspec.structs.replace(self._job.receipt, places=found)
         self._job.ids = ids
 
@@ -214,6 +239,18 @@ class _Erasing:
         if stay:
             catalog.set_setting(ERASED_ROWS, sorted({*catalog.setting(ERASED_ROWS, []), *stay}))
         self._places.erase_features()
+
+    def _beside(self, what: Literal["log", "store"]) -> None:
+        """The part of the side that runs beside."""
+        from headrace.app.beside_erasing import SideErasure, erase_beside
+
+        subject, side = self._subject, self._parts.sides.need_beside()
+        secret = bytes.fromhex(self._job.secret)
+        asked = SideErasure(what, subject.entity, subject.value, secret, subject.whole, self._job.ids)
+        done, receipt = erase_beside(self._parts, side, asked), self._job.receipt
+        self._job.receipt = msgspec.structs.replace(
+            receipt, repaired=receipt.repaired + done.repaired, remains=(*receipt.remains, *done.remains)
+        )
 
     def _trim(self) -> None:
         """Where events cannot be edited, all go that lie in the archive, which was, and that nobody needs."""
@@ -243,11 +280,11 @@ class _Erasing:
 
     def _end(self) -> ErasureReceipt:
         parts, job = self._parts, self._job
-        remains = [*self._places.remains(), *_still_named(parts, self._subject)]
+        remains = [*job.receipt.remains, *self._all_places.remains(), *_still_named(parts, self._subject)]
         if _model_versions(parts):
             remains.append("versions of models that were trained before, and copies of data sets made elsewhere")
         job.receipt = msgspec.structs.replace(
-            job.receipt, ended=to_iso(parts.clock.now_us()), remains=tuple(remains)
+            job.receipt, ended=to_iso(parts.clock.now_us()), remains=tuple(dict.fromkeys(remains))
         )  # fmt: skip
         # Without the secret nobody makes the pseudonyms again.
         job.secret, job.ended_us = "", parts.clock.now_us()
@@ -264,7 +301,7 @@ class _Erasing:
         self._parts.catalog.set_setting(ERASURES, jobs)
 
 
-def _stores(parts: Parts) -> Any:
+def _stores(parts: Parts) -> Stores:
     from headrace.erasure.places import Stores
 
     return Stores(parts.raw, parts.features, parts.internal, parts.offline, parts.online)
@@ -279,6 +316,18 @@ def _found(places: Places, parts: Parts, subject: Subject) -> tuple[tuple[Erased
     sets = Datasets(parts).without(lambda info, rows: _rows_of(parts, subject, info.query.view, rows), dry_run=True)
     found += [ErasedPlace(f"data set {name}", n, "rows") for name, n in sets.items()]
     return tuple(found), ids
+
+
+def _found_beside(parts: Parts, subject: Subject, secret: bytes) -> tuple[ErasedPlace, ...]:
+    """What the side beside has for itself, if there is one."""
+    from headrace.app.beside_erasing import SideErasure, erase_beside
+
+    side = parts.sides.beside
+    if side is None:
+        return ()
+    asked = SideErasure("count", subject.entity, subject.value, secret, subject.whole)
+    found = erase_beside(parts, side, asked).places
+    return tuple(ErasedPlace(f"{place} of side {side.name}", n, what) for place, n, what in found)
 
 
 def _rows_of(parts: Parts, subject: Subject, view: str, rows: Any) -> Any:
@@ -301,6 +350,8 @@ def _rows_of(parts: Parts, subject: Subject, view: str, rows: Any) -> Any:
 
 def _catch_up(parts: Parts) -> None:
     """Bring stores and archive up to the log, so that what is edited is all there is."""
+    from headrace.app.beside_erasing import bring_up
+
     computing = parts.compute()
     while computing.step():
         pass
@@ -308,9 +359,11 @@ def _catch_up(parts: Parts) -> None:
     for worker in (parts.ingest(), parts.archive()):
         while worker.step():
             pass
+    if parts.sides.beside is not None:
+        bring_up(parts, parts.sides.beside)
 
 
-def _erase_lookups(parts: Parts) -> None:
+def erase_lookups(parts: Parts) -> None:
     """What derived streams look up is made again from the feature log."""
     folder = parts.side.folder(parts.settings.state) / "derivation"
     parts.forget_lookups()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -88,6 +89,12 @@ def holder_of(state: Path, role: str) -> str | None:
         return None
     finally:
         os.close(file)
+
+
+def holder_pid(state: Path, role: str) -> int | None:
+    """The process id of who holds a role alone; None if nobody does."""
+    found = re.match(r"process (\d+) ", holder_of(state, role) or "")
+    return None if found is None else int(found[1])
 
 
 def _this_command() -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from headrace.app.clock import SystemClock
 from headrace.app.embedded import EmbeddedWorkers
-from headrace.app.names import Names
+from headrace.app.operations import Operations
 from headrace.app.rows import Row, as_mapping, is_record, python_value, python_values, request_columns
 from headrace.app.schedules import sources_of
 from headrace.app.settings import Settings, load_settings
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from headrace.app.changes import ProjectChanges
     from headrace.app.datasets import Dataset, Datasets
     from headrace.app.describe import Description
-    from headrace.app.erasing import ErasureReceipt
     from headrace.app.history import HistoryRows
     from headrace.app.letters import ChosenLetters
     from headrace.app.models import ModelHandle
@@ -54,7 +53,7 @@ G = TypeVar("G", bound=FeatureGroup)
 T = TypeVar("T", bound=Table)
 
 
-class Project(Names):
+class Project(Operations):
     """A project: its definitions and its opened parts. `headrace.connect()` makes one.
 
     Streams, tables, groups, views and models are named by their class or object, or by their name. Times are datetimes
@@ -481,40 +480,6 @@ class Project(Names):
         plan = self.parts.model(model.name if isinstance(model, Model) else model)
         return replay_project(self, plan, given_us(since, "since"), given_us(until, "until"), progress)
 
-    # -- erasing ----------------------------------------------------------------------------------------------------
-
-    def erase(
-        self,
-        entity: Any,
-        key: Any,
-        *,
-        events: str = "unlink",
-        dry_run: bool = False,
-        progress: Callable[[str], object] | None = None,
-    ) -> ErasureReceipt:
-        """Erase an entity everywhere; the receipt says where, how much, and what remains until when.
-
-        `events="unlink"` takes its key and personal fields out of its events, which go on counting for others; "drop"
-        takes out all but their time. `dry_run` only tells what there is. Cut short, it goes on where it was when it is
-        called again. `progress` is told each step. Raises SchemaError if there is no such entity, Busy if a layer runs
-        that was started by itself.
-        """
-        from headrace.app.erasing import erase
-
-        self.ensure_applied()
-        name = entity if isinstance(entity, str) else str(getattr(entity, "name", entity))
-        self._runner = None
-        try:
-            return erase(self.parts, name, key, who=os_user(), events=events, dry_run=dry_run, on_way=progress)
-        finally:
-            self._reopen()
-
-    def erasures(self) -> list[ErasureReceipt]:
-        """Receipts of all erasures, the newest last."""
-        from headrace.app.erasing import receipts
-
-        return receipts(self.parts)
-
     # -- looking ----------------------------------------------------------------------------------------------------
 
     def search(self, text: str, *, entity: Any = None) -> list[Definition]:
@@ -574,6 +539,7 @@ class Project(Names):
         self.parts.__dict__.pop("past", None)
         self.__dict__.pop("_workers", None)
         self.__dict__.pop("publisher", None)
+        self._runner = None
         self._readers.clear()
         self._handles.clear()
 

@@ -9,6 +9,8 @@ from headrace.core.errors import PlanError
 from headrace.core.time import US_PER_DAY, US_PER_HOUR, US_PER_MINUTE
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from headrace.app.wiring import Parts
     from headrace.engines.batch.runner import BatchRunner
     from headrace.features.plan import ModelPlan
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
 _AUDIT_US = 10 * US_PER_MINUTE
 _COMPACT_US = 3 * US_PER_HOUR
 _AUDITED = "audited until "
+_IN_FILES = ("duckdb", "sqlite")
+_DUCKDB = (".duckdb", ".ddb")
+"""Schemes of databases that are a file, and how files of DuckDB are called."""
 
 
 def project_scheduler(
@@ -73,12 +78,19 @@ def _upkeep(parts: Parts) -> list[Job]:
 
 
 def sources_of(parts: Parts) -> dict[str, object]:
-    """The configured sources of queries; paths are relative to the project's folder."""
+    """The configured sources of queries; paths, of database files too, are relative to the project's folder."""
     folder = parts.settings.folder
-    configured = {
-        name: address if "://" in address else str(folder / address) for name, address in parts.settings.sources.items()
-    }
+    configured = {name: _placed(folder, address) for name, address in parts.settings.sources.items()}
     return {**configured, **seen_sources(parts.settings)}
+
+
+def _placed(folder: Path, address: str) -> str:
+    scheme, mark, path = address.partition(":///")
+    if mark and scheme in _IN_FILES and path:
+        return f"{scheme}:///{folder / path}"
+    if "://" in address:
+        return address
+    return f"duckdb:///{folder / address}" if address.endswith(_DUCKDB) else str(folder / address)
 
 
 def _active(parts: Parts, runner: BatchRunner, control: RunControl | None) -> list[Job]:

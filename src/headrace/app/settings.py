@@ -19,6 +19,7 @@ from headrace.app.refresh import Refresh, refreshes
 from headrace.core.addresses import shown
 from headrace.core.errors import ConfigError
 from headrace.core.time import US_PER_DAY, parse_duration
+from headrace.ingestion.kafka_source import KafkaSource
 from headrace.ingestion.kinesis import KinesisSource
 
 FILE = "headrace.toml"
@@ -74,7 +75,7 @@ class Settings:
             AWS_* variables.
         kafka: options of the Kafka client (`security.protocol`, `sasl.*`, `ssl.*`, …) beside those of the URL.
         topics: what the topics of streams are called in Kafka, where not by the project's prefix and the stream's name.
-        kinesis: streams of Kinesis that the layer `copy` copies into raw topics, by stream.
+        copied: where the layer `copy` copies events from into raw topics, by stream.
         groups: by group how it runs, where that was said: "stream", or a schedule such as "1h" or "@daily".
         refresh: by table which of its entities are active, and how often their rows are refreshed.
     """
@@ -107,7 +108,7 @@ class Settings:
     s3: Mapping[str, str] = field(default_factory=dict)
     kafka: Mapping[str, str] = field(default_factory=dict)
     topics: Mapping[str, str] = field(default_factory=dict)
-    kinesis: Mapping[str, KinesisSource] = field(default_factory=dict)
+    copied: Mapping[str, KafkaSource | KinesisSource] = field(default_factory=dict)
     groups: Mapping[str, str] = field(default_factory=dict)
     refresh: Mapping[str, Refresh] = field(default_factory=dict)
 
@@ -161,7 +162,7 @@ def load_settings(
     kafka = {**dict(_flat(raw.pop("kafka", {}))), **dict(_flat(chosen.pop("kafka", {})))}
     streams = {**_streams(raw.pop("streams", {}), file, environ), **_streams(chosen.pop("streams", {}), file, environ)}
     topics = {name: found for name, found in streams.items() if isinstance(found, str)}
-    kinesis = {name: found for name, found in streams.items() if isinstance(found, KinesisSource)}
+    copied = {name: found for name, found in streams.items() if not isinstance(found, str)}
     refresh = refreshes({**raw.pop("refresh", {}), **chosen.pop("refresh", {})}, str(file))
     groups |= _runs(chosen.pop("groups", {}), f"[env.{name}.groups] of {file}")
     merged: dict[str, Any] = {}
@@ -198,14 +199,14 @@ def load_settings(
     if topics and merged.get("log", "embedded") == "embedded":
         raise ConfigError(f'streams.{min(topics)} of {file} names a topic of Kafka: give log = "kafka://..." as well')
     return Settings(
-        folder=home, env=name, sources=sources, s3=s3, kafka=kafka, topics=topics, kinesis=kinesis, groups=groups,
+        folder=home, env=name, sources=sources, s3=s3, kafka=kafka, topics=topics, copied=copied, groups=groups,
         refresh=refresh, **merged,
     )  # fmt: skip
 
 
-def _streams(given: Any, file: Path, environ: Mapping[str, str]) -> dict[str, str | KinesisSource]:
-    """Where events of streams are: a topic's name in Kafka, or the stream of Kinesis that they come from."""
-    found: dict[str, str | KinesisSource] = {}
+def _streams(given: Any, file: Path, environ: Mapping[str, str]) -> dict[str, str | KafkaSource | KinesisSource]:
+    """Where events of streams are: their topic's name in Kafka, or what they are copied from."""
+    found: dict[str, str | KafkaSource | KinesisSource] = {}
     for name, told in given.items() if isinstance(given, Mapping) else [("", given)]:
         where = f"streams.{name or '?'} of {file}"
         texts = isinstance(told, Mapping) and all(isinstance(item, str) and item for item in told.values())
@@ -213,12 +214,16 @@ def _streams(given: Any, file: Path, environ: Mapping[str, str]) -> dict[str, st
             found[name] = told["topic"]
         elif name and texts and "kinesis" in told and set(told) <= {"kinesis", "region", "endpoint"}:
             stream, region, endpoint = (_expanded(told.get(k, ""), environ) for k in ("kinesis", "region", "endpoint"))
-            source = found[name] = KinesisSource(stream, region, endpoint)
-            source.check(where)
+            kinesis = found[name] = KinesisSource(stream, region, endpoint)
+            kinesis.check(where)
+        elif name and texts and set(told) == {"kafka"}:
+            kafka = found[name] = KafkaSource(_expanded(told["kafka"], environ))
+            kafka.check(where)
         else:
             raise ConfigError(
-                f'{where} is {told!r}; write streams.NAME = {{ topic = "..." }}, or '
-                '{ kinesis = "STREAM or ARN", region = "...", endpoint = "..." }'
+                f'{where} cannot be used; write streams.NAME = {{ topic = "..." }}, or to copy it from '
+                'elsewhere { kafka = "kafka://host:9092/TOPIC" } or { kinesis = "STREAM or ARN", region = "...", '
+                'endpoint = "..." }'
             )
     return found
 

@@ -82,6 +82,18 @@ class Sides(msgspec.Struct, frozen=True):
         return self.beside
 
 
+def own_from(side: Side, other: Side) -> int:
+    """The first commit of a side that it does not have in common with another one."""
+    begins = sorted({segment.begin for segment in (*side.segments, *other.segments)})
+    return next(at for at in begins if _place_of(side, at) != _place_of(other, at))
+
+
+def _place_of(side: Side, commit: int) -> tuple[str, int]:
+    """Topic and offset of a commit."""
+    held = [segment for segment in side.segments if segment.begin <= commit][-1]
+    return held.topic, commit - held.begin + held.base
+
+
 def read_sides(settings: Settings, catalog: Catalog) -> Sides:
     """The sides of a project. Raises LogError if a newer version noted them in another form."""
     stored: dict[str, Any] | None = catalog.setting(_SETTING)
@@ -112,7 +124,7 @@ def refuse_beside(catalog: Catalog, settings: Settings, what: str) -> None:
     if sides.beside is not None:
         raise Busy(
             f"{what} cannot be done while side {sides.beside.name} runs beside {sides.served.name}: it would compute "
-            "by the former definitions; drop it first (headrace beside drop)"
+            "by the former definitions; drop it first (headrace beside drop), and start it again afterwards"
         )
 
 

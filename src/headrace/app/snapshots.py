@@ -46,8 +46,9 @@ def view_snapshot(parts: Parts, view: ViewPlan, at_us: int, since_us: int | None
 def group_entities(parts: Parts, group: GroupPlan, at_us: int, since_us: int | None) -> pa.Table:
     """The keys of a group that occur in events in `[since_us, at_us)`, each once, in order, with the time `at_us`."""
     names = [part.name for part in group.key]
-    rows = parts.past.events(group.stream, names, since_us, at_us)
-    return _asked(rows, names, parts.plan.stream(group.stream).schema.time_field or "at", at_us)
+    time = parts.plan.stream(group.stream).schema.time_field or "at"
+    rows = parts.past.events(group.stream, names or [time], since_us, at_us)
+    return _asked(rows, names, time, at_us)
 
 
 def table_entities(parts: Parts, table: TablePlan, at_us: int, since_us: int | None) -> pa.Table:
@@ -63,6 +64,8 @@ def table_entities(parts: Parts, table: TablePlan, at_us: int, since_us: int | N
 
 
 def _asked(rows: pa.Table, names: list[str], time: str, at_us: int) -> pa.Table:
+    if not names:  # `key=()`: the whole stream is one entity, which occurs as soon as there is an event
+        return pa.table({time: pa.array([at_us] * min(rows.num_rows, 1), pa.timestamp("us", "UTC"))})
     keys = rows.select(names)
     for name in names:
         keys = keys.filter(pc.is_valid(keys[name]))

@@ -124,7 +124,7 @@ def project_status(parts: Parts) -> ProjectStatus:
     now = parts.clock.now_us()
     (dead, waiting), newest = _dead_letters(parts)
     records, problem = _online(parts)
-    copying = [COPY] if parts.settings.kinesis else []
+    copying = [COPY] if parts.settings.copied else []
     return ProjectStatus(
         str(parts.settings.folder),
         parts.settings.env,
@@ -172,6 +172,7 @@ _TOLD = {
     "throttled_s": "throttled for {:,.0f} s",
     "copied": "{:,.0f} events copied",
     "lost_shards": "{:,.0f} shards dropped before they were read",
+    "lost_records": "up to {:,.0f} events dropped before they were read",
     "reconciled": "{:,.0f} records reconciled",
     "repaired": "{:,.0f} repaired",
 }

@@ -96,7 +96,7 @@ class Supervisor:
         """The names of the processes: of the layers, and of workers beside the first of one."""
         if self.beside:
             return BESIDE_LAYERS
-        return [*process_names(self.settings, LAYERS), *([COPY] if self.settings.kinesis else [])]
+        return [*process_names(self.settings, LAYERS), *([COPY] if self.settings.copied else [])]
 
     def _start_all(self) -> bool:
         """Start every layer; False if there is nothing to run any more."""

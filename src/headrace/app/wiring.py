@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from headrace.engines.batch.runner import BatchRunner
     from headrace.engines.stream.following import FollowingWorker
     from headrace.eventlog.base import EventLog
+    from headrace.eventlog.kafka.source import KafkaTopicSource
     from headrace.ingestion.archive import ArchiveWorker
     from headrace.ingestion.ceiling import WriteCeiling
     from headrace.ingestion.copier import StreamCopier
@@ -247,21 +248,25 @@ class Parts:
         return Publisher(self.raw, self.plan.streams, partitions=self.settings.partitions)
 
     def copier(self, stream: str) -> StreamCopier:
-        """What copies a stream from Kinesis, as the settings say; raises ConfigError if that cannot be exact."""
+        """What copies a stream from elsewhere, as the settings say; raises ConfigError if that cannot be exact."""
         from headrace.ingestion.copier import StreamCopier
-        from headrace.ingestion.kinesis import KinesisStream
+        from headrace.ingestion.kinesis import KinesisSource, KinesisStream
 
-        plan, source = self.plan.streams.get(stream), self.settings.kinesis[stream]
+        plan, source = self.plan.streams.get(stream), self.settings.copied[stream]
         if plan is None:
             declared = ", ".join(self.plan.streams) or "none"
             raise ConfigError(f'streams.{stream}: there is no stream "{stream}"; declared are {declared}')
         at_once = self.settings.log == "embedded"
         if not at_once and plan.schema.id_field is None:
             raise ConfigError(
-                f"streams.{stream}: an event from Kinesis may be appended to Kafka twice, and stream {stream} declares "
-                f"no id by which that is seen; declare one with hr.id(), or use the embedded log"
+                f"streams.{stream}: an event that is copied may be appended to Kafka twice, and stream {stream} "
+                f"declares no id by which that is seen; declare one with hr.id(), or use the embedded log"
             )
-        opened = KinesisStream(source)
+        opened: KafkaTopicSource | KinesisStream
+        if isinstance(source, KinesisSource):
+            opened = KinesisStream(source)
+        else:
+            opened = self._kafka_source(source.url, f"streams.{stream}")
         self._opened.append(opened)
         copier = StreamCopier(stream, opened, self.raw, self.publisher(), at_once=at_once)
         self._opened.append(copier)
@@ -388,6 +393,14 @@ class Parts:
         from headrace.eventlog.lmdb import LmdbEventLog
 
         return LmdbEventLog(self.settings.state / "log" / name, self.clock, sync=self.settings.sync)
+
+    @staticmethod
+    def _kafka_source(url: str, setting: str) -> KafkaTopicSource:
+        try:
+            from headrace.eventlog.kafka.source import KafkaTopicSource
+        except ImportError:
+            raise ConfigError(f'{setting} needs the client of Kafka: pip install "headrace[kafka]"') from None
+        return KafkaTopicSource(url, setting)
 
     def _kafka_log(self, name: str) -> EventLog:
         from headrace.ingestion.publisher import UNKNOWN_TOPIC

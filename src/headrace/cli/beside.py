@@ -1,10 +1,11 @@
-"""Commands of a run beside: start, status, compare, switch, back, drop."""
+"""Commands of a run beside: start, status, compare, switch, back, stop, drop."""
 
 from __future__ import annotations
 
 import sys
 
 import click
+import msgspec
 
 from headrace.cli.common import REFUSED, Session, command, progress
 
@@ -29,28 +30,20 @@ def register(group: click.Group) -> None:
 
         Its store is made from archive and log first. Nothing that runs has to stop.
         """
-        from headrace.app.beside import begin_side, fill_side, layer_interpreter, run_as
+        from headrace.app.beside import layer_interpreter
         from headrace.app.supervisor import Supervisor
 
         project = session.open()
-        project.ensure_applied()
         settings = project.settings
-        side = begin_side(project.parts, name, python or sys.executable)
 
         def say(line: str) -> None:
             session.say(line, event=line)
 
-        if not side.ready:
-            say(f"side {name}: making its records, by {side.interpreter}")
-            if side.interpreter == sys.executable:
-                with progress("making records") as shown:
-                    fill_side(
-                        project.parts, from_beginning=from_beginning,
-                        progress=lambda done, of: shown.update(done, max(of, 1), f"{done:,} of {of:,}"),
-                    )  # fmt: skip
-            else:
-                run_as(side, settings, ["fill", *(["--from-beginning"] if from_beginning else [])])
-            say(f"side {name} is filled")
+        with progress("making records") as shown:
+            project.beside.start(
+                name, python=python, from_beginning=from_beginning, follow=False, said=say,
+                progress=lambda done, of: shown.update(done, max(of, 1), f"{done:,} of {of:,}"),
+            )  # fmt: skip
         project.close()
         if not fill_only:
             Supervisor(
@@ -87,43 +80,49 @@ def register(group: click.Group) -> None:
         project.ensure_applied()
         answer_all(project.parts, sys.stdin.buffer, sys.stdout.buffer)
 
+    @command(beside, "erase", "headrace beside erase", hidden=True)
+    def erase(session: Session) -> None:
+        """Do what an erasure asks on stdin of the side beside; run by its own interpreter."""
+        from headrace.app.beside_erasing import erase_asked
+
+        project = session.open()
+        project.ensure_applied()
+        done = erase_asked(project.parts, sys.stdin.buffer.read())
+        session.say("", places=done.places, repaired=done.repaired, remains=done.remains)
+
     @command(beside, "status", "headrace beside status")
     def status(session: Session) -> None:
         """Show the sides and how far they are."""
-        from headrace.app.beside import side_status
-
-        found = side_status(session.open().parts)
-        session.say("\n".join(map(str, found)), sides=found)
+        found = session.open().beside.status()
+        sides = [side for side in (found.served, found.beside) if side is not None]
+        session.say(str(found), sides=sides, follows=found.follows)
 
     @command(beside, "switch", "headrace beside switch")
     def switch(session: Session) -> None:
         """Serve the side that runs beside, from one commit on; the other runs beside it from then on."""
-        _switch(session, back=False)
+        done = session.open().beside.switch()
+        session.say(str(done), **msgspec.to_builtins(done))
 
     @command(beside, "back", "headrace beside back")
     def back(session: Session) -> None:
         """Serve the side again that was served before."""
-        _switch(session, back=True)
+        done = session.open().beside.back()
+        session.say(str(done), **msgspec.to_builtins(done))
 
-    def _switch(session: Session, *, back: bool) -> None:
-        from headrace.app.beside import switch as change
-
-        project = session.open()
-        project.ensure_applied()
-        sides = change(project.parts, back=back)
-        beside = sides.need_beside()
-        session.say(
-            f"side {sides.served.name} is served; {beside.name} runs beside it", served=sides.served.name,
-            beside=beside.name,
-        )  # fmt: skip
+    @command(beside, "stop", "headrace beside stop")
+    def stop(session: Session) -> None:
+        """Stop the layers of the side that runs beside; start goes on with it."""
+        found = session.open().beside.stop()
+        session.say(str(found), sides=[side for side in (found.served, found.beside) if side is not None])
 
     @command(beside, "drop", "headrace beside drop")
     def drop(session: Session) -> None:
         """Remove the side that runs beside the served one."""
-        from headrace.app.beside import drop as remove
-
-        side = remove(session.open().parts)
-        session.say(f"side {side.name} is removed", dropped=side.name)
+        run = session.open().beside
+        before = run.status().beside
+        run.drop()
+        name = "" if before is None else before.name
+        session.say(f"side {name} is removed", dropped=name)
 
     @command(beside, "compare", "headrace beside compare\nheadrace beside compare --sample 0 --json")
     @click.option(
@@ -132,10 +131,6 @@ def register(group: click.Group) -> None:
     )  # fmt: skip
     def compare(session: Session, sample: int) -> int:
         """Compare every feature of both sides at equal positions, value by value; ends with 1 if one differs."""
-        from headrace.app.comparing import compare_sides
-
-        project = session.open()
-        project.ensure_applied()
-        found = compare_sides(project.parts, sample or None)
+        found = session.open().beside.compare(sample or None)
         session.say(str(found), compared=found.compared, differing=found.differing, features=found.features)
         return REFUSED if found.differing else 0

@@ -58,7 +58,8 @@ def register(group: click.Group) -> None:
         """Run one layer as this process, until SIGTERM; each may be stopped and killed without the others.
 
         compute: events to features. ingest: features to the stores. serve: the HTTP API. schedule: batch tables,
-        scheduled groups, truth, monitors, retraining. copy: streams of Kinesis to raw topics, where there are any.
+        scheduled groups, truth, monitors, retraining. copy: events of other systems to raw topics, where there
+        are any.
         """
         from headrace.app.services import run_layer, until_reached
 

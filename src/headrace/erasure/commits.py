@@ -31,7 +31,7 @@ from headrace.stores.offline.base import OfflineStore
 @dataclass
 class CommitErasure:
     """Edits the commits of one project; the logs of events and the archive still hold what is to be erased, or do not:
-    the outcome is the same.
+    the outcome is the same. Commits before `begin` are another side's, and stay.
 
     """
 
@@ -40,6 +40,7 @@ class CommitErasure:
     features: EventLog
     offline: OfflineStore
     subject: Subject
+    begin: int = 0
     _clocks: dict[str, list[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -53,7 +54,7 @@ class CommitErasure:
         before = dict(self._clocks)
         for name, span in commit.streams.items():
             self._clocks[name] = list(span.clocks_us)
-        if not self._concerned(commit, batch.payload):
+        if batch.base < self.begin or not self._concerned(commit, batch.payload):
             return None
         groups: dict[str, GroupDelta] = {}
         for name, span in commit.streams.items():
@@ -178,7 +179,7 @@ def _block_of(payload: bytes, *, derived: bool) -> bytes:
 
 
 def erase_commits(erasure: CommitErasure) -> int:
-    """Edit every commit that the feature log holds; returns how many changed."""
+    """Edit every commit that the feature log holds, from `begin` on; returns how many changed."""
     if WINDOWS not in erasure.features.topics():
         return 0
     return erasure.features.rewrite(WINDOWS, 0, erasure.erased)

@@ -79,6 +79,15 @@ class Places:
         found.append(("online store", sum(1 for _ in self._online_keys()), "records"))
         return [one for one in found if one[1]], ids > 0
 
+    def count_side(self, checkpoint: Path, begin: int) -> list[tuple[str, int, str]]:
+        """The same of what a side beside has for itself; `begin` is the first of its own commits."""
+        found = [
+            (f"feature log {WINDOWS}", self._count_deltas(begin), "deltas"),
+            ("checkpoint", len(self._seen(checkpoint)), "ids"),
+            ("online store", sum(1 for _ in self._online_keys()), "records"),
+        ]
+        return [one for one in found if one[1]]
+
     # -- steps ------------------------------------------------------------------------------------------------------
 
     def erase_checkpoint(self, file: Path) -> None:
@@ -97,9 +106,14 @@ class Places:
         log = self.stores.features
         if not log.editable:
             return
-        erase_commits(self._commits)
+        self.erase_commits()
         for topic, change in self._feature_changes().items():
             self._rewrite(log, topic, change)
+
+    def erase_commits(self, begin: int = 0) -> None:
+        """Commits from `begin` on, where they can be edited."""
+        if self.stores.features.editable:
+            erase_commits(replace(self._commits, begin=begin))
 
     def rows_that_stay(self) -> list[int]:
         """Offsets of the entity's rows of tables in a feature log that cannot be edited."""
@@ -229,15 +243,15 @@ class Places:
         for partition in range(log.topics()[topic]):
             log.rewrite(topic, partition, payload)
 
-    def _count_deltas(self) -> int:
-        """Deltas of the entity in commits, by group."""
+    def _count_deltas(self, begin: int = 0) -> int:
+        """Deltas of the entity in commits from `begin` on, by group."""
         from headrace.engines.stream.commits import decode_commit
 
         if WINDOWS not in self.stores.features.topics():
             return 0
         found = 0
         for batch in _batches(self.stores.features, WINDOWS, 0):
-            if self.subject.part in batch.payload:
+            if batch.base >= begin and self.subject.part in batch.payload:
                 groups = decode_commit(batch.payload).groups
                 found += sum(self._owns(version, key) for version, delta in groups.items() for key in delta.keys)
         return found

@@ -89,6 +89,7 @@ def erased_truths(payload: bytes, gone: Collection[str]) -> Edited | None:
     record.prediction_ids = [record.prediction_ids[row] for row in left]
     record.labels = [record.labels[row] for row in left]
     record.known_us = [record.known_us[row] for row in left]
+    record.places = [record.places[row] for row in left] if record.places else []
     return Edited(_pack(record), lost)
 
 

@@ -28,6 +28,9 @@ from headrace.features.typing_rules import annotated_dtype
 D = TypeVar("D", bound="Definition")
 
 
+NO_HEIR = "a group cannot be inherited from; build shared features with an ordinary function"
+
+
 class UnknownName(DefinitionError, AttributeError):
     """A definition has no column of that name."""
 
@@ -87,9 +90,10 @@ class DefinitionMeta(type):
     def __new__(mcs, name: str, bases: tuple[type, ...], body: dict[str, Any], /, **keywords: Any) -> DefinitionMeta:
         frame = sys._getframe(1)
         site = Site(frame.f_code.co_filename, frame.f_lineno, getattr(body, "lines", {}))
-        required = getattr(bases[0], "__required__", None) if bases else None
-        if required is not None and required[0] not in keywords and "__bound__" not in body:
-            raise DefinitionError(f"{site.at()} {name}: missing {required[0]}=; {required[1]}")
+        if bases and "__bound__" not in body:
+            wrong = _wrong_keywords(bases[0], keywords)
+            if wrong:
+                raise DefinitionError("\n".join(f"{site.at()} {name}: {text}" for text in wrong))
         namespace = dict(body)
         namespace["__site__"] = site
         namespace["__frame__"] = frame
@@ -118,6 +122,24 @@ class DefinitionMeta(type):
             return broken(message)
         site = Site(frame.f_code.co_filename, frame.f_lineno)
         raise UnknownName(f"{site.at()} {message}")
+
+
+def _wrong_keywords(base: type, keywords: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the names of a class statement's keywords."""
+    known = list(getattr(base.__init_subclass__, "__kwdefaults__", None) or ())
+    wrong: list[str] = []
+    meant: list[str] = []
+    for keyword in keywords if known else ():
+        if keyword not in known:
+            near = difflib.get_close_matches(keyword, known, 1)
+            meant += near
+            cure = f"did you mean {near[0]}=?" if near else f"there are {', '.join(known)}"
+            wrong.append(f"unknown keyword {keyword}=; {cure}")
+    required = getattr(base, "__required__", None)
+    if required is not None and required[0] not in (*keywords, *meant):
+        inherits = isinstance(base.__dict__.get("__definition__"), Definition)
+        wrong.append(NO_HEIR if inherits else f"missing {required[0]}=; {required[1]}")
+    return wrong
 
 
 if TYPE_CHECKING:

@@ -60,7 +60,7 @@ def _evaluate(node: Node, columns: Mapping[str, Column], n: int) -> tuple[Values
         column = _column(node, columns)
         return column.values, column.valid
     if isinstance(node, Literal):
-        return (node.value, None) if node.value is not None else null_values(node.dtype, n)
+        return (literal_values(node.value, n), None) if node.value is not None else null_values(node.dtype, n)
     if isinstance(node, FunctionCall):
         made = call_function(node, [evaluate(arg, columns, n) for arg in node.args], n)
         return made.values, made.valid
@@ -71,6 +71,20 @@ def _evaluate(node: Node, columns: Mapping[str, Column], n: int) -> tuple[Values
         values.append(value)
         masks.append(mask)
     return OPERATIONS[node.op](node, values, masks, n)
+
+
+def ends_in_nul(value: Any) -> bool:
+    """True for a text that NumPy would cut: it takes it for one of fixed width, whose end is padding."""
+    return isinstance(value, str) and value.endswith("\0")
+
+
+def literal_values(value: Any, n: int) -> Values:
+    """A constant as an operand of operations over `n` rows: itself, unless NumPy would cut it."""
+    if not ends_in_nul(value):
+        return value
+    spread = np.empty(n, np.object_)
+    spread.fill(value)
+    return spread
 
 
 def null_values(dtype: DType, n: int) -> tuple[Values, Mask]:
@@ -191,7 +205,7 @@ def _is_in(node: Call, values: list[Values], masks: list[Mask], n: int) -> tuple
     numbers = node.args[0].dtype is DType.INT and any(isinstance(item, float) for item in node.params)
     a = _float(a) if numbers else a
     for item in node.params:
-        found |= a == (float(item) if numbers else item)
+        found |= a == (float(item) if numbers else literal_values(item, n))
     return found, masks[0]
 
 

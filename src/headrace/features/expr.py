@@ -231,6 +231,9 @@ class Expr(Generic[T_co]):
         return f"Expr({self})"
 
     def __str__(self) -> str:
+        problems = problems_of(self)
+        if problems:
+            return f"nothing: {problems[0]}"
         return f"an unnamed {self.dtype.value if self.dtype else 'broken'} expression"
 
     def __bool__(self) -> NoReturn:

@@ -10,6 +10,7 @@ from headrace.core.schema import DType
 from headrace.features.aggregate import Aggregate
 from headrace.features.column import ColumnOf, Family
 from headrace.features.definition import (
+    NO_HEIR,
     Definition,
     DefinitionBase,
     begin,
@@ -80,7 +81,7 @@ class FeatureGroup(DefinitionBase):
         definition.computed = take_computed(cls, problems)
         definition.where = where
         if cls.__bases__ != (FeatureGroup,):
-            problems.add("a group cannot be inherited from; build shared features with an ordinary function")
+            problems.add(NO_HEIR)
         _check_key(definition, key if isinstance(key, tuple) else (key,), problems)
         _check_features(definition, problems)
         type.__setattr__(cls, "__definition__", definition)
@@ -91,6 +92,9 @@ class FeatureGroup(DefinitionBase):
     def of(cls: type[C], *fields: Expr[Any]) -> type[C]:
         """This group looked up by these fields of a request, one per part of its key."""
         return bound_class(cls, fields)  # type: ignore[no-any-return]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
 
 
 def instance_of(cls: type[C], values: Mapping[str, Any]) -> C:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
+from headrace.core.accuracy import METRICS
 from headrace.core.schema import DType
 from headrace.features.column import ColumnOf
 from headrace.features.definition import definition_of, read_duration
@@ -146,6 +147,8 @@ class Model:
             problems.add(f"view= takes an hr.FeatureView, not {view!r}")
         else:
             self._check_label(problems)
+        if metric not in METRICS:
+            problems.add(f'metric="{metric}" is not known; there are {", ".join(METRICS)}')
         if not hasattr(estimator, "fit"):
             problems.add(f"estimator= takes an unfitted estimator with a fit method, not {estimator!r}")
         self._check_rules(problems)
@@ -194,6 +197,9 @@ class Model:
         if not 0 < self.promote.confidence < 1:
             problems.add(f"hr.Better(confidence={self.promote.confidence}): a share between 0 and 1, such as 0.95")
         for step in self.promote.steps:
+            if not isinstance(step, Shadow | Canary):
+                problems.add(f"hr.Better(steps=) takes hr.Shadow and hr.Canary, not {step!r}")
+                continue
             read_duration(step.duration, f"hr.{type(step).__name__}", problems)
             if isinstance(step, Canary) and not 0 < step.share < 1:
                 problems.add(f"hr.Canary({step.share}): a share of requests between 0 and 1, such as 0.1")

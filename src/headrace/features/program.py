@@ -16,7 +16,7 @@ from headrace.core.columns import NUMPY_DTYPES, Column
 from headrace.core.schema import DType
 from headrace.features.calendar import field_of, local_time
 from headrace.features.call_function import call_function
-from headrace.features.evaluate import OPERATIONS, Mask, Values, both, null_values, whole
+from headrace.features.evaluate import OPERATIONS, Mask, Values, both, ends_in_nul, literal_values, null_values, whole
 from headrace.features.nodes import Call, ColumnRef, FunctionCall, Literal, Node
 
 Resolve: TypeAlias = Callable[[str], int]
@@ -83,6 +83,8 @@ class Program:
     def _literal(self, node: Literal) -> int:
         if node.value is None:
             return self._step(_null, node.dtype, (), array=True)
+        if ends_in_nul(node.value):
+            return self._step(_text, node.value, (), array=True)
         register = self._new()
         self._constants.append((register, node.value))
         return register
@@ -124,6 +126,10 @@ def _finished(what: tuple[Composed, Params], values: list[Values], masks: list[M
 
 def _null(dtype: DType, values: list[Values], masks: list[Mask], n: int) -> tuple[Values, Mask]:
     return null_values(dtype, n)
+
+
+def _text(value: str, values: list[Values], masks: list[Mask], n: int) -> tuple[Values, Mask]:
+    return literal_values(value, n), None
 
 
 def _function(node: FunctionCall, values: list[Values], masks: list[Mask], n: int) -> tuple[Values, Mask]:

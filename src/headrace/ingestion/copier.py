@@ -1,4 +1,4 @@
-"""From a stream of Kinesis into a raw topic: every record once, in the order of its shard, wherever the copier dies.
+"""From another system into a raw topic: every event once, in the order of its shard, wherever the copier dies.
 
 How far each shard was copied is a record of the raw log itself, in a topic of its own, appended in one step with the
 events where the log can do so: both are there or neither is. Where it cannot (single events on Kafka) the position
@@ -13,39 +13,32 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Final, Protocol
 
 import msgspec
 
-from headrace.core.errors import LogError
-from headrace.core.events import EventBlock
+from headrace.core.columns import nulls
+from headrace.core.errors import LogError, SchemaError
+from headrace.core.events import EventBlock, Malformed
 from headrace.core.messages import read_messages
 from headrace.core.schema import Schema
+from headrace.core.values import payload_of
 from headrace.eventlog.base import Append, EventLog
-from headrace.ingestion.kinesis import Expired, Page, Shard, Throttled
+from headrace.eventlog.source import Expired, Page, Shard, Source, Throttled
+from headrace.ingestion.publisher import IPC, encode_ipc
 
 _logger = logging.getLogger("headrace.ingestion")
 FORMAT: Final = 1
-_PACE_S: Final = 0.25
-"""Between two calls for one shard: Kinesis takes five a second from all of its readers."""
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 10.0
 _LIST_AGAIN_S: Final = 30.0
 _KEPT: Final = 1_000
 """Positions beyond this number are dropped, but for the last."""
 
 
-def position_topic(stream: str) -> str:
-    """The topic of the raw log that says how far a stream was copied."""
-    return f"_kinesis.{stream}"
-
-
-class Source(Protocol):
-    """What is asked of a stream of Kinesis; see `ingestion.kinesis.KinesisStream`."""
-
-    def created(self) -> str: ...
-    def shards(self) -> list[Shard]: ...
-    def iterator(self, shard: str, after: str | None) -> str: ...
-    def read(self, shard: str, iterator: str) -> Page: ...
+def position_topic(stream: str, system: str) -> str:
+    """The topic of the raw log that says how far a stream was copied from a system."""
+    return f"_{system}.{stream}"
 
 
 class Door(Protocol):
@@ -70,8 +63,28 @@ class Position(msgspec.Struct, frozen=True, array_like=True):
     shards: dict[str, Reached]
 
 
+def blocks_of(schema: Schema, messages: Sequence[bytes]) -> list[EventBlock]:
+    """The events of messages in their order: one in JSON each, or any number as a stream of Arrow's (IPC).
+
+    What is neither, and an Arrow stream that is damaged or lacks a column, is one malformed row.
+    """
+    found: list[EventBlock] = []
+    for arrow, run in groupby(messages, lambda message: message.startswith(IPC)):
+        together = list(run)
+        if not arrow:
+            found.append(read_messages(schema, len(together), False, list(together), []))
+            continue
+        for message in together:
+            try:
+                found.append(encode_ipc(schema, message))
+            except SchemaError as error:
+                columns = {field.name: nulls(field.dtype, 1) for field in schema}
+                found.append(EventBlock(1, columns, [Malformed(0, "", str(error), payload_of(message))]))
+    return [block for block in found if block.n]
+
+
 def readable(shards: Sequence[Shard], reached: dict[str, Reached]) -> list[str]:
-    """Ids of the shards to read now: those not at their end whose parents are, or have been dropped by Kinesis.
+    """Ids of the shards to read now: those not at their end whose parents are, or have been dropped by the source.
 
     A key's records lie in one shard, and after that was split or merged in a child of it: parents first keeps their
     order.
@@ -103,6 +116,7 @@ class CopyTotals:
     malformed: int = 0
     throttled: int = 0
     lost_shards: int = 0
+    lost_records: int = 0
 
 
 @dataclass(slots=True)
@@ -111,7 +125,7 @@ class StreamCopier:
 
     Args:
         stream: the stream of events, whose topic gets them.
-        source: the stream of Kinesis.
+        source: the stream of the other system.
         log: the raw log.
         door: what gives the events their partitions.
         at_once: the log appends events and position in one step.
@@ -133,7 +147,7 @@ class StreamCopier:
     _pool: ThreadPoolExecutor | None = None
 
     def step(self) -> int:
-        """Copy what is there now, a page of each shard at most; returns how many events that were.
+        """Copy what is there now, a page of each shard at most; returns how many messages that were.
 
         Raises Unreachable if the source or the log does not answer: nothing is lost, the next step goes on. Throttling
         is waited for shard by shard.
@@ -147,7 +161,7 @@ class StreamCopier:
         if not due:
             return 0
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(8, thread_name_prefix="kinesis")
+            self._pool = ThreadPoolExecutor(8, thread_name_prefix="copy")
         calls = [(shard, self._pool.submit(self._page, shard, position)) for shard in due]
         done = 0
         failed: Exception | None = None
@@ -166,7 +180,7 @@ class StreamCopier:
         return done
 
     def behind_ms(self) -> int:
-        """How far the slowest shard is behind its newest record, as Kinesis last said."""
+        """How far the slowest shard is behind its newest record, as the source last said."""
         return max((reading.behind_ms or 0 for reading in self._reading.values()), default=0)
 
     def caught_up(self) -> bool:
@@ -184,16 +198,14 @@ class StreamCopier:
 
     def _opened(self) -> Position:
         if self._position is None:
-            topic = position_topic(self.stream)
+            topic = position_topic(self.stream, self.source.system)
             self.log.create(topic)
             newest = self.log.last(topic, 0)
             found = Position(FORMAT, "", {}) if newest is None else _decoded(newest.payload, topic)
             self._end = self.log.end(topic, 0)
             created = self.source.created()
             if found.created not in ("", created):
-                _logger.warning(
-                    "stream %s: its stream of Kinesis was made anew; it is copied from its begin", self.stream
-                )
+                _logger.warning("stream %s: what it is copied from was made anew; from its begin again", self.stream)
                 found = Position(FORMAT, created, {})
             self._position = Position(FORMAT, created, found.shards)
             self._list_at = 0.0
@@ -206,7 +218,7 @@ class StreamCopier:
         gone = [shard for shard, reached in position.shards.items() if shard not in there and not reached.ended]
         for shard in gone:
             self.totals.lost_shards += 1
-            _logger.error("stream %s: Kinesis dropped shard %s before it was copied to its end", self.stream, shard)
+            _logger.error("stream %s: shard %s was dropped before it was copied to its end", self.stream, shard)
         kept = {shard: reached for shard, reached in position.shards.items() if shard in there}
         self._reading = {shard: reading for shard, reading in self._reading.items() if shard in there}
         self._position = Position(FORMAT, position.created, kept)
@@ -225,7 +237,7 @@ class StreamCopier:
         except Throttled as told:
             return told
         reading.pause_s = 0.0
-        reading.due = self.seconds() + _PACE_S
+        reading.due = self.seconds() + self.source.pace_s
         reading.behind_ms = page.behind_ms
         return page
 
@@ -240,12 +252,8 @@ class StreamCopier:
         assert self._position is not None
         reading, before = self._reading[shard], self._position.shards.get(shard, Reached())
         reached = Reached(page.last or before.last, page.iterator is None)
-        appends: list[Append] = []
-        bad = 0
-        if page.messages:
-            n = len(page.messages)
-            block = read_messages(self.door.schema(self.stream), n, False, list(page.messages), [])
-            appends, bad = self.door.prepare(self.stream, block), len(block.malformed)
+        blocks = blocks_of(self.door.schema(self.stream), page.messages)
+        appends = [append for block in blocks for append in self.door.prepare(self.stream, block)]
         if reached != before:
             moved = Position(FORMAT, self._position.created, {**self._position.shards, shard: reached})
             self._append(appends, moved)
@@ -255,12 +263,17 @@ class StreamCopier:
         if reached.ended:
             self._reading.pop(shard)
             self._list_at = 0.0
-        self.totals.copied += len(page.messages)
-        self.totals.malformed += bad
+        self.totals.copied += sum(block.n for block in blocks)
+        self.totals.malformed += sum(len(block.malformed) for block in blocks)
+        if page.lost:
+            self.totals.lost_records += page.lost
+            _logger.error(
+                "stream %s: shard %s dropped up to %d records before they were read", self.stream, shard, page.lost
+            )
         return len(page.messages)
 
     def _append(self, events: list[Append], moved: Position) -> None:
-        topic = position_topic(self.stream)
+        topic = position_topic(self.stream, self.source.system)
         told = Append(topic, 0, msgspec.msgpack.encode(moved), base=self._end)
         try:
             if self.at_once:

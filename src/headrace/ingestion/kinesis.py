@@ -10,6 +10,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from headrace.core.errors import ConfigError, NotFound, StoreError, Unreachable
+from headrace.eventlog.source import Expired, Page, Shard, Throttled
 
 _ARN: Final = re.compile(r"arn:aws[a-z-]*:kinesis:([a-z0-9-]+):\d{12}:stream/([A-Za-z0-9_.-]{1,128})")
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}")
@@ -22,14 +23,6 @@ _THROTTLED: Final = {
     "ThrottlingException",
 }
 _PASSING: Final = {"InternalFailureException", "InternalFailure", "ServiceUnavailable", "RequestTimeout"}
-
-
-class Throttled(Exception):
-    """Kinesis asks its readers to slow down; the same call may be made again later."""
-
-
-class Expired(Exception):
-    """An iterator was not used for five minutes; another one goes on from the last sequence number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +39,11 @@ class KinesisSource:
     region: str = ""
     endpoint: str = ""
 
+    @property
+    def name(self) -> str:
+        """What it is called in messages."""
+        return f"stream {self.stream} of Kinesis"
+
     def check(self, where: str) -> None:
         """Raise ConfigError unless this may be the address of a stream."""
         if not _ARN.fullmatch(self.stream) and not _NAME.fullmatch(self.stream):
@@ -57,32 +55,13 @@ class KinesisSource:
             raise ConfigError(f'{where}: endpoint = "http://{url.hostname}..." is not encrypted; write https://')
 
 
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """A shard: a closed one has been split or merged, and gets no more records."""
-
-    id: str
-    parents: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """What one call gave: the data of records in order, the last one's sequence number (None without records).
-
-    `iterator` goes on from here; None at the end of a closed shard. `behind_ms`: how far this is from the newest.
-    """
-
-    messages: list[bytes]
-    last: str | None
-    iterator: str | None
-    behind_ms: int
-
-
 class KinesisStream:
-    """Calls to one stream. Thread-safe.
+    """`eventlog.source.Source` of a stream of Kinesis. A position is a sequence number.
 
-    Raises Unreachable if the server does not answer, NotFound if there is no such stream, StoreError if it refuses.
+    Kinesis takes five calls a second for a shard from all of its readers, and iterators hold for five minutes.
     """
+
+    system, pace_s = "kinesis", 0.25
 
     def __init__(self, source: KinesisSource) -> None:
         try:

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 UNKNOWN_TOPIC = "_unknown"
 """Topic of events that name no stream, or one that is not declared: each a malformed record with its own offset."""
 
-_IPC = b"\xff\xff\xff\xff"
+IPC = b"\xff\xff\xff\xff"
+"""What a stream of Arrow's begins with, and no JSON."""
 """What a stream of Arrow's begins with; no JSON does."""
 _pack = msgspec.msgpack.Encoder().encode
 
@@ -147,7 +148,7 @@ class Publisher:
         schema = self.schema(stream)
         if isinstance(data, bytes | bytearray | memoryview):
             body = bytes(data)
-            return _encode_ipc(schema, body) if body.startswith(_IPC) else self._encoders[stream].json(body)
+            return encode_ipc(schema, body) if body.startswith(IPC) else self._encoders[stream].json(body)
         if isinstance(data, Mapping):
             return self._encoders[stream].rows([data])
         if isinstance(data, list | tuple):
@@ -241,7 +242,8 @@ def encode_arrow(schema: Schema, table: Any) -> EventBlock:
     return encode(schema, table)
 
 
-def _encode_ipc(schema: Schema, body: bytes) -> EventBlock:
+def encode_ipc(schema: Schema, body: bytes) -> EventBlock:
+    """A block of a stream of Arrow's; raises SchemaError if it is damaged, or has not the columns of the schema."""
     from headrace.ingestion.ipc import read_ipc
 
     return encode_arrow(schema, read_ipc(body, schema.name))
@@ -265,10 +267,12 @@ def _rows_of(block: EventBlock, rows: Any) -> EventBlock:
 
 
 __all__ = [
+    "IPC",
     "UNKNOWN_TOPIC",
     "PublishReceipt",
     "Publisher",
     "encode_arrow",
+    "encode_ipc",
     "encode_json",
     "encode_rows",
     "read_event_file",

@@ -8,8 +8,9 @@ record of that topic says how far each of them was read, so after a restart noth
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from itertools import repeat, zip_longest
+from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
@@ -29,8 +30,16 @@ TOPIC = "truth"
 LABELS = "labels"
 
 
+Place: TypeAlias = tuple[int, int, str | int | None, int, int]
+"""Where a truth stands among those of its request, of which the last one holds: time, 0 of an event and 1 of what was
+reported, id, partition, offset. So an older truth that comes later changes nothing, here as in a training set."""
+
+
 class TruthRecord(msgspec.Struct, array_like=True):
-    """Joined rows of one look, one entry per row, and the offsets up to which the three inputs were read."""
+    """Joined rows of one look, one entry per row, and the offsets up to which the three inputs were read.
+
+    `places` is empty in records of former versions.
+    """
 
     model: str
     prediction_ids: list[str]
@@ -39,6 +48,7 @@ class TruthRecord(msgspec.Struct, array_like=True):
     predictions_end: int
     windows_end: int
     labels_end: int
+    places: list[Place] = []
 
 
 class LabelRow(msgspec.Struct):
@@ -57,6 +67,17 @@ class _Chunk:
     rows: dict[str, int]
     labels: FloatArray
     known_us: IntArray
+    places: dict[int, Place] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Truth:
+    """A truth of a request: its value, when it was known, and its place among others."""
+
+    request_id: Any
+    value: float
+    known_us: int
+    place: Place
 
 
 def joiner(model: str) -> str:
@@ -90,7 +111,7 @@ class TruthTracker:
         features.create(WINDOWS)
         internal.create(TOPIC)
         internal.create(LABELS)
-        self._at = [0, 0, 0]
+        self._at = (0, 0, 0)
         self._noted = -1
         self.predictions = 0
         self.joined = 0
@@ -100,20 +121,20 @@ class TruthTracker:
         """Join what is new; returns how many truths were joined (corrections count again)."""
         self._recover()
         predictions_end = self._read(self._at[0])
-        ids, labels, known = self._events()
-        more_ids, more_labels, more_known, labels_end = self._reported()
-        joined = self._join(ids + more_ids, labels + more_labels, known + more_known)
-        ends = [predictions_end, self._windows_end, labels_end]
-        if joined[0] or ends != self._at:
-            record = TruthRecord(self._model.name, *joined, *ends)
+        truths = self._events()
+        reported, labels_end = self._reported()
+        ids, labels, known, places = self._join(truths + reported)
+        ends = (predictions_end, self._windows_end, labels_end)
+        if ids or ends != self._at:
+            record = TruthRecord(self._model.name, ids, labels, known, *ends, places)
             self._internal.append([Append(TOPIC, 0, msgspec.msgpack.encode(record))])
             self._at = ends
         if self._noted != self._windows_end:
             # Whoever trims the raw log asks for it. After the record: what is noted is kept.
             self._features.commit(joiner(self._model.name), WINDOWS, 0, self._windows_end)
             self._noted = self._windows_end
-        self.joined += len(joined[0])
-        return len(joined[0])
+        self.joined += len(ids)
+        return len(ids)
 
     @property
     def first_us(self) -> int | None:
@@ -163,8 +184,8 @@ class TruthTracker:
         edge = int(batch.t_us.max()) - self._keep_us
         self._chunks = [chunk for chunk in self._chunks if int(chunk.batch.t_us.max()) >= edge]
 
-    def _events(self) -> tuple[list[Any], list[float], list[int]]:
-        """New events of the label's stream: request ids, values, arrivals, in order of the events."""
+    def _events(self) -> list[_Truth]:
+        """What new events of the label's stream say."""
         label = self._model.label
         end = self._features.end(WINDOWS, 0) if self._until is None else self._until()
         found = read_heads(self._features, self._at[1], end - self._at[1]) if end > self._at[1] else []
@@ -175,14 +196,21 @@ class TruthTracker:
             commits = self._held(commits)
         rows = judged_events(stream, self._raw, commits, derived=derived)
         if rows is None:
-            return [], [], []
-        time = stream.schema.time_field or ""
-        rows = rows.sort_by([(time, "ascending"), (PARTITION, "ascending"), (OFFSET, "ascending")])
+            return []
         values, valid = evaluate_labels(label, self._project, rows)
         counted = valid & (np.asarray(rows[VERDICT]) == COUNTED)
         at = np.flatnonzero(counted)
-        ids = rows[label.join_field].take(at).to_pylist()
-        return ids, values[at].tolist(), np.asarray(rows[ARRIVAL])[at].tolist()
+        taken = rows.take(at)
+        identity = stream.schema.id_field
+        places = zip(
+            taken[stream.schema.time_field or ""].to_pylist(),
+            repeat(0),
+            repeat(None) if identity is None else taken[identity].to_pylist(),
+            taken[PARTITION].to_pylist(),
+            taken[OFFSET].to_pylist(),
+        )
+        columns = (taken[label.join_field].to_pylist(), values[at].tolist(), taken[ARRIVAL].to_pylist(), places)
+        return list(map(_Truth, *columns))
 
     def _held(self, commits: list[CommitHead]) -> list[CommitHead]:
         """Those whose labels the log still has: a new model has no predictions that older ones could belong to."""
@@ -196,24 +224,34 @@ class TruthTracker:
         ]
         return commits[gone[-1] + 1 :] if gone else commits
 
-    def _reported(self) -> tuple[list[Any], list[float], list[int], int]:
+    def _reported(self) -> tuple[list[_Truth], int]:
+        """What was reported since the last look, and the offset to go on from."""
         batches = self._internal.read(LABELS, 0, self._at[2], 1_000_000)
-        rows = [r for b in batches for r in msgspec.msgpack.decode(b.payload, type=list[LabelRow])]
-        mine = [r for r in rows if r.model == self._model.name]
-        end = batches[-1].end if batches else self._at[2]
-        return [r.request_id for r in mine], [r.value for r in mine], [r.at_us for r in mine], end
+        found = [
+            _Truth(row.request_id, row.value, row.at_us, (row.at_us, 1, None, 0, batch.base + number))
+            for batch in batches
+            for number, row in enumerate(msgspec.msgpack.decode(batch.payload, type=list[LabelRow]))
+            if row.model == self._model.name
+        ]
+        return found, batches[-1].end if batches else self._at[2]
 
-    def _join(self, ids: list[Any], labels: list[float], known: list[int]) -> tuple[list[str], list[float], list[int]]:
-        joined: tuple[list[str], list[float], list[int]] = ([], [], [])
-        for key, label, at_us in zip(ids, labels, known, strict=True):
+    def _join(self, truths: list[_Truth]) -> tuple[list[str], list[float], list[int], list[Place]]:
+        """Give truths to the predictions that wait for them; returns what is new: ids, labels, when known, places."""
+        joined: tuple[list[str], list[float], list[int], list[Place]] = ([], [], [], [])
+        for truth in truths:
             for chunk in reversed(self._chunks):
-                row = chunk.rows.get(str(key))
-                if row is not None:
-                    chunk.labels[row], chunk.known_us[row] = label, at_us
+                row = chunk.rows.get(str(truth.request_id))
+                if row is None:
+                    continue
+                before = chunk.places.get(row)
+                if before is None or truth.place > before:
+                    chunk.labels[row], chunk.known_us[row] = truth.value, truth.known_us
+                    chunk.places[row] = truth.place
                     joined[0].append(chunk.batch.ids[row])
-                    joined[1].append(label)
-                    joined[2].append(at_us)
-                    break
+                    joined[1].append(truth.value)
+                    joined[2].append(truth.known_us)
+                    joined[3].append(truth.place)
+                break
         return joined
 
     def _recover(self) -> None:
@@ -226,15 +264,16 @@ class TruthTracker:
         self._chunks = []
         self.predictions = 0
         offset = self._internal.begin(TOPIC, 0)
-        truths: dict[str, tuple[float, int]] = {}
+        truths: dict[str, tuple[float, int, Place | None]] = {}
         while batches := self._internal.read(TOPIC, 0, offset, 10_000):
             for batch in batches:
                 record = msgspec.msgpack.decode(batch.payload, type=TruthRecord)
                 if record.model != self._model.name:
                     continue
-                self._at = [record.predictions_end, record.windows_end, record.labels_end]
-                for key, label, at_us in zip(record.prediction_ids, record.labels, record.known_us, strict=True):
-                    truths[key] = (label, at_us)
+                self._at = (record.predictions_end, record.windows_end, record.labels_end)
+                rows = zip(record.prediction_ids, record.labels, record.known_us, strict=True)
+                for (key, label, at_us), place in zip_longest(rows, record.places):
+                    truths[key] = (label, at_us, place)
             offset = batches[-1].end
         self._windows_end = self._at[1]
         at = 0
@@ -246,6 +285,8 @@ class TruthTracker:
         for chunk in self._chunks:
             for row, key in enumerate(chunk.batch.ids):
                 if key in truths:
-                    chunk.labels[row], chunk.known_us[row] = truths[key]
+                    chunk.labels[row], chunk.known_us[row], place = truths[key]
+                    if place is not None:
+                        chunk.places[row] = place
         self.joined = len(truths)
         self._recovered = True  # only now: a read that failed is done again by the next call

@@ -1,4 +1,7 @@
-"""The truth of requests: labels joined to request ids, the latest event winning (design api rules, labels)."""
+"""The truth of requests: labels joined to request ids, the latest event winning (design api rules, labels).
+
+Whenever it happened: the truth of a request does not depend on which other requests are read with it.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ import pyarrow.compute as pc
 
 from headrace.core.arrow import from_arrow
 from headrace.core.columns import BoolArray, FloatArray, IntArray
+from headrace.core.schema import Schema
 from headrace.engines.stream.admitted import ARRIVAL, OFFSET, PARTITION
 from headrace.features.evaluate import evaluate
 from headrace.features.nodes import references
@@ -48,24 +52,29 @@ def evaluate_labels(label: LabelPlan, project: ProjectPlan, rows: pa.Table) -> t
     return column.values.astype(np.float64), valid
 
 
+def event_order(schema: Schema, rows: pa.Table) -> IntArray:
+    """Row numbers of events in their order: time, id, partition, offset (design 4.7)."""
+    names = [schema.time_field or "", *([schema.id_field] if schema.id_field else []), PARTITION, OFFSET]
+    return np.asarray(pc.sort_indices(rows, [(name, "ascending") for name in names])).astype(np.int64)
+
+
 def labels_of(
     past: Past,
     project: ProjectPlan,
     label: LabelPlan,
     request_ids: Sequence[Any] | pa.Array,
     *,
-    since_us: int | None = None,
     below: Mapping[str, list[int]] | None = None,
 ) -> Labels:
-    """Join the truth to requests by id; `below` limits it to events below these positions of the label's stream.
-
-    `since_us`: label events before that time are left out (no request is answered before it is made).
-    """
-    derived = project.derived.get(label.stream)
+    """Join the truth to requests by id; `below` limits it to events below these positions of the label's stream."""
+    derived, schema = project.derived.get(label.stream), project.stream(label.stream).schema
+    fields = label_fields(label)
+    if schema.id_field is not None:
+        fields = sorted({*fields, schema.id_field})
     if derived is None or past.logged:
-        rows = past.events(label.stream, label_fields(label), since_us)
+        rows = past.events(label.stream, fields)
     else:
-        rows = derive_again(past, project, derived, label_fields(label), since_us, below=below)
+        rows = derive_again(past, project, derived, fields, below=below)
     if below is not None:
         rows = rows.filter(below_positions(rows, below.get(label.stream, [])))
     values, valid = evaluate_labels(label, project, rows)
@@ -78,8 +87,7 @@ def labels_of(
         encoded = encoded.combine_chunks()
     codes = np.asarray(encoded.indices.fill_null(-1), dtype=np.int64)
     n = rows.num_rows
-    time = project.stream(label.stream).schema.time_field or ""
-    order = np.lexsort((np.asarray(rows[OFFSET]), np.asarray(rows[PARTITION]), np.asarray(rows[time])))
+    order = event_order(schema, rows)
     latest = np.full(len(encoded.dictionary) + 1, -1, np.int64)
     # Assignment in event order: of several events of one request the last one stays.
     latest[codes[:n][order]] = order

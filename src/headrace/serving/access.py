@@ -23,7 +23,8 @@ PUBLIC: Final = ""
 """Scope of what everybody may see: whether the service lives and is ready."""
 
 _CHALLENGE: Headers = ((b"www-authenticate", b'Bearer realm="headrace"'),)
-_LOCAL = re.compile(rb"https?://(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?")
+_HERE = rb"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?"
+_LOCAL_HOST, _LOCAL_ORIGIN = re.compile(_HERE, re.IGNORECASE), re.compile(rb"https?://" + _HERE)
 _HOW = "send the header Authorization: Bearer KEY (or X-API-Key: KEY); headrace keys make NAME --scope ... makes one"
 
 
@@ -116,11 +117,16 @@ class Access:
         """The caller of a request with these headers, names in lower case, that is for `scope`.
 
         Raises Refused: 401 without a key that is live, 429 with Retry-After if it asks too often, 403 if the key is
-        not for this. A service without keys refuses what a browser sends for a page of another site (403).
+        not for this. A service without keys refuses what a browser sends for a page of another site (403), be it that
+        the page says so (Origin) or that its name was made to point at this machine (Host).
         """
         if not self._required:
-            if scope != PUBLIC:
-                _check_origin(headers)
+            try:
+                _check_local(headers)
+            except Refused:
+                if scope != PUBLIC:
+                    raise
+                return NOBODY
             return ANYBODY
         if scope == PUBLIC:
             try:
@@ -160,14 +166,18 @@ class Access:
         held.tokens = tokens - 1.0
 
 
-def _check_origin(headers: Iterable[tuple[bytes, bytes]]) -> None:
-    """Raise Refused (403) if a browser asks for a page that is not of this machine."""
+def _check_local(headers: Iterable[tuple[bytes, bytes]]) -> None:
+    """Raise Refused (403) if a browser asks for a page that is not of this machine. Programs may leave Host out."""
     for name, value in headers:
-        if name == b"origin" and _LOCAL.fullmatch(value) is None:
-            raise Refused(
-                403, "a page of another site may not ask a service without keys",
-                hint="make a key, and let the site's own server ask with it: headrace keys make NAME --scope ...",
-            )  # fmt: skip
+        if name == b"origin" and _LOCAL_ORIGIN.fullmatch(value) is None:
+            what = "a page of another site may not ask a service without keys"
+        elif name == b"host" and _LOCAL_HOST.fullmatch(value) is None:
+            what = (
+                "a service without keys answers to localhost and 127.0.0.1 alone, not to another name of this machine"
+            )
+        else:
+            continue
+        raise Refused(403, what, hint="make a key, and send it with each request: headrace keys make NAME --scope ...")
 
 
 def _token(headers: Iterable[tuple[bytes, bytes]]) -> bytes:

@@ -66,7 +66,7 @@ class LetterHandlers:
         options = {name: call.option(name) for name in ("stream", "field", "reason", "since", "until")}
         which = _Which(letters=(), **options)  # type: ignore[arg-type]
         limit = call.option("limit") or "100"
-        if not limit.isascii() or not limit.isdecimal() or not 1 <= int(limit[:9]) <= _MOST:
+        if not limit.isascii() or not limit.isdecimal() or len(limit) > 9 or not 1 <= int(limit) <= _MOST:
             raise Refused(422, f'limit = "{limit[:20]}" is no number from 1 to {_MOST}', field="limit")
         chosen = _chosen(which, call.option("state") or "open")
         found = await asyncio.to_thread(self._door.find, chosen, limit=int(limit), personal=_sees_all(call))
@@ -125,7 +125,7 @@ def _read(body: bytes, wanted: type[T]) -> T:
         return msgspec.json.decode(body or b"{}", type=wanted)
     except msgspec.ValidationError as error:
         raise Refused(422, str(error), hint="/openapi.json says what it takes") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Refused(400, f"the body is no JSON: {error}") from None
 
 

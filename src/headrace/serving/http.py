@@ -8,8 +8,9 @@ import logging
 import signal
 import socket
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from time import perf_counter
 from types import FrameType
@@ -35,10 +36,17 @@ from headrace.serving.replies import Refused, Reply, encode_json, refusal
 from headrace.serving.scorer import Scorer
 from headrace.serving.service import Service
 from headrace.serving.tls import Tls
-from headrace.serving.transport import JoinedProtocol
+from headrace.serving.transport import JoinedProtocol, hurry_all
 
 _logger = logging.getLogger("headrace.serving")
 _Handler = Callable[[Call], Reply | Awaitable[Reply]]
+_HEADERS = [("cache-control", "no-store"), ("x-content-type-options", "nosniff")]
+"""Of each answer: it is of one moment, may be about a person, and is what its type says."""
+_PAGE_HEADERS = (
+    (b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"),
+)
+_TICKS = 10
+"""uvicorn's ticks, of 0.1 s each, between two looks at who dawdles."""
 
 
 class _Disconnected(Exception):
@@ -145,7 +153,7 @@ def create_app(service: Service) -> Starlette:
         ("GET", "/health/live", PUBLIC, handlers.get_live),
         ("GET", "/health/ready", PUBLIC, handlers.get_ready),
         ("GET", "/openapi.json", ANY, lambda call: Reply(document)),
-        ("GET", "/", ANY, lambda call: Reply(page, content_type=b"text/html; charset=utf-8")),
+        ("GET", "/", ANY, lambda call: Reply(page, 200, b"text/html; charset=utf-8", _PAGE_HEADERS)),
     ]
     # The routes are tried in turn, so the busiest stand first.
     busy = ("/v1/models/{model}/score", "/v1/features/{view}")
@@ -157,13 +165,14 @@ def create_app(service: Service) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        watcher = asyncio.create_task(_follow_catalog(service, metrics))
+        # Each on its own: a model that takes long to load, or hangs, is not to keep a key that was revoked alive.
+        watchers = [asyncio.create_task(follow) for follow in _followers(service, metrics)]
         try:
             yield
         finally:
-            watcher.cancel()
-            with suppress(asyncio.CancelledError):
-                await watcher
+            for watcher in watchers:
+                watcher.cancel()
+            await asyncio.gather(*watchers, return_exceptions=True)
             if service.predictions is not None:
                 await asyncio.to_thread(service.predictions.flush)
             if service.notes is not None:
@@ -220,7 +229,9 @@ def _server(
     config = uvicorn.Config(
         create_app(service),
         access_log=False,
-        log_level="warning",
+        log_level="error",  # what is warned of is what anybody may send, as often as they like
+        server_header=False,
+        headers=_HEADERS,
         loop="uvloop",
         http=JoinedProtocol,
         ws="none",
@@ -244,6 +255,11 @@ class _Server(uvicorn.Server):
         if self.started and self._on_ready is not None:
             self._on_ready(self._port)
 
+    async def on_tick(self, counter: int) -> bool:
+        if counter % _TICKS == 0:
+            hurry_all(self.server_state.connections, asyncio.get_running_loop().time())
+        return await super().on_tick(counter)
+
 
 @contextmanager
 def _returning_from_signals() -> Iterator[None]:
@@ -263,30 +279,43 @@ def _returning_from_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-async def _follow_catalog(service: Service, metrics: ServingMetrics) -> None:
-    """Take over what the registry's aliases name and what became of keys, for as long as the service runs."""
+def _followers(service: Service, metrics: ServingMetrics) -> Iterator[Coroutine[Any, Any, None]]:
+    """What takes over from the catalog, for as long as the service runs: promoted versions, keys; and what tells it."""
+    if service.scorers:
+        yield _follow_models(service, metrics)
+    if service.access is not None:
+        yield _repeat("keys", service.access.refresh, service.poll_s)
+    if service.notes is not None:
+        yield _repeat("log of changes", service.notes.flush, service.poll_s)
+
+
+async def _follow_models(service: Service, metrics: ServingMetrics) -> None:
     told: dict[str, str] = {}
     while True:
         for name, scorer in service.scorers.items():
             await _reload(name, scorer, metrics, told)
-        for what, do in (
-            ("keys", None if service.access is None else service.access.refresh),
-            ("log of changes", None if service.notes is None else service.notes.flush),
-        ):
-            if do is not None:
-                await _attempt(what, do, told)
         await asyncio.sleep(service.poll_s)
 
 
-async def _attempt(what: str, do: Callable[[], object], told: dict[str, str]) -> None:
-    """Do something with the catalog; where it fails the service goes on with what it knows, and says so once."""
+async def _repeat(what: str, do: Callable[[], object], poll_s: float) -> None:
+    """Do something with the catalog again and again; where it fails the service goes on with what it knows, and says so
+    once."""
+    told = ""
+    loop = asyncio.get_running_loop()
+    # A thread of its own: requests may keep those that they share busy.
+    thread = ThreadPoolExecutor(1, thread_name_prefix="headrace-catalog")
     try:
-        await asyncio.to_thread(do)
-        told.pop(what, None)
-    except Exception as error:
-        if told.get(what) != str(error):
-            told[what] = str(error)
-            _logger.error("%s: %s", what, error)
+        while True:
+            try:
+                await loop.run_in_executor(thread, do)
+                told = ""
+            except Exception as error:
+                if told != str(error):
+                    told = str(error)
+                    _logger.error("%s: %s", what, error)
+            await asyncio.sleep(poll_s)
+    finally:
+        await asyncio.to_thread(thread.shutdown)
 
 
 async def _reload(name: str, scorer: Scorer, metrics: ServingMetrics, told: dict[str, str]) -> None:

@@ -97,8 +97,7 @@ def training_set(
     identity = view.request.id_field
     if identity is None:
         raise PlanError(f"view {view.name}: its request {view.request.name} has no id, so no truth can be joined to it")
-    since = int(t.min()) if len(t) else None
-    found = labels_of(past, project, model.label, rows[identity].combine_chunks(), since_us=since, below=as_of)
+    found = labels_of(past, project, model.label, rows[identity].combine_chunks(), below=as_of)
     labels, known = found.values, found.known
     if model.label.has_default:
         labels = np.where(known, labels, float(model.label.default))

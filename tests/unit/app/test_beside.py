@@ -14,6 +14,7 @@ from click.testing import CliRunner
 import headrace as hr
 from headrace.app.beside import begin_side, beside_of, catch_up, drop, fill_side, layer_interpreter, side_status, switch
 from headrace.app.comparing import compare_sides
+from headrace.app.locks import FolderLock
 from headrace.app.services import run_layer
 from headrace.app.sides import read_sides
 from headrace.app.wiring import Parts
@@ -446,3 +447,57 @@ def test_scheduled_groups_are_not_behind_after_a_switch(shop: Path) -> None:
         after = project.online("order", {"order_id": "a", "user": "u1", "amount": 1.0, "at": now().isoformat()})
         assert after["spend__n_7d"] == 12
         assert after.position.groups == before.position.groups
+
+
+def test_all_of_it_in_python(shop: Path) -> None:
+    with hr.connect(shop) as project:
+        beside = project.beside
+        assert str(beside.status()).startswith("side main")
+        assert beside.status().beside is None
+        told: list[str] = []
+        made: list[tuple[int, int]] = []
+        found = beside.start("blue", follow=False, said=told.append, progress=lambda done, of: made.append((done, of)))
+        assert told[-1] == "side blue is filled"
+        assert made
+        assert (found.served.name, found.follows) == ("main", False)
+        assert found.beside is not None
+        assert (found.beside.name, found.beside.commits, found.beside.visible) == ("blue", 1, 1)
+        assert "start them with: headrace beside start" in str(found)
+        publish(shop, 100)
+        publish(shop, 200)
+        # Nobody runs its layers: it is brought up to what is served before it is compared.
+        compared = beside.compare(None)
+        assert (compared.compared, compared.differing) == (USERS * 2 * 6 + 1 * 3, 0)
+        assert str(compared).startswith("0 of 123 values differ between main and blue")
+        switched = beside.switch()
+        assert str(switched) == "side blue is served from commit 3 on; main runs beside it"
+        project.publish("order", orders(20, now(), start=300))
+        assert project.parts.side.name == "blue"
+        assert sum(project.get("spend", user=f"u{user}").n["7d"] for user in range(USERS)) == 200
+        with pytest.raises(PlanError, match="use headrace beside back"):
+            beside.switch()
+        assert (beside.back().served, project.parts.side.name) == ("main", "main")
+        assert sum(project.get("spend", user=f"u{user}").n["7d"] for user in range(USERS)) == 200
+        assert beside.stop().follows is False  # nothing runs that could be stopped
+        assert beside.drop().beside is None
+        with pytest.raises(NotFound, match="headrace beside start"):
+            beside.drop()
+
+
+def test_layers_that_python_has_started_follow_until_they_are_stopped(shop: Path) -> None:
+    with hr.connect(shop) as project:
+        found = project.beside.start()
+        assert (found.follows, project.beside.start().follows) == (True, True)
+        publish(shop, 100)
+        # Now it is they that bring it up: this process would have to have their locks.
+        with (
+            beside_of(project.parts) as beside,
+            pytest.raises(Busy, match="beside"),
+            FolderLock(beside.role_folder, "ingest"),
+        ):
+            pass
+        assert project.beside.compare(None).differing == 0
+        end = project.parts.features.end(WINDOWS, 0)
+        stopped = project.beside.stop()
+        assert stopped.beside is not None
+        assert (stopped.follows, stopped.beside.commits) == (False, end)

@@ -159,6 +159,43 @@ def test_plans_travel_as_json(folder: Path) -> None:
             assert plan_from_json(json.loads(json.dumps(plan_to_json(part))), functions_of(plan)) == part
 
 
+def test_of_several_truths_of_a_request_the_latest_holds_whenever_they_come(edited: Project) -> None:
+    from headrace.monitoring.truth import TruthTracker
+
+    parts = edited.parts
+    plan = parts.plan.models["risk"]
+    asked = orders(4, NOON - timedelta(hours=2), start=600, users=2, step_s=1)
+    edited.publish("order", asked)
+    edited.model("risk").score(asked)
+
+    def tell(truths: list[tuple[int, str, int, bool]]) -> None:
+        edited.publish(
+            "outcome",
+            [
+                {"outcome_id": name, "order": f"o{order}", "bad": bad, "at": NOON - timedelta(minutes=minutes)}
+                for order, name, minutes, bad in truths
+            ],
+        )
+
+    def told(tracker: TruthTracker) -> list[bool]:
+        kept = next(iter(parts.plan.kept_views.values())).version
+        tracker.update()
+        return [bool(value) for _, labels, _, _ in tracker.window(-(2**62), 2**62, kept) for value in labels]
+
+    tracker = TruthTracker(parts.plan, plan, parts.raw, parts.features, parts.internal)
+    # The later one first; of one time the greater id, whichever comes first; before the request itself.
+    tell([(600, "a", 10, True), (601, "b", 10, True), (602, "d", 10, True), (603, "e", 200, True)])
+    assert told(tracker) == [True] * 4
+    tell([(600, "f", 30, False), (601, "g", 5, False), (602, "c", 10, False)])
+    assert told(tracker) == [True, False, True, True]
+    again = TruthTracker(parts.plan, plan, parts.raw, parts.features, parts.internal)
+    tell([(600, "h", 20, False), (602, "B", 10, False)])
+    assert told(again) == [True, False, True, True]
+    rows = edited.history("risk", since=NOON - timedelta(hours=3))
+    labels = dict(zip(rows["order_id"], rows["label"], strict=True))
+    assert [labels[f"o{number}"] for number in range(600, 604)] == [True, False, True, True]
+
+
 def test_truth_drift_and_training_follow_the_view_of_each_version(edited: Project) -> None:
     from headrace.monitoring.truth import TruthTracker
     from headrace.orchestration.retraining import RetrainingLoop

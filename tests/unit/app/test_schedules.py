@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
+import duckdb
 import pytest
 
+import headrace as hr
+from headrace.app.doctor import examine
 from headrace.app.project import Project
 from headrace.app.schedules import project_scheduler
 from headrace.app.services import run_layer
@@ -49,6 +53,35 @@ def project(tmp_path: Path) -> Iterator[Project]:
 def advance(project: Project, **by: int) -> None:
     assert isinstance(project.clock, SimulatedClock)
     project.clock.advance_to(project.clock.now_us() + timedelta(**by) // timedelta(microseconds=1))
+
+
+@pytest.mark.parametrize("address", ["lake/house.duckdb", "duckdb:///lake/house.duckdb", "sqlite:///lake/house.db"])
+def test_a_database_in_a_file_lies_in_the_projects_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    folder = tmp_path / "shop"
+    (folder / "lake").mkdir(parents=True)
+    with duckdb.connect(str(folder / "lake" / "house.duckdb")) as database:
+        database.execute("create table sizes as select * from (values ('north', 3), ('south', 4)) v(name, size)")
+    with sqlite3.connect(folder / "lake" / "house.db") as lite:
+        lite.execute("create table sizes (name text, size integer)")
+        lite.executemany("insert into sizes values (?, ?)", [("north", 3), ("south", 4)])
+    lite.close()
+    monkeypatch.chdir(tmp_path)
+
+    class Shop(hr.Table, source=hr.SQL("select name, size from sizes", on="house")):
+        name: hr.Field[str] = hr.key(hr.Entity("shop"))
+        size: hr.Field[int]
+
+    (folder / "headrace.toml").write_text(f'[sources]\nhouse = "{address}"\n')
+    with Project.open(folder, definitions=[Shop], sync=False) as opened:
+        opened.ensure_applied()
+        assert opened.backfill("shop").events == 2
+        found = opened.get(Shop, name="south")
+        assert found is not None
+        assert found.size == 4
+    told = {finding.what: finding for finding in examine(folder)}["source house"]
+    assert (told.ok, told.found.endswith("that answers")) == (True, True), told
 
 
 def test_tables_run_at_the_start_and_write_what_is_new(project: Project) -> None:

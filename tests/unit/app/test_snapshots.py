@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from headrace.app.project import Project
+from headrace.core.time import SimulatedClock
 from tests.e2e.shop import orders
 from tests.unit.app.conftest import NOON
 
@@ -37,3 +39,19 @@ def test_entities_of_groups_and_tables(shop: Project) -> None:
     assert shop.history(["spend"], spine).to_arrow().equals(spend.to_arrow())
     assert shop.snapshot("profile", NOON + timedelta(hours=1))["user"] == ["u5", "u7"]
     assert len(shop.snapshot("profile", NOON)) == 0
+
+
+def test_the_whole_stream_is_one_entity(tmp_path: Path, clock: SimulatedClock) -> None:
+    (tmp_path / "features.py").write_text(
+        "from datetime import datetime\n"
+        "import headrace as hr\n"
+        "class Sale(hr.Event):\n"
+        "    amount: hr.Field[float]\n"
+        "    at: hr.Field[datetime] = hr.event_time()\n"
+        "class Everything(hr.FeatureGroup, key=()):\n"
+        "    total = hr.sum(Sale.amount)\n"
+    )
+    with Project.open(tmp_path, clock=clock) as project:
+        project.publish("sale", [{"amount": amount, "at": NOON - timedelta(hours=1)} for amount in (1.0, 2.5)])
+        assert project.snapshot("everything", NOON)["everything__total"] == [3.5]
+        assert len(project.snapshot("everything", NOON - timedelta(hours=1))) == 0

@@ -20,7 +20,7 @@ EXPECTED = [
     *("erase", "erasures"),
 ]
 GROUPS = {
-    "beside": ["answer", "back", "catch-up", "compare", "drop", "fill", "start", "status", "switch"],
+    "beside": ["answer", "back", "catch-up", "compare", "drop", "erase", "fill", "start", "status", "stop", "switch"],
     "dead": ["drop", "fix", "list", "replay", "show"],
     "keys": ["list", "make", "revoke"],
 }

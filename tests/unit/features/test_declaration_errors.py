@@ -7,6 +7,7 @@ import textwrap
 import pytest
 
 from headrace.core.errors import DefinitionError
+from headrace.features.group import instance_of
 from tests.unit.features.declaring import declare, error, errors
 
 
@@ -143,6 +144,13 @@ def test_lines_and_names_of_features() -> None:
     ("statement", "message"),
     [
         ("class G(hr.FeatureGroup): n = hr.count()", "missing key=; write the field that names the entity"),
+        ("class G(hr.FeatureGroup, kye=Transfer.sender): n = hr.count()", "unknown keyword kye=; did you mean key=?"),
+        (
+            "class G(hr.FeatureGroup, key=Transfer.sender, hue=1): n = hr.count()",
+            "hue=; there are key, where, resolution",
+        ),
+        ("class E(hr.Event, ownr='me'): at: hr.Field[datetime] = hr.event_time()", "ownr=; did you mean owner=?"),
+        ("class G(Spend): n2 = hr.count()", "a group cannot be inherited from; build shared features"),
         ("class G(hr.FeatureGroup, key='sender'): n = hr.count()", "key= takes fields of an event"),
         ("class G(hr.FeatureGroup, key=Transfer.amount): n = hr.count()", "a float cannot be a key"),
         ("class G(hr.FeatureGroup, key=Profile.user): n = hr.count()", "Profile is no event"),
@@ -313,7 +321,9 @@ def test_views_ask_about_events_and_read_their_own_request() -> None:
         ("label=LABEL, retrain=[hr.Every('x')]", 'hr.Every: "x" is not a duration'),
         ("label=LABEL, promote=hr.Better(on='7d', confidence=95)", "a share between 0 and 1"),
         ("label=LABEL, promote=hr.Better(on='7d', steps=[hr.Canary(2, '1h')])", "hr.Canary(2): a share of requests"),
+        ("label=LABEL, promote=hr.Better(on='7d', steps=['1h'])", "takes hr.Shadow and hr.Canary, not '1h'"),
         ("label=LABEL, promote=hr.Better(on='7d', no_worse_in=['x'])", "is no field of the request"),
+        ("label=LABEL, metric='ap'", 'metric="ap" is not known; there are average_precision, roc_auc'),
     ],
 )
 def test_models(arguments: str, message: str) -> None:
@@ -356,3 +366,15 @@ def test_an_unknown_name_is_also_an_attribute_error() -> None:
     assert not hasattr(spend, "totl")
     with pytest.raises(DefinitionError, match="it has n_1h, n_1d, mean"):
         spend.totl  # noqa: B018
+
+
+def test_a_window_that_there_is_not_is_told_where_it_is_used() -> None:
+    names = declare('class G(hr.FeatureGroup, key=Transfer.sender):\n    n = hr.count(window=["1h", "7d"])\n')
+    assert repr(names["G"].n["2h"] / 2) == 'Expr(nothing: there is no window "2h" here; there is "1h", "7d")'
+
+
+def test_a_row_of_a_group_shows_its_values() -> None:
+    names = declare(
+        'class G(hr.FeatureGroup, key=Transfer.sender):\n    n = hr.count(window="1h")\n    m = hr.count()\n'
+    )
+    assert repr(instance_of(names["G"], {"n": 3})) == "G(n=3, m=None)"

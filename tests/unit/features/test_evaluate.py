@@ -25,7 +25,7 @@ VALUES: dict[DType, st.SearchStrategy[Any]] = {
     INT: st.sampled_from(EDGES) | st.integers(-(2**63), 2**63 - 1) | st.integers(-9, 9),
     FLOAT: st.sampled_from([0.0, 1.0, -1.0, 1e308, -1e308, 5e-324, 0.1]) | st.floats(-5, 5),
     BOOL: st.booleans(),
-    STRING: st.sampled_from(["", "a", "b", "é", "zz"]),
+    STRING: st.sampled_from(["", "a", "b", "é", "zz", "\0", "a\0", "a\0b"]),
     TIMESTAMP: st.integers(0, 2**52) | st.sampled_from(EDGES),
     DURATION: st.integers(-(2**45), 2**45) | st.sampled_from(EDGES),
 }
@@ -122,6 +122,17 @@ def test_as_plain_python_says(node: Node, rows: list[dict[str, Any]]) -> None:
     found = evaluate(node, columns_of(rows), len(rows))
     assert found.dtype is node.dtype
     assert bits(found.to_pylist()) == bits([oracle(node, row) for row in rows])
+
+
+@pytest.mark.parametrize("text", ["a", "a\0", "a\0\0", "\0", ""])
+@pytest.mark.parametrize("op", ["eq", "ne", "lt", "ge", "is_in", "between", "fill_null"])
+def test_the_nuls_at_the_end_of_a_constant_text_are_a_part_of_it(op: str, text: str) -> None:
+    rows = [{**dict.fromkeys(COLUMNS), "s": value} for value in ("a", "a\0", "a\0\0", "\0", "", "b", None)]
+    literal = Literal(text, STRING)
+    args = {"is_in": (), "between": (literal, literal)}.get(op, (literal,))
+    params = (text, "b") if op == "is_in" else ()
+    node = Call(op, (ColumnRef("s", STRING), *args), STRING if op == "fill_null" else BOOL, params)
+    assert evaluate(node, columns_of(rows), len(rows)).to_pylist() == [oracle(node, row) for row in rows]
 
 
 @given(nodes(), tables())

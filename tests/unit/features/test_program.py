@@ -14,11 +14,13 @@ from headrace.features.nodes import Call, ColumnRef, FunctionCall, Literal, Node
 from headrace.features.program import Program
 
 X, Y = ColumnRef("x", DType.FLOAT), ColumnRef("y", DType.FLOAT)
+S, NUL = ColumnRef("s", DType.STRING), Literal("a\0", DType.STRING)
 K, AT = ColumnRef("k", DType.INT), ColumnRef("at", DType.TIMESTAMP)
 COLUMNS = {
     "x": column_of(DType.FLOAT, [1.5, None, -2.0, 0.0]),
     "y": column_of(DType.FLOAT, [0.0, 3.0, 4.0, 0.0]),
     "k": column_of(DType.INT, [2**62, 3, None, -5]),
+    "s": column_of(DType.STRING, ["a", "a\0", None, ""]),
     "at": column_of(DType.TIMESTAMP, [0, None, parse_time("2013-03-10T06:59:59"), MAX_US]),
 }
 NY = ("America/New_York",)
@@ -42,6 +44,10 @@ EXPRESSIONS: dict[str, Node] = {
     "sum of a filled constant": Call("sub", (Y, Call("fill_null", (HALF, X), DType.FLOAT)), DType.FLOAT),
     "condition": Call("and", (Call("gt", (X, HALF), DType.BOOL), Call("is_null", (K,), DType.BOOL)), DType.BOOL),
     "one of": Call("is_in", (K,), DType.BOOL, (3, -5)),
+    "text": Call("eq", (S, NUL), DType.BOOL),
+    "text filled": Call("fill_null", (S, NUL), DType.STRING),
+    "texts": Call("is_in", (S,), DType.BOOL, ("a\0", "\0")),
+    "constant text": NUL,
     "hour": Call("hour", (AT,), DType.INT, NY),
     "weekday": Call("weekday", (AT,), DType.INT, NY),
     "month": Call("month", (AT,), DType.INT),

@@ -19,9 +19,9 @@ from headrace.core.schema import DType, Field, Schema
 from headrace.core.time import SimulatedClock
 from headrace.eventlog.base import Append
 from headrace.eventlog.memory import MemoryEventLog
+from headrace.eventlog.source import Expired, Page, Shard, Throttled
 from headrace.features.plan import StreamPlan
 from headrace.ingestion.copier import Position, Reached, StreamCopier, position_topic, readable
-from headrace.ingestion.kinesis import Expired, Page, Shard, Throttled
 from headrace.ingestion.publisher import Publisher
 
 SCHEMA = Schema("visit", (Field("user", DType.STRING), Field("n", DType.INT), Field("at", DType.TIMESTAMP)), "at")
@@ -39,6 +39,8 @@ class FakeShard:
 
 class FakeKinesis:
     """Shards of eight keys; `fail` is raised by the next call instead of an answer."""
+
+    system, pace_s = "kinesis", 0.25
 
     def __init__(self) -> None:
         self.held = {"s0": FakeShard((), frozenset(range(8)))}
@@ -233,7 +235,7 @@ def test_events_and_position_are_one_append(kinesis: FakeKinesis, log: MemoryEve
     kinesis.put(1, b'{"user":"u1","n":1,"at":5}')
     copier = copier_of(kinesis, log)
     copier.step()
-    newest = log.last(position_topic("visit"), 0)
+    newest = log.last(position_topic("visit", "kinesis"), 0)
     assert newest is not None
     assert msgspec.msgpack.decode(newest.payload, type=Position) == Position(1, "1.5", {"s0": Reached("1")})
     other = copier_of(kinesis, log)
@@ -254,7 +256,7 @@ def test_where_the_log_takes_them_apart_events_come_first(kinesis: FakeKinesis) 
     log.fails = "after"  # the events are there, their position is not
     with pytest.raises(LogUnreachable):
         copier.step()
-    assert (copied(log), log.end(position_topic("visit"), 0)) == ({1: [1]}, 0)
+    assert (copied(log), log.end(position_topic("visit", "kinesis"), 0)) == ({1: [1]}, 0)
     copier.step()
     assert copied(log) == {1: [1, 1]}
     copier.close()
@@ -288,10 +290,10 @@ def test_a_shard_that_kinesis_dropped_too_early_is_counted(kinesis: FakeKinesis,
 
 
 def test_a_topic_of_something_else_is_refused(kinesis: FakeKinesis, log: MemoryEventLog) -> None:
-    log.create(position_topic("visit"))
-    log.append([Append(position_topic("visit"), 0, b"no position")])
+    log.create(position_topic("visit", "kinesis"))
+    log.append([Append(position_topic("visit", "kinesis"), 0, b"no position")])
     with pytest.raises(LogError, match="something else"):
         copier_of(kinesis, log).step()
-    log.append([Append(position_topic("visit"), 0, msgspec.msgpack.encode(Position(2, "", {})))])
+    log.append([Append(position_topic("visit", "kinesis"), 0, msgspec.msgpack.encode(Position(2, "", {})))])
     with pytest.raises(LogError, match="format 2; this version reads format 1"):
         copier_of(kinesis, log).step()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -238,6 +239,83 @@ def test_without_keys_a_page_of_another_site_cannot_publish(tmp_path: Path) -> N
             headers = {"Origin": "https://shop.example", "X-API-Key": token}
             assert client.post("/v1/events/Payment", json=PAYMENT, headers=headers).status_code == 200
         catalog.close()
+
+
+def test_without_keys_another_name_of_this_machine_is_not_answered(tmp_path: Path) -> None:
+    """A page whose name was made to point here asks with that name: its Host, and no Origin where it reads."""
+    with opened(tmp_path) as shop:
+        catalog = Catalog(tmp_path / "keys.db", shop.clock)
+        access = Access(catalog.keys, shop.clock)
+        with serving(shop.service(access=access)) as port, httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+            for host in ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", "localhost.evil.example", "",
+                         "10.0.0.1", "127.0.0.1@evil.example", "[::2]:80", "localhost:80:80"):  # fmt: skip
+                refused = client.get("/v1/records/Spend/ann", headers={"Host": host})
+                assert (refused.status_code, "another name" in refused.json()["error"]) == (403, True), host
+                assert client.get("/health/live", headers={"Host": host}).status_code == 200
+                assert "down" not in client.get("/health/ready", headers={"Host": host}).json()
+            assert "down" in client.get("/health/ready").json()
+            for host in (f"localhost:{port}", "LOCALHOST", "127.0.0.1", "127.1.2.3:1", f"[::1]:{port}"):
+                assert client.get("/v1/records/Spend/ann", headers={"Host": host}).status_code == 200, host
+            # With keys it is the key that counts, under whatever name.
+            _, token = catalog.keys.make("only", ["read"], who="tester")
+            access.refresh()
+            headers = {"Host": "features.shop.example", "X-API-Key": token}
+            assert client.get("/v1/records/Spend/ann", headers=headers).status_code == 200
+        catalog.close()
+
+
+class Stuck:
+    """A scorer whose new version takes as long to load as the test wants."""
+
+    def __init__(self, scorer: Any) -> None:
+        self._scorer = scorer
+        self.loading, self.go_on = threading.Event(), threading.Event()
+
+    def reload(self) -> bool:
+        self.loading.set()
+        self.go_on.wait(60)
+        return False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._scorer, name)
+
+
+def test_a_revoked_key_ends_while_a_model_is_being_loaded(tmp_path: Path) -> None:
+    with opened(tmp_path) as shop:
+        catalog = Catalog(tmp_path / "keys.db", shop.clock)
+        access, stuck = Access(catalog.keys, shop.clock), Stuck(shop.scorer)
+        _, token = catalog.keys.make("leaked", ["read"], who="tester")
+        service = shop.service(access=access, scorers={"fraud": stuck})
+        with serving(service) as port, httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+            try:
+                assert stuck.loading.wait(30)
+                key = {"X-API-Key": token}
+                wait_until(lambda: client.get("/v1/records/Spend/ann", headers=key).status_code == 200)
+                catalog.keys.revoke("leaked", who="tester")
+                wait_until(lambda: client.get("/v1/records/Spend/ann", headers=key).status_code == 401)
+            finally:
+                stuck.go_on.set()
+        catalog.close()
+
+
+def test_what_is_answered_is_kept_by_nobody_and_framed_nowhere(guarded: Guarded) -> None:
+    key = guarded.key()
+    for path in ("/openapi.json", "/", "/health/live", "/v1/records/Spend/ann", "/nowhere"):
+        told = guarded.client.get(path, headers=key).headers
+        assert (told["cache-control"], told["x-content-type-options"]) == ("no-store", "nosniff"), path
+        assert "server" not in told
+    assert "default-src 'none'" in guarded.client.get("/", headers=key).headers["content-security-policy"]
+
+
+def test_a_letter_listing_has_its_limit_and_a_body_its_depth(guarded: Guarded) -> None:
+    admin = guarded.key("admin")
+    for limit in ("0", "1001", "000000001001", "00000000100000000", "-1", "1e2", "\u0663"):
+        refused = guarded.client.get("/v1/dead_letters", headers=admin, params={"limit": limit})
+        assert (refused.status_code, refused.json()["field"]) == (422, "limit"), limit
+    deep = b'{"set":{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}}"
+    for path in ("Payment/0/0/fix", "replay", "drop"):
+        refused = guarded.client.post(f"/v1/dead_letters/{path}", headers=admin, content=deep)
+        assert refused.status_code in (400, 422), (path, refused.text)
 
 
 def test_what_keys_did_is_logged_by_their_names_and_no_token_is_kept_anywhere(

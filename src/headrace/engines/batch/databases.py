@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 
-from headrace.core.errors import ConfigError, PlanError, StoreError
+from headrace.core.errors import ConfigError, PlanError, StoreError, Unreachable
 from headrace.core.fitting import fit_column
 from headrace.features.plan import TablePlan
 
@@ -66,6 +66,8 @@ class Databases:
     def _query(self, what: str, url: str, query: str) -> pa.Table:
         if url.startswith(_DUCKDB):
             return _on_duckdb(what, url.removeprefix(_DUCKDB), query)
+        if url.startswith("duckdb:"):
+            raise ConfigError(f"the database of {what}: write duckdb:///FILE, or duckdb:////PATH from the root")
         if url.startswith(_POSTGRES):
             from headrace.engines.batch.postgres import query_postgres
 
@@ -127,8 +129,10 @@ def _on_duckdb(what: str, path: str, query: str) -> pa.Table:
             connection.execute("SET lock_configuration = true")
             check_select(what, query)
             return connection.sql(query).to_arrow_table()
-    except duckdb.IOException as error:
-        raise StoreError(f"the database of {what} cannot be opened: {error}") from None
+    except (duckdb.IOException, duckdb.ConnectionException) as error:
+        # DuckDB's file belongs to whoever writes it; others wait until it is closed.
+        kind = Unreachable if "lock" in str(error) else StoreError
+        raise kind(f"the database of {what} cannot be opened: {error}") from None
     except duckdb.Error as error:
         raise PlanError(f"the query of {what} failed: {error}") from None
 

@@ -117,11 +117,13 @@ def parse_address(url: str, env: str, options: Mapping[str, str] | None = None) 
 class KafkaCluster:
     """Makes clients of one cluster and asks it for what is no matter of one topic. Thread-safe.
 
-    Every method waits for a broker that is away, with growing pauses, and raises LogError after `patience_s`.
+    Every method waits for a broker that is away, with growing pauses, and raises LogError after `patience_s`; its
+    message names the `setting` that holds the address.
     """
 
-    def __init__(self, address: KafkaAddress, *, patience_s: float | None = None) -> None:
+    def __init__(self, address: KafkaAddress, *, patience_s: float | None = None, setting: str = "log") -> None:
         self.address = address
+        self._setting = setting
         self.patience_s = PATIENCE_S if patience_s is None else patience_s
         self._admin: AdminClient | None = None
         self._unwelcome: KafkaError | None = None
@@ -257,14 +259,14 @@ class KafkaCluster:
         """The error for a broker that does not answer."""
         return LogUnreachable(
             f"Kafka at {self.address.servers} could not {what} within {self.patience_s:g} s ({_reason(error)}): "
-            f"start the broker or mend the address in `log`; nothing is lost, try again then"
+            f"start the broker or mend the address in `{self._setting}`; nothing is lost, try again then"
         )
 
     def refused(self, what: str, error: BaseException) -> LogError:
         """The error for a broker that answers, and refuses."""
         return LogError(
             f"Kafka at {self.address.servers} refused to {what}: {_reason(error)}; "
-            f"look at the rights of this user and at the options of `log`"
+            f"look at the rights of this user and at the options of `{self._setting}`"
         )
 
     def _heard(self, error: KafkaError) -> None:
@@ -276,7 +278,9 @@ class KafkaCluster:
         try:
             return make()
         except KafkaException as error:
-            raise ConfigError(f"the options of the Kafka log cannot be used: {_reason(error)}") from None
+            raise ConfigError(
+                f"the options of `{self._setting}` cannot be used by Kafka's client: {_reason(error)}"
+            ) from None
 
 
 def kafka_name(address: KafkaAddress, name: str) -> str:

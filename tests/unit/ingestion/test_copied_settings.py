@@ -1,4 +1,4 @@
-"""Where streams come from Kinesis: what headrace.toml may say, and what is refused with its cure."""
+"""Where streams are copied from: what headrace.toml may say, and what is refused with its cure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from headrace.ingestion.kinesis import KinesisSource
 
 def settings_of(folder: Path, text: str) -> object:
     (folder / "headrace.toml").write_text(text)
-    return load_settings(folder, environ={"WHERE": "eu-west-1"}).kinesis
+    return load_settings(folder, environ={"WHERE": "eu-west-1"}).copied
 
 
 def test_an_environment_may_say_where_a_stream_comes_from(tmp_path: Path) -> None:
@@ -27,7 +27,7 @@ def test_an_environment_may_say_where_a_stream_comes_from(tmp_path: Path) -> Non
     streams.order = { kinesis = "arn:aws:kinesis:eu-central-1:123456789012:stream/orders" }
     """
     assert settings_of(tmp_path, text) == {"order": KinesisSource("orders", "eu-west-1")}
-    prod = load_settings(tmp_path, env="prod", environ={"WHERE": "x"}).kinesis
+    prod = load_settings(tmp_path, env="prod", environ={"WHERE": "x"}).copied
     assert prod == {"order": KinesisSource("arn:aws:kinesis:eu-central-1:123456789012:stream/orders")}
 
 
@@ -42,6 +42,10 @@ def test_an_environment_may_say_where_a_stream_comes_from(tmp_path: Path) -> Non
         ('streams.order = { kinesis = "" }', "write streams.NAME"),
         ('streams.order = { kinesis = "a", endpoint = "kinesis.example" }', "no URL"),
         ('streams.order = { kinesis = "a", endpoint = "http://kinesis.example" }', "not encrypted"),
+        ('streams.order = { kafka = "orders" }', "write kafka://host:9092/TOPIC"),
+        ('streams.order = { kafka = "kafka://host:9092" }', "write kafka://host:9092/TOPIC"),
+        ('streams.order = { kafka = "kafka://host/a/b" }', "write kafka://host:9092/TOPIC"),
+        ('streams.order = { kafka = "kafka://host/a", topic = "b" }', "write streams.NAME"),
     ],
 )
 def test_what_cannot_be_is_refused(tmp_path: Path, line: str, told: str) -> None:
@@ -59,4 +63,4 @@ def test_a_stream_must_be_declared_and_on_kafka_have_an_id(tmp_path: Path) -> No
         settings_of(tmp_path, text)
         parts = Parts(load_settings(tmp_path), plan, SimulatedClock(0))
         with pytest.raises(ConfigError, match=told):
-            parts.copier(next(iter(parts.settings.kinesis)))
+            parts.copier(next(iter(parts.settings.copied)))
