@@ -48,7 +48,7 @@ fmt: $(STAMP) ## Format the code and mend what can be mended by itself
 bench: $(STAMP) ## Run every benchmark; each prints one JSON line
 	@set -e; for bench in $(BENCHES); do $(BIN)/python $$bench $(ARGS); done
 
-mutants: $(STAMP) ## Break the rules of time and exactness one at a time: every break must be noticed (takes long)
+mutants: $(STAMP) ## Break the rules of time and exactness one at a time: every break must be noticed (ARGS="tie" names some)
 	$(BIN)/python tools/mutants.py $(ARGS)
 
 docs: $(STAMP) ## Write the generated pages anew (docs/cli.md, docs/capabilities.md, docs/aggregations.md)

@@ -13,6 +13,12 @@ _COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow], "p
 settings.register_profile("dev", max_examples=50, **_COMMON)
 settings.register_profile("ci", max_examples=100, derandomize=True, database=None, **_COMMON)
 settings.register_profile("nightly", max_examples=5_000, **{**_COMMON, "deadline": timedelta(minutes=5)})
-# For tools/mutants.py: that something fails is all it asks, so nothing is made smaller.
-settings.register_profile("mutants", max_examples=100, **{**_COMMON, "phases": (Phase.explicit, Phase.generate)})
+# For tools/mutants.py: the examples of CI; that something fails is all it asks, so nothing is made smaller.
+settings.register_profile(
+    "mutants",
+    max_examples=100,
+    derandomize=True,
+    database=None,
+    **{**_COMMON, "phases": (Phase.explicit, Phase.generate)},
+)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))

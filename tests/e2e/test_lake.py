@@ -113,7 +113,7 @@ def _ingest_until_killed(folder: Path, done: Callable[[], bool]) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "headrace", "--project", str(folder), "run", "ingest"], env=dict(os.environ)
     )
-    deadline = time.monotonic() + 40
+    deadline = time.monotonic() + 90
     while not done():
         assert process.poll() is None
         assert time.monotonic() < deadline
@@ -259,7 +259,7 @@ def test_while_the_catalog_is_away_jobs_wait_and_layers_start_later(lake: Path, 
             link.mend()
             _wait(lambda: holder_of(project.settings.state, "compute") is not None)
             process.terminate()
-            process.communicate(timeout=30)
+            process.communicate(timeout=60)
             _wait(lambda: layer.step() > 0)
             assert layer.problem() == ""
             (failed,) = project.parts.catalog.runs("compact archive")
@@ -304,7 +304,7 @@ def _examined(folder: Path, *what: str) -> Mapping[str, Finding]:
 
 
 def _wait(what: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not what():
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -75,8 +75,14 @@ def test_layers_are_killed_and_nothing_is_lost(up: Up, shop: Path) -> None:
     eventually(lambda: all(up.said(rf"^{layer} .*process \d+", 2) for layer in LAYERS), up)
     assert all(up.beat(layer)["pid"] != pid for layer, pid in killed.items())
     with hr.connect(shop) as project:
+
+        def all_in_time() -> bool:
+            return [(layer.name, layer.alive, layer.late) for layer in project.status().layers] == [
+                (name, True, False) for name in LAYERS
+            ]
+
+        eventually(all_in_time, up)
         status = project.status()
-        assert [(layer.name, layer.alive, layer.late) for layer in status.layers] == [(x, True, False) for x in LAYERS]
         assert {stream.name: stream.events for stream in status.streams} == {"order": 600, "outcome": 400}
         assert status.dead_letters == 0
 

@@ -58,7 +58,7 @@ class Up:
 
     def finish(self) -> int:
         self.process.send_signal(signal.SIGTERM)
-        code = self.process.wait(40)
+        code = self.process.wait(90)
         self.close()
         return code
 
@@ -68,7 +68,7 @@ class Up:
         self.process.stdout.close()  # may be closed already
 
 
-def eventually(what: Callable[[], bool], up: Up, seconds: float = 40.0) -> None:
+def eventually(what: Callable[[], bool], up: Up, seconds: float = 90.0) -> None:
     """Wait until it is so; a layer may be restarting meanwhile."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

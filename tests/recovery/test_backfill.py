@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import count
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -70,31 +71,34 @@ def of_group(
     )  # fmt: skip
 
 
-def work(folder: Path, group: int, pipe: Connection) -> None:
+def telling(pipe: Connection, reports: int) -> Callable[[int, int], None]:
+    """Says how far a backfill is. One piece may follow the last report, in which it is killed, however late that is."""
+    told = count(1)
+
+    def tell(done: int, total: int) -> None:
+        pipe.send_bytes(done.to_bytes(8, "big"))
+        time.sleep(random.random() * 0.002 if next(told) <= reports else 60)
+
+    return tell
+
+
+def work(folder: Path, group: int, reports: int, pipe: Connection) -> None:
     """Go on with the backfill of a group, saying how far it is."""
     shop, online = Shop(folder), LmdbOnlineStore(folder / "fresh")
     state = read_state(online, GROUPS[group].version)
-
-    def told(done: int, total: int) -> None:
-        pipe.send_bytes(done.to_bytes(8, "big"))
-        time.sleep(random.random() * 0.002)
-
     end = committed_positions(shop.features)[GROUPS[group].stream]
-    of_group(shop, online, [GROUPS[group]], 13).advance([0] if state is None else state.at, end, told)
+    of_group(shop, online, [GROUPS[group]], 13).advance([0] if state is None else state.at, end, telling(pipe, reports))
     time.sleep(60)
 
 
-def run_on_schedule(folder: Path, pipe: Connection) -> None:
+def run_on_schedule(folder: Path, reports: int, pipe: Connection) -> None:
     """Bring a scheduled group up to date in small pieces, saying how far it is."""
     shop, online = Shop(folder), LmdbOnlineStore(folder / "fresh")
     end = committed_positions(shop.features)["order"]
     state = read_state(online, _SPEND.version)
-
-    def told(done: int, total: int) -> None:
-        pipe.send_bytes(done.to_bytes(8, "big"))
-        time.sleep(random.random() * 0.002)
-
-    of_group(shop, online, [_SPEND], 7, served=True).advance([0] if state is None else state.at, end, told)
+    of_group(shop, online, [_SPEND], 7, served=True).advance(
+        [0] if state is None else state.at, end, telling(pipe, reports)
+    )
     time.sleep(60)
 
 
@@ -104,7 +108,7 @@ def test_whoever_reads_a_scheduled_group_finds_all_of_a_position_or_nothing(tmp_
     wanted = lived_through(tmp_path)
     reached = []
     for kill in range(6):
-        killed_after(run_on_schedule, tmp_path, reports=2 + 3 * kill)
+        killed_after(run_on_schedule, tmp_path, 2 + 3 * kill, reports=2 + 3 * kill)
         shop, online, other = Shop(tmp_path), LmdbOnlineStore(tmp_path / "fresh"), MemoryOnlineStore()
         state = read_state(online, _SPEND.version)
         assert state is not None
@@ -132,7 +136,7 @@ def test_whoever_reads_a_scheduled_group_finds_all_of_a_position_or_nothing(tmp_
 def test_a_killed_backfill_goes_on_and_leaves_what_the_live_stream_leaves(tmp_path: Path) -> None:
     wanted = lived_through(tmp_path)
     for kill in range(5):
-        killed_after(work, tmp_path, 0, reports=3 + 4 * kill)
+        killed_after(work, tmp_path, 0, 3 + 4 * kill, reports=3 + 4 * kill)
     shop, online = Shop(tmp_path), LmdbOnlineStore(tmp_path / "fresh")
     state = read_state(online, _SPEND.version)
     end = committed_positions(shop.features)

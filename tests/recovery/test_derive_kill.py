@@ -123,7 +123,7 @@ def test_killed_workers_derive_each_event_once(tmp_path: Path) -> None:
         if number == KILLS:
             _wait_until_done(raw, features)
         else:
-            assert pipe.poll(20)
+            assert pipe.poll(60)
             for _ in range(rng.randrange(2, 6)):
                 if pipe.poll(5):
                     pipe.recv_bytes()
@@ -161,7 +161,7 @@ def _undisturbed(folder: Path) -> Any:
 
 def _wait_until_done(raw: EventLog, features: EventLog) -> None:
     ends = {topic: [raw.end(PROJECT.root(topic), 0)] for topic in PROJECT.topics()}
-    end = time.monotonic() + 30
+    end = time.monotonic() + 60
     while committed_positions(features) != ends and time.monotonic() < end:
         time.sleep(0.02)
     assert committed_positions(features) == ends

@@ -130,7 +130,7 @@ def test_killed_workers_leave_what_an_undisturbed_run_leaves(tmp_path: Path) -> 
         for deed in all_deeds[number * share : (number + 1) * share]:
             deed(shop)
         # Once it is under way, and has something to do, it is struck in the midst of a step.
-        hit += worker.wait(rng.randrange(2, 6), seconds=20) > 1
+        hit += worker.wait(rng.randrange(2, 6), seconds=60) > 1
         time.sleep(rng.uniform(0, 0.004))
         worker.kill()
         worker.start()
@@ -138,7 +138,7 @@ def test_killed_workers_leave_what_an_undisturbed_run_leaves(tmp_path: Path) -> 
         deed(shop)
     assert hit == KILLS
     archived = {name: len(rows["_offset"]) for name, rows in wanted["archive"].items()}
-    end = time.monotonic() + 30
+    end = time.monotonic() + 60
     while not drained(shop, archived) and time.monotonic() < end:
         time.sleep(0.05)
     for worker in workers.values():

@@ -144,6 +144,7 @@ def _parts(settings: Settings, plan: ProjectPlan, clock: Clock) -> Iterator[Find
                     away.add(part)
                 yield Finding(what, False, str(error), _cure_of(error, part, elsewhere=bool(where)))
         yield _access(parts)
+        yield from _unreadable(parts)
         yield from _workers(parts)
         yield from _sources(parts)
         yield from _copied(parts)
@@ -174,6 +175,22 @@ def _access(parts: Parts) -> Finding:
         "TLS" if settings.tls_cert else "no TLS" if is_loopback(settings.host) else "no TLS: keys travel in clear text"
     )
     return Finding("access", True, f"{settings.host}, {who}, {tls}")
+
+
+def _unreadable(parts: Parts) -> Iterator[Finding]:
+    """Batches of events that could not be read and that nobody has dealt with yet."""
+    from headrace.app.letters import Chosen, letters_of
+    from headrace.core.unreadable import CANNOT_BE_READ
+
+    try:
+        found = letters_of(parts).find(Chosen(reason=CANNOT_BE_READ), limit=1)
+    except HeadraceError:
+        return  # told of the logs already
+    for letter in found.letters:
+        n = found.total
+        told = f"{letter.id}: {letter.reason}" if n == 1 else f"{n:,} batches of events, the newest {letter.id}"
+        cure = "restore them in the log and run headrace dead replay, or drop them: docs/dead-letters.md"
+        yield Finding("events", False, told, cure)
 
 
 def _workers(parts: Parts) -> Iterator[Finding]:

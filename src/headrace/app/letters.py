@@ -81,13 +81,14 @@ class ChosenLetters:
         changes: Mapping[str, Any] | None = None,
         *,
         remove: Sequence[str] = (),
-        event: Mapping[str, Any] | None = None,
+        event: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
         stream: str | None = None,
         why: str = "",
     ) -> Letter:
         """Publish the corrected event of one letter: with `changes`, less the fields to `remove`, or a whole `event`.
 
-        Raises SchemaError naming the field if it does not fit either, or if the letter was published before.
+        Of a letter that is a whole batch `event` is the list of its events. Raises SchemaError naming the field if it
+        does not fit either, or if the letter was published before.
         """
         fixed = self._letters.fix(
             letter, changes, who=os_user(), why=why, remove=remove, event=event, stream=stream, personal=self._personal

@@ -25,7 +25,7 @@ def largest_number(parts: Parts, stream: str, field: str) -> float:
     for partition in range(parts.raw.topics().get(stream, 0)):
         at = parts.raw.begin(stream, partition)
         while batches := parts.raw.read(stream, partition, at, _AT_ONCE):
-            blocks = [decode_block(batch.payload, schema, {field}) for batch in batches]
+            blocks = [decode_block(batch.payload, schema, {field}, count=batch.count) for batch in batches]
             largest = max(largest, *(_largest(block.columns[field]) for block in blocks))
             at = batches[-1].end
     table = events_table(stream)

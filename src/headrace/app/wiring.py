@@ -391,8 +391,11 @@ class Parts:
 
     def _embedded_log(self, name: str) -> EventLog:
         from headrace.eventlog.lmdb import LmdbEventLog
+        from headrace.eventlog.spoilt import spoilt_events
+        from headrace.ingestion.publisher import UNKNOWN_TOPIC
 
-        return LmdbEventLog(self.settings.state / "log" / name, self.clock, sync=self.settings.sync)
+        spoilt = spoilt_events({*self.plan.streams, UNKNOWN_TOPIC} if name == "raw" else ())
+        return LmdbEventLog(self.settings.state / "log" / name, self.clock, sync=self.settings.sync, spoilt=spoilt)
 
     @staticmethod
     def _kafka_source(url: str, setting: str) -> KafkaTopicSource:

@@ -73,7 +73,11 @@ def register(group: click.Group) -> None:
     @click.argument("letter")
     @click.argument("change", nargs=-1, metavar="FIELD=VALUE...")
     @click.option("--remove", multiple=True, metavar="FIELD", help="Leave out a field that was sent; may be repeated.")
-    @click.option("--event", type=click.File("rb"), help="The whole corrected event, a JSON object (- is stdin).")
+    @click.option(
+        "--event",
+        type=click.File("rb"),
+        help="The whole corrected event, a JSON object; of a batch a list (- is stdin).",
+    )
     @click.option("--stream", help="The stream that it belongs to, if it is another one.")
     @click.option("--why", default="", help="The reason, kept with the letter.")
     def fix(
@@ -135,11 +139,11 @@ def _changes(
     return read_fields(project.definition_plan.streams[name].schema.fields, change)
 
 
-def _object(text: bytes) -> dict[str, Any]:
+def _object(text: bytes) -> dict[str, Any] | list[dict[str, Any]]:
     try:
-        return msgspec.json.decode(text, type=dict[str, Any])
+        return msgspec.json.decode(text, type=dict[str, Any] | list[dict[str, Any]])
     except msgspec.DecodeError as error:
-        raise click.UsageError(f"--event is no JSON object: {error}") from None
+        raise click.UsageError(f"--event is no JSON object, and no list of them: {error}") from None
 
 
 def _at_fault(field: str) -> str:

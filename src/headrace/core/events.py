@@ -7,6 +7,9 @@ or, when nothing is null, int64 in extension type 1, so that a field that has be
 A row that did not fit its schema keeps its place (and so its offset): its columns are null, and what was sent stays in
 `malformed` with the field and the reason.
 
+A block that comes from a raw topic is read with the number of its events by the log: bytes that are no such block
+become rows that do not fit (`core.unreadable`).
+
 A block is read under the schema of today: a field by its name or a former one, an int as a float, and a field that the
 block lacks as its default, or null.
 """
@@ -15,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Any, Final
 
 import msgspec
@@ -23,6 +27,7 @@ import numpy as np
 from headrace.core.columns import Column, column_of, normalised, nulls
 from headrace.core.errors import SchemaError
 from headrace.core.schema import DType, Field, Schema
+from headrace.core.unreadable import NoBlock, Opened, newer_format, reader_of, unreadable
 
 FORMAT: Final = 2
 """Of a block."""
@@ -30,6 +35,7 @@ MESSAGES: Final = 3
 """Format of a payload of single messages (`core.messages`)."""
 NO_RECORD: Final = "no record stands at this offset"
 """The reason of a malformed row that is nobody's: it is no dead letter."""
+_MESSAGES_BEGIN: Final = b"\x95\x03"
 _INT64 = 1
 _PACKED_FROM = 32
 _pack = msgspec.msgpack.Encoder().encode
@@ -74,14 +80,23 @@ def encode_block(block: EventBlock) -> bytes:
     return _pack([FORMAT, block.n, columns, [[m.row, m.field, m.reason, m.payload] for m in block.malformed]])
 
 
-def decode_block(payload: bytes, schema: Schema, only: Container[str] | None = None) -> EventBlock:
+def spoilt_block(payload: bytes, count: int, why: str) -> bytes:
+    """The stored bytes of a block that stands for `count` events of which only spoilt bytes are left; it keeps them."""
+    return _pack([FORMAT, count, {}, unreadable(payload, count, why, spoilt=True)])
+
+
+def decode_block(
+    payload: bytes, schema: Schema, only: Container[str] | None = None, *, count: int | None = None
+) -> EventBlock:
     """Read a block of events of `schema`; fields that the block lacks get their default, or null.
 
-    With `only`, the block has just these fields: a column that nobody reads need not be built.
+    With `only`, the block has just these fields: a column that nobody reads need not be built. `count` is given for
+    what anybody may have written, and is how many events the log says these are: what is no block of so many is read as
+    rows that do not fit, whatever `only` leaves out.
 
-    Raises SchemaError if the bytes are no block.
+    Raises SchemaError if the bytes are no block (with `count`: if they are one of a later version's format).
     """
-    n, packed, malformed = _opened(payload, schema)
+    n, packed, malformed = _opened(payload, schema) if count is None else _checked(payload, schema, count)
     columns = {}
     for spec in schema.fields:
         name, dtype = spec.name, spec.dtype
@@ -99,8 +114,10 @@ def decode_block(payload: bytes, schema: Schema, only: Container[str] | None = N
     return EventBlock(n, columns, [Malformed(*entry) for entry in malformed])
 
 
-def decode_joined(payloads: Sequence[bytes], schema: Schema) -> EventBlock:
-    """Read many blocks as one, in order; at least one is needed.
+def decode_joined(
+    payloads: Sequence[bytes], schema: Schema, *, counts: Sequence[int | None] | None = None
+) -> EventBlock:
+    """Read many blocks as one, in order; at least one is needed. `counts`: see `decode_block`.
 
     Thousands of small blocks cost little more than one large one: their lists are joined before columns are built.
     """
@@ -108,8 +125,8 @@ def decode_joined(payloads: Sequence[bytes], schema: Schema) -> EventBlock:
     pieces: dict[str, list[Column]] = {spec.name: [] for spec in schema.fields}
     bad: list[Malformed] = []
     start = 0
-    for payload in payloads:
-        n, packed, malformed = _opened(payload, schema)
+    for payload, count in zip(payloads, counts or repeat(None), strict=counts is not None):
+        n, packed, malformed = _opened(payload, schema) if count is None else _checked(payload, schema, count)
         for spec in schema.fields:
             column = packed.get(spec.name)
             if column is None and spec.aliases:
@@ -123,7 +140,7 @@ def decode_joined(payloads: Sequence[bytes], schema: Schema) -> EventBlock:
                 pieces[spec.name].append(_unpacked(column, spec.dtype))
             else:
                 waiting[spec.name].extend(column)
-        bad += [Malformed(row + start, *rest) for row, *rest in malformed]
+        bad += [Malformed(row + start, name, reason, sent) for row, name, reason, sent in malformed]
         start += n
     for spec in schema.fields:
         if waiting[spec.name]:
@@ -164,6 +181,27 @@ def _opened(payload: bytes, schema: Schema) -> tuple[int, dict[str, Any], list[A
     if version != FORMAT:
         raise SchemaError(f"a block of stream {schema.name} has format {version}; this version reads format {FORMAT}")
     return n, packed, malformed
+
+
+def _checked(payload: bytes, schema: Schema, count: int) -> Opened:
+    try:
+        if payload.startswith(_MESSAGES_BEGIN):
+            opened = _opened(payload, schema)
+            if opened[0] != count:
+                raise NoBlock(f"it says that it holds {opened[0]} messages, the log counts {count}")
+            return opened
+        version, opened = reader_of(schema).read(payload, count)
+        if version == FORMAT:
+            return opened
+        why = f"its format is {version}"
+    except (NoBlock, SchemaError, msgspec.DecodeError, ValueError, TypeError, OverflowError) as error:
+        version, why = newer_format(payload, count, MESSAGES) or 0, str(error)
+    if version > MESSAGES:
+        raise SchemaError(
+            f"a block of stream {schema.name} has format {version}; this version reads format {FORMAT}: use the "
+            "version of headrace that wrote it, or a later one"
+        )
+    return count, {}, unreadable(payload, count, why)
 
 
 def _opened_messages(schema: Schema, n: int, rest: list[Any]) -> tuple[int, dict[str, Any], list[Any]]:

@@ -10,7 +10,7 @@ malformed row. A list of nil instead of messages: nothing stands at these `n` of
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -26,6 +26,8 @@ from headrace.core.values import payload_of
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder().decode
 _lines = msgspec.json.Encoder().encode_lines
+_object = msgspec.json.Decoder(dict[str, Any]).decode
+_MISFITS: Final = (ValueError, TypeError, OverflowError)
 _ABSENT: Final = object()
 
 
@@ -77,10 +79,25 @@ def read_messages(
             return clean
     if not trusted:
         return _checked(schema, messages)
-    named = {row for row, _, _ in bad}
-    objects = [{} if row in named else msgspec.json.decode(message or b"") for row, message in enumerate(messages)]
-    columns = {field.name: _lenient(field, objects, named) for field in schema}
-    return EventBlock(n, columns, [Malformed(row, field, reason, messages[row] or b"") for row, field, reason in bad])
+    found = {row: Malformed(row, field, reason, messages[row] or b"") for row, field, reason in bad}
+    objects: list[dict[str, Any]] = []
+    for row, message in enumerate(messages):
+        objects.append({})
+        if row not in found:
+            try:
+                objects[row] = _object(message or b"")
+            except (ValueError, RecursionError):
+                found[row] = Malformed(row, "", "the message is no JSON object", payload_of(message or b""))
+    try:
+        columns = {field.name: _lenient(field, objects, found) for field in schema}
+    except _MISFITS:
+        # Headrace has not written these; each row is looked at by itself.
+        for row in found.keys() ^ range(n):
+            name = _misfit(schema, objects[row])
+            if name is not None:
+                found[row] = Malformed(row, name, "its value is of another type", messages[row] or b"")
+        columns = {field.name: _lenient(field, objects, found) for field in schema}
+    return EventBlock(n, columns, [found[row] for row in sorted(found)])
 
 
 def _checked(schema: Schema, messages: Sequence[bytes | None]) -> EventBlock:
@@ -108,7 +125,17 @@ def _any_json(message: bytes) -> Any:
         return json.loads(message)
 
 
-def _lenient(field: Field, objects: Sequence[dict[str, Any]], bad: set[int]) -> Column:
+def _misfit(schema: Schema, item: dict[str, Any]) -> str | None:
+    """The first field whose value in an object is of another type; None if there is none."""
+    for field in schema:
+        try:
+            _lenient(field, [item], ())
+        except _MISFITS:
+            return field.name
+    return None
+
+
+def _lenient(field: Field, objects: Sequence[dict[str, Any]], bad: Container[int]) -> Column:
     """A field of objects that fitted the schema of their time, as a block of then would be read."""
     missing = field.default if field.has_default else None
     values = []

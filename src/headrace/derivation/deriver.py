@@ -25,6 +25,7 @@ from headrace.core.errors import HorizonError, LogError
 from headrace.core.events import EventBlock, encode_block
 from headrace.core.positions import Position
 from headrace.core.time import MAX_US, MIN_US
+from headrace.engines.stream.batches import check_readable
 from headrace.engines.stream.commits import StreamSpan
 from headrace.engines.stream.engine import RawChunk
 from headrace.engines.stream.verdicts import COUNTED
@@ -208,6 +209,10 @@ class Deriver:
     def _derived(self, chunk: RawChunk, exceptions: Mapping[int, int], position: Position, commits: int) -> bytes:
         """The derived records of a chunk, as they are stored."""
         n = chunk.block.n
+        check_readable(
+            ((bad.row, bad.reason) for bad in chunk.block.malformed), exceptions, self.plan.source, chunk.partition,
+            chunk.base,
+        )  # fmt: skip
         codes = np.zeros(n, np.uint8) if chunk.codes is None else chunk.codes.copy()
         for offset, code in exceptions.items():
             codes[offset - chunk.base] = code

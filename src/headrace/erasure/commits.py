@@ -90,9 +90,11 @@ class CommitErasure:
             return False
         for partition, (begin, end) in enumerate(zip(span.begin, span.end, strict=True)):
             for batch in self._held(name, partition, begin, end):
+                derived = name in self.plan.derived
                 if self.subject.may_be_in(batch.payload) and erased_block(
-                    _block_of(batch.payload, derived=name in self.plan.derived), self.subject, fields
-                ):
+                    _block_of(batch.payload, derived=derived), self.subject, fields,
+                    count=None if derived else batch.count,
+                ):  # fmt: skip
                     return True
         return False
 
@@ -129,8 +131,9 @@ class CommitErasure:
         blocks, stamps, verdicts, at = [], [], [], begin
         for batch in self._held(name, partition, begin, end):
             payload = _block_of(batch.payload, derived=derived)
-            found = erased_block(payload, self.subject, fields)
-            block = decode_block(payload if found is None else found.payload, stream.schema)
+            found = erased_block(payload, self.subject, fields, count=None if derived else batch.count)
+            count = None if derived else batch.count
+            block = decode_block(payload if found is None else found.payload, stream.schema, count=count)
             first, stop = max(begin - batch.base, 0), min(end - batch.base, batch.count)
             blocks.append(block.slice(first, stop))
             if derived:

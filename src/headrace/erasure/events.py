@@ -16,8 +16,9 @@ import numpy as np
 
 from headrace.core.derived import decode_derived, encode_derived
 from headrace.core.errors import SchemaError
-from headrace.core.events import FORMAT
+from headrace.core.events import FORMAT, spoilt_block
 from headrace.core.messages import plain_column
+from headrace.core.unreadable import keeps_batch, kept_in, without_bytes
 from headrace.engines.stream.commits import DeadLetter, decode_dead_letters, encode_dead_letters
 from headrace.erasure.subject import ERASED, Fields, Subject, emptied
 from headrace.ingestion.letters import ACTIONS
@@ -39,13 +40,26 @@ class Edited:
     ids: dict[Any, Any] = field(default_factory=dict)
 
 
-def erased_block(payload: bytes, subject: Subject, fields: Fields) -> Edited | None:
+def erased_block(payload: bytes, subject: Subject, fields: Fields, *, count: int | None = None) -> Edited | None:
     """A block of events (`core.events`) without the entity; None if it has nothing of it.
 
-    Raises SchemaError for what is no block, such as the messages of a Kafka topic, which cannot be edited.
+    `count` events of a raw topic which cannot be read lose all their bytes if the key stands in these; a key that is an
+    int is looked for as a text. Raises SchemaError for what is no block else, such as the messages of a Kafka topic,
+    which cannot be edited.
     """
-    if not subject.may_be_in(payload):
+    if not subject.may_be_in(payload) and not keeps_batch(payload):
         return None
+    if count is None:
+        return _edited(payload, subject, fields)
+    try:
+        return _edited(payload, subject, fields)
+    except (msgspec.DecodeError, LookupError, ValueError, TypeError, AttributeError):
+        if not subject.stands_in(payload):
+            return None
+        return Edited(spoilt_block(b"", count, "its bytes were erased"), count)
+
+
+def _edited(payload: bytes, subject: Subject, fields: Fields) -> Edited | None:
     version, n, packed, malformed = _unpack(payload)
     if version != FORMAT:
         raise SchemaError(f"a block of events has format {version}; this version edits format {FORMAT}")
@@ -59,7 +73,10 @@ def erased_block(payload: bytes, subject: Subject, fields: Fields) -> Edited | N
             touched |= np.fromiter((a is not b for a, b in zip(values, new, strict=True)), np.bool_, n)
     events = int(np.count_nonzero(touched))
     for entry in malformed:
-        if subject.sent_in(entry[3]):
+        if subject.stands_in(kept_in(entry[3])):
+            entry[3] = without_bytes(entry[3])
+            events += n
+        elif subject.sent_in(entry[3]):
             entry[2], entry[3] = ERASED, _NOTHING
             events += 1
     if not events:
@@ -87,11 +104,14 @@ def erased_derived(payload: bytes, subject: Subject, fields: Fields) -> Edited |
 
 def erased_letters(payload: bytes, subject: Subject) -> Edited | None:
     """A batch of dead letters without what was sent by or about the entity."""
-    if not subject.may_be_in(payload):
+    if not subject.may_be_in(payload) and not keeps_batch(payload):
         return None
     letters, found = decode_dead_letters(payload), 0
     for place, letter in enumerate(letters):
-        if subject.sent_in(letter.payload) or subject.named_in(letter.reason):
+        if subject.stands_in(kept_in(letter.payload)):
+            letters[place] = msgspec.structs.replace(letter, payload=without_bytes(letter.payload))
+            found += 1
+        elif subject.sent_in(letter.payload) or subject.named_in(letter.reason):
             letters[place] = DeadLetter(
                 letter.stream, letter.partition, letter.offset, letter.field, ERASED, letter.arrival_us, _NOTHING
             )
@@ -108,12 +128,14 @@ def erased_texts(payload: bytes, subject: Subject) -> Edited | None:
     return None if clean == item else Edited(_pack(clean), 1)
 
 
-def erased_record(topic: str, payload: bytes, subject: Subject, fields: Fields) -> Edited | None:
-    """Whatever lies in a topic of the log of raw events."""
+def erased_record(topic: str, payload: bytes, subject: Subject, fields: Fields, count: int) -> Edited | None:
+    """Whatever lies in a topic of the log of raw events, `count` records of it."""
     if topic == ACTIONS:
         return erased_texts(payload, subject)
     # The second byte is the format: of derived records 1, of blocks of events 2.
-    return (erased_derived if payload[1:2] == b"\x01" else erased_block)(payload, subject, fields)
+    if payload[1:2] == b"\x01":
+        return erased_derived(payload, subject, fields)
+    return erased_block(payload, subject, fields, count=count)
 
 
 def erased_values(

@@ -204,7 +204,7 @@ class Places:
 
     def _raw_change(self, topic: str) -> Change:
         fields = fields_of(self.plan, topic, self.subject.entity)
-        return lambda batch: erased_record(topic, batch.payload, self.subject, fields)
+        return lambda batch: erased_record(topic, batch.payload, self.subject, fields, batch.count)
 
     def _feature_changes(self) -> Mapping[str, Change]:
         changes: dict[str, Change] = {

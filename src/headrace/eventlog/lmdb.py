@@ -11,6 +11,7 @@ import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Final, TypeAlias, TypeVar
 from zlib import crc32
@@ -52,6 +53,7 @@ class LmdbEventLog(EventLog):
         sync: True makes an append durable against power loss before it returns. False survives the death of any
             process but not of the machine: after power loss the folder may have to be rebuilt.
         map_size: most bytes that the log can ever hold; costs address space only.
+        spoilt: what is handed out instead of a batch whose checksum differs; None, or without it: LogError.
 
     Every method raises LogError if the folder cannot be read or written, and says what to do.
     """
@@ -59,9 +61,16 @@ class LmdbEventLog(EventLog):
     editable = True
 
     def __init__(
-        self, path: str | os.PathLike[str], clock: Clock, *, sync: bool = True, map_size: int = DEFAULT_MAP_SIZE
+        self,
+        path: str | os.PathLike[str],
+        clock: Clock,
+        *,
+        sync: bool = True,
+        map_size: int = DEFAULT_MAP_SIZE,
+        spoilt: Callable[[LogBatch], bytes | None] = lambda _: None,
     ) -> None:
         self._clock = clock
+        self._spoilt = spoilt
         # Ends and last arrivals as of transaction `_tails_txn`: whoever writes next sees by its own number whether
         # another log object, perhaps in another process, has written since.
         self._tails: dict[Key, tuple[int, int]] = {}
@@ -164,7 +173,7 @@ class LmdbEventLog(EventLog):
             value = txn.get(offset.to_bytes(8, "big"))
         batches = []
         while value is not None:
-            batch = _decoded(topic, partition, offset, value)
+            batch = _decoded(topic, partition, offset, value, self._spoilt)
             batches.append(batch)
             max_records -= batch.count
             if max_records <= 0:
@@ -200,7 +209,8 @@ class LmdbEventLog(EventLog):
             cursor = txn.cursor()
             if not cursor.last():
                 return None
-            return _decoded(topic, partition, int.from_bytes(cursor.key(), "big"), cursor.value())
+            base = int.from_bytes(cursor.key(), "big")
+            return _decoded(topic, partition, base, cursor.value(), self._spoilt)
 
         return self._read(topic, partition, newest)
 
@@ -383,15 +393,21 @@ def _explained(shared: SharedEnvironment) -> Iterator[None]:
         raise LogError(explain(error, shared.path)) from error
 
 
-def _decoded(topic: str, partition: int, base: int, value: bytes) -> LogBatch:
+def _decoded(
+    topic: str, partition: int, base: int, value: bytes, spoilt: Callable[[LogBatch], bytes | None]
+) -> LogBatch:
     count, checksum, arrival = _HEADER.unpack_from(value)
     payload = value[_HEADER.size :]
-    if crc32(payload) != checksum:
-        raise LogError(
-            f"the batch at offset {base} of {topic}/{partition} is damaged (checksum differs): "
-            f"restore the log's folder, or go on at offset {base + count} and rebuild what it held"
-        )
-    return LogBatch(topic, partition, base, count, arrival, payload)
+    batch = LogBatch(topic, partition, base, count, arrival, payload)
+    if crc32(payload) == checksum:
+        return batch
+    instead = spoilt(batch)
+    if instead is not None:
+        return replace(batch, payload=instead)
+    raise LogError(
+        f"the batch at offset {base} of {topic}/{partition} is damaged (checksum differs): "
+        f"restore the log's folder, or go on at offset {base + count} and rebuild what it held"
+    )
 
 
 def _database(topic: str, partition: int) -> bytes:

@@ -19,9 +19,10 @@ import numpy as np
 
 from headrace.core.columns import Column, column_of
 from headrace.core.errors import Busy, NotFound, SchemaError
-from headrace.core.events import EventBlock, decode_block
+from headrace.core.events import EventBlock, concat_blocks, decode_block
 from headrace.core.schema import DType, Field, Schema
 from headrace.core.time import Clock, format_duration, to_iso
+from headrace.core.unreadable import WITH_BATCH, is_whole_batch, kept_of, without_bytes
 from headrace.engines.stream.commits import DEAD_LETTERS, DeadLetter, decode_dead_letters
 from headrace.engines.stream.letters import (
     KINDS,
@@ -39,7 +40,7 @@ from headrace.engines.stream.letters import (
     letter_id,
     place_of_id,
 )
-from headrace.eventlog.base import Append, EventLog
+from headrace.eventlog.base import Append, EventLog, LogBatch
 from headrace.features.plan import StreamPlan
 from headrace.ingestion.masking import Masker
 from headrace.ingestion.publisher import UNKNOWN_TOPIC, Publisher
@@ -101,6 +102,8 @@ class DeadLetters:
 
         def counted() -> Iterator[DeadLetter]:
             for letter in self._chosen(chosen or Chosen(), personal):
+                if is_whole_batch(letter.reason):
+                    letter.payload = without_bytes(letter.payload)
                 seen = letter if personal else self._masker.letter(letter)
                 counts[seen.stream, seen.field, seen.reason] += 1
                 yield seen
@@ -153,13 +156,18 @@ class DeadLetters:
             for batch in _in_batches(waiting, self._at_once):
                 events: list[tuple[Place, str, Any]] = []
                 misfits: list[Refit] = []
+                blocks: dict[str, EventBlock] = {}
                 for letter in batch:
+                    if is_whole_batch(letter.reason):
+                        self._add_batch(letter, blocks, misfits)
+                        continue
                     stream, event, reason = self._event_of(letter)
                     if reason is None:
                         events.append((_place_of(letter), stream, event))
                     else:
                         misfits.append(Refit(letter_id(_place_of(letter)), "stream", reason))
-                blocks = self._fitting(events, misfits, personal)
+                for name, block in self._fitting(events, misfits, personal).items():
+                    blocks[name] = concat_blocks([blocks[name], block]) if name in blocks else block
                 published = sum(block.n for block in blocks.values())
                 if published and not dry_run:
                     self._publish("replay", blocks, who, why)
@@ -185,8 +193,9 @@ class DeadLetters:
     ) -> Letter:
         """Publish the corrected event of a letter: its own with `changes` and less `remove`, or a whole `event`.
 
-        `stream` is where it goes (its own). Raises SchemaError naming the field if the event does not fit either, or if
-        the letter was published before; then nothing is published.
+        `stream` is where it goes (its own). Of a letter that is a whole batch `event` is the list of its events. Raises
+        SchemaError naming the field if the event does not fit either, or if the letter was published before; then
+        nothing is published.
         """
         with self._lock():
             self._catch_up()
@@ -201,14 +210,24 @@ class DeadLetters:
                 )
             target, own = self._stream_of(dead)
             given = own if event is None else event
-            if not isinstance(given, Mapping):
+            whole = is_whole_batch(dead.reason)
+            if whole and (event is None or changes or remove):
+                raise SchemaError(
+                    f"letter {letter} is a batch of {kept_of(dead.payload).events:,} events that cannot be read: give "
+                    "its events as a whole, a list of them, or restore the log and replay it"
+                )
+            given_all = list(given) if whole and isinstance(given, list | tuple) else [given]
+            if not given_all or not all(isinstance(one, Mapping) for one in given_all):
                 raise SchemaError(f"letter {letter} holds no object with fields; give the whole event")
             target = stream or target
             if target not in self._streams:
                 raise SchemaError(f"{self._no_stream(target)}; name the stream that it belongs to", field="stream")
-            corrected = {name: value for name, value in given.items() if name not in remove} | dict(changes or {})
+            corrected = [
+                {name: value for name, value in one.items() if name not in remove} | dict(changes or {})
+                for one in given_all
+            ]
             misfits: list[Refit] = []
-            blocks = self._fitting([(place, target, corrected)], misfits, personal)
+            blocks = self._fitting([(place, target, one) for one in corrected], misfits, personal)
             if misfits:
                 at_fault = f'field "{misfits[0].field}": ' if misfits[0].field else ""
                 raise SchemaError(f"{at_fault}{misfits[0].reason}; nothing was published", field=misfits[0].field)
@@ -250,7 +269,9 @@ class DeadLetters:
                     if topic == DEAD_LETTERS:
                         yield from decode_dead_letters(batch.payload)
                         continue
-                    for bad in decode_block(batch.payload, _NO_FIELDS).malformed:
+                    for bad in decode_block(batch.payload, _NO_FIELDS, count=batch.count).malformed:
+                        if bad.reason == WITH_BATCH:
+                            continue
                         offset = batch.base + bad.row
                         yield DeadLetter(topic, 0, offset, bad.field, bad.reason, batch.arrival_us, bad.payload)
                 at = batches[-1].end
@@ -307,6 +328,35 @@ class DeadLetters:
             return (name if isinstance(name, str) else UNKNOWN_TOPIC), event
         return letter.stream, event
 
+    def _add_batch(self, letter: DeadLetter, blocks: dict[str, EventBlock], misfits: list[Refit]) -> None:
+        """The events of a letter that is a whole batch, if its bytes can be read today, or were restored in the log.
+
+        What was malformed among them comes along, and becomes a letter of its own.
+        """
+        place, name = _place_of(letter), letter.stream
+        if name not in self._streams:
+            misfits.append(Refit(letter_id(place), "stream", self._no_stream(name)))
+            return
+        kept, why = kept_of(letter.payload), letter.reason
+        for payload in (self._in_log(place, kept.events), None if kept.spoilt else kept.sent):
+            if payload is None:
+                continue
+            block = decode_block(payload, self._streams[name].schema, count=kept.events)
+            if not (block.malformed and is_whole_batch(block.malformed[0].reason)):
+                block.columns[MENDS] = column_of(DType.STRING, [letter_id(place)] * block.n)
+                blocks[name] = concat_blocks([blocks[name], block]) if name in blocks else block
+                return
+            why = block.malformed[0].reason
+        misfits.append(Refit(letter_id(place), "", f"{why}; restore the log and replay it, or give its events to fix"))
+
+    def _in_log(self, place: Place, count: int) -> bytes | None:
+        """The batch of so many events as it stands at a place of the log today; None if there is none."""
+        topic, partition, offset = place
+        if not self._raw.begin(topic, partition) <= offset < self._raw.end(topic, partition):
+            return None
+        batch = self._raw.read(topic, partition, offset, 1)[0]
+        return batch.payload if (batch.base, batch.count) == (offset, count) else None
+
     def _event_of(self, letter: DeadLetter) -> tuple[str, Any, str | None]:
         """Stream and fields of a letter's event; the third says why it has no stream that is declared today."""
         stream, event = self._stream_of(letter)
@@ -354,7 +404,7 @@ class DeadLetters:
         for append in appends:
             # Others may publish meanwhile, so the events stand here or later.
             begin = self._raw.end(append.topic, append.partition)
-            mended = [place_of_id(name) for name in _mended(append.payload) if name is not None]
+            mended = [place_of_id(name) for name in dict.fromkeys(_mended(append)) if name is not None]
             spans.append(Span(append.topic, append.partition, begin, mended))
         action = Action(_FORMAT, kind, self._clock.now_us(), who, why, spans, done=False)
         self._record(action)
@@ -388,7 +438,7 @@ class DeadLetters:
         at = max(span.begin, self._raw.begin(span.stream, span.partition))
         while missing and (batches := self._raw.read(span.stream, span.partition, at, _READ)):
             for batch in batches:
-                found += [missing.pop(name) for name in _mended(batch.payload) if name is not None and name in missing]
+                found += [missing.pop(name) for name in _mended(batch) if name is not None and name in missing]
             at = batches[-1].end
         return found
 
@@ -413,7 +463,7 @@ class DeadLetters:
         """Where the event that mends a letter stands; None if the log does not hold it any more."""
         at = max(span.begin, self._raw.begin(span.stream, span.partition))
         while batches := self._raw.read(span.stream, span.partition, at, 1):
-            names = _mended(batches[0].payload)
+            names = _mended(batches[0])
             if letter in names:
                 return letter_id((span.stream, span.partition, batches[0].base + names.index(letter)))
             at = batches[-1].end
@@ -424,9 +474,9 @@ class DeadLetters:
             self._acted(who, f"dead letter {what}", which, detail)
 
 
-def _mended(payload: bytes) -> list[str | None]:
+def _mended(batch: LogBatch | Append) -> list[str | None]:
     """The letter that each row of a block mends; None for ordinary events."""
-    return decode_block(payload, _MENDED).columns[MENDS].to_pylist()
+    return decode_block(batch.payload, _MENDED, count=batch.count).columns[MENDS].to_pylist()
 
 
 def _place_of(letter: DeadLetter) -> Place:

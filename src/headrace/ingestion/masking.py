@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from headrace.core.unreadable import is_whole_batch, without_bytes
 from headrace.engines.stream.commits import DeadLetter
 from headrace.features.plan import StreamPlan
 from headrace.ingestion.publisher import UNKNOWN_TOPIC
@@ -37,6 +38,8 @@ class Masker:
         """The letter with what is personal hidden; itself if nothing is."""
         if letter.stream in self._whole or not self._shown:
             return letter
+        if is_whole_batch(letter.reason):
+            return msgspec.structs.replace(letter, payload=without_bytes(letter.payload))
         shown = self._shown.get(letter.stream, frozenset())
         if letter.stream == UNKNOWN_TOPIC:
             shown = frozenset({"stream"})
@@ -48,7 +51,7 @@ class Masker:
 
     def reason(self, stream: str, field: str, reason: str) -> str:
         """A reason without the value that it quotes, if that may be personal."""
-        if stream in self._whole or not self._shown or field in self._shown.get(stream, ()):
+        if stream in self._whole or not self._shown or is_whole_batch(reason) or field in self._shown.get(stream, ()):
             return reason
         head = reason.partition(", got ")[0]
         return head if head.startswith(_NO_VALUE_IN_IT) or head.endswith("has no such field") else "does not fit"

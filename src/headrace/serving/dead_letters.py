@@ -50,7 +50,7 @@ class _Fix(msgspec.Struct, forbid_unknown_fields=True):
 
     set: dict[str, Any] = {}
     remove: tuple[str, ...] = ()
-    event: dict[str, Any] | None = None
+    event: dict[str, Any] | list[dict[str, Any]] | None = None
     stream: str | None = None
     why: str = ""
 

@@ -33,7 +33,7 @@ def letter_paths(responses: dict[str, Any]) -> dict[str, Any]:
     fix = {
         "set": {"type": "object", "description": "fields that are other than was sent"},
         "remove": {**_TEXTS, "description": "fields to leave out"},
-        "event": {"type": ["object", "null"], "description": "the whole corrected event"},
+        "event": {"type": ["object", "array", "null"], "description": "the whole corrected event; of a batch, a list"},
         "stream": {**_MAYBE, "description": "where it belongs, if not where it was sent"},
         "why": _TEXT,
     }

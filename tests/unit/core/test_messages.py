@@ -93,3 +93,13 @@ def test_nothing_is_rows_that_are_nobodys() -> None:
 def test_only_blocks_are_taken_apart(payload: bytes) -> None:
     with pytest.raises(SchemaError, match="block"):
         messages_of(payload)
+
+
+def test_of_our_own_messages_what_is_broken_is_one_row() -> None:
+    """A header says that they are ours; whoever copies it with something else stops nobody."""
+    good = messages_of(encode_block(encode_rows(SCHEMA, [{"id": "a", "at": 5}])))[0][0]
+    strange = [b"\xff\x00", b"[1]", b'{"id": "b", "at": "soon"}', b'{"id": "b", "at": 1, "stars": 9223372036854775808}']
+    found = decode_block(encode_messages([good, *strange, good], trusted=True, bad=[]), SCHEMA, count=6)
+    assert [(bad.row, bad.field) for bad in found.malformed] == [(1, ""), (2, ""), (3, "at"), (4, "stars")]
+    assert found.columns["id"].to_pylist() == ["a", None, None, None, None, "a"]
+    assert found.malformed[2].payload == strange[2]

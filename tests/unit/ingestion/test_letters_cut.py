@@ -130,7 +130,7 @@ def test_who_looks_while_another_is_at_it_leaves_that_alone(logs: tuple[CutLog, 
 
 def test_the_letter_is_named_where_events_are_single_messages_too() -> None:
     ours = [b'{"n":1,"at":5}', b'{"n":2,"at":5,"_mends":"tick/0/7"}']
-    assert _mended(encode_messages(ours, trusted=True, bad=[])) == [None, "tick/0/7"]
+    assert _mended(Append("tick", 0, encode_messages(ours, trusted=True, bad=[]), 2)) == [None, "tick/0/7"]
     assert decode_block(encode_messages(ours, trusted=True, bad=[]), SCHEMA).columns["n"].to_pylist() == [1, 2]
     # What other tools write cannot claim to mend a letter.
     assert _mended(encode_messages(ours, trusted=False, bad=[])) == [None, None]

@@ -12,6 +12,7 @@ from headrace.core.arrow import to_arrow
 from headrace.core.columns import BoolArray, IntArray
 from headrace.core.derived import OUTSIDE, decode_derived
 from headrace.core.events import EventBlock, decode_joined
+from headrace.engines.stream.batches import check_readable
 from headrace.engines.stream.commits import CommitHead
 from headrace.engines.stream.verdicts import COUNTED, DEAD
 from headrace.eventlog.base import EventLog, LogBatch
@@ -60,12 +61,16 @@ def _partition_table(
     stream: StreamPlan, raw: EventLog, partition: int, span: _Span, verdicts: dict[int, int]
 ) -> pa.Table:
     batches = _batches(stream, raw, partition, span)
-    block = decode_joined([batch.payload for batch in batches], stream.schema)
+    block = decode_joined(
+        [batch.payload for batch in batches], stream.schema, counts=[batch.count for batch in batches]
+    )
     stamps: IntArray = np.repeat([b.arrival_us for b in batches], [b.count for b in batches]).astype(np.int64)
     # The first and the last batch may reach beyond the span.
     first, stop = span.begin - batches[0].base, span.end - batches[0].base
     if (first, stop) != (0, block.n):
         block, stamps = block.slice(first, stop), stamps[first:stop]
+    bad = ((one.row, one.reason) for one in block.malformed)
+    check_readable(bad, verdicts, stream.name, partition, span.begin)
     codes = np.full(block.n, COUNTED, np.int64)
     for offset, code in verdicts.items():
         codes[offset - span.begin] = code

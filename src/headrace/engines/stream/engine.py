@@ -20,6 +20,7 @@ from headrace.core.columns import BoolArray, Column, FloatArray, IntArray, eleme
 from headrace.core.events import NO_RECORD, EventBlock, concat_columns
 from headrace.core.keys import encode_numbers, entity_encoder
 from headrace.core.schema import DType
+from headrace.core.unreadable import WITH_BATCH
 from headrace.core.values import payload_of
 from headrace.engines.stream.commits import FORMAT, Commit, DeadLetter, GroupDelta, StepOutput, StreamSpan
 from headrace.engines.stream.verdicts import COUNTED, Judged, PartitionState
@@ -295,7 +296,7 @@ class StreamEngine:
                 exceptions.append((partition, chunk.base + row, int(judged.codes[row])))
             payloads = {bad.row: bad.payload for bad in block.malformed}
             for row, field, reason in judged.dead:
-                if reason == NO_RECORD:
+                if reason in (NO_RECORD, WITH_BATCH):
                     continue
                 payload = payloads.get(row)
                 if payload is None:

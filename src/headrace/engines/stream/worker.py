@@ -23,6 +23,7 @@ from headrace.core.derived import decode_derived
 from headrace.core.errors import LogError, LogMoved
 from headrace.core.events import EventBlock, concat_blocks, decode_block
 from headrace.core.time import MAX_US, NULL_US
+from headrace.engines.stream.batches import as_judged, set_aside
 from headrace.engines.stream.checkpoints import (
     FileCheckpoint,
     LogCheckpoint,
@@ -357,9 +358,12 @@ class ComputeWorker:
     def _judge_again(self, name: str, partition: int, at: int, end: int) -> None:
         stream = self._streams[name]
         state = self._engine.state(name, len(self.positions[name]))[partition]
+        spans = set_aside(self._features) if at < end else {}
         while at < end:
             batches = self._raw.read(name, partition, at, min(50_000, end - at))
             chunk = self._chunk(name, partition, at, batches, end)
+            if chunk.codes is None:
+                chunk = as_judged(chunk, name, spans)
             self._engine.verdicts(stream, state, chunk)
             at += chunk.block.n
             self._since_checkpoint += chunk.block.n
@@ -481,6 +485,6 @@ def _decoded(stream: StreamPlan, spans: list[tuple[LogBatch, int, int]], only: C
     blocks = []
     for batch, start, stop in spans:
         with decoding(batch):
-            block = decode_block(batch.payload, stream.schema, only)
+            block = decode_block(batch.payload, stream.schema, only, count=batch.count)
         blocks.append(block if (start, stop) == (0, block.n) else block.slice(start, stop))
     return concat_blocks(blocks)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal, localcontext
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 from headrace.aggregations.registry import aggregation
@@ -99,7 +100,10 @@ def _or_null(value: Callable[[_Window], Any]) -> Callable[[_Window], Any]:
 
 
 def _total(values: Sequence[Any]) -> Fraction:
-    return sum((Fraction(value) for value in values), Fraction(0))
+    """Their sum, over one common denominator: adding fractions one by one would shorten each of them."""
+    parts = [Fraction(value) for value in values]
+    below = math.lcm(*(part.denominator for part in parts))
+    return Fraction(sum(part.numerator * (below // part.denominator) for part in parts), below)
 
 
 def _sum(window: _Window) -> Any:
@@ -136,7 +140,7 @@ def _skewness(window: _Window) -> float | None:
 def _moment(values: Sequence[Any], power: int) -> Fraction:
     """Σ(x − mean)^power."""
     mean = _total(values) / len(values)
-    return sum(((Fraction(value) - mean) ** power for value in values), Fraction(0))
+    return _total([(Fraction(value) - mean) ** power for value in values])
 
 
 def _share(window: _Window) -> float | None:
@@ -201,20 +205,23 @@ def _rate(window: _Window) -> float | None:
 
 
 def _weights(window: _Window) -> list[Fraction]:
-    """2^((j(e) − j(hi)) / 1024) of each event, j(x) = ⌊1024·x / half-life⌋; the 1,024 steps are float64."""
+    """The weight of each event by its steps from hi: j(e) − j(hi), j(x) = ⌊1024·x / half-life⌋."""
     halflife = window.param("halflife_us")
     now = 1024 * window.hi_us // halflife
-    weights = []
-    for time in window.times:
-        halvings, step = divmod(1024 * time // halflife - now, 1024)
-        with localcontext() as context:
-            context.prec = 60
-            weights.append(Fraction(float(Decimal(2) ** (Decimal(step) / 1024))) * Fraction(2) ** halvings)
-    return weights
+    return [_weight(1024 * time // halflife - now) for time in window.times]
+
+
+@lru_cache(1 << 16)
+def _weight(steps: int) -> Fraction:
+    """2^(steps / 1024); the 1,024 steps of one halving are float64."""
+    halvings, step = divmod(steps, 1024)
+    with localcontext() as context:
+        context.prec = 60
+        return Fraction(float(Decimal(2) ** (Decimal(step) / 1024))) * Fraction(2) ** halvings
 
 
 def _decayed(window: _Window) -> Fraction:
-    return sum((w * Fraction(v) for w, v in zip(_weights(window), window.values, strict=True)), Fraction(0))
+    return _total([w * Fraction(v) for w, v in zip(_weights(window), window.values, strict=True)])
 
 
 _KINDS: dict[str, Callable[[_Window], Any]] = {
@@ -240,8 +247,8 @@ _KINDS: dict[str, Callable[[_Window], Any]] = {
     "time_since_first": _or_null(lambda window: window.t_us - window.times[0]),
     "rate": _rate,
     "decayed_sum": _or_null(lambda window: to_float64(_decayed(window))),
-    "decayed_count": lambda window: to_float64(sum(_weights(window), Fraction(0))),
-    "decayed_mean": _or_null(lambda window: to_float64(_decayed(window) / sum(_weights(window)))),
+    "decayed_count": lambda window: to_float64(_total(_weights(window))),
+    "decayed_mean": _or_null(lambda window: to_float64(_decayed(window) / _total(_weights(window)))),
     "any": _or_null(lambda window: True in window.values),
     "all": _or_null(lambda window: False not in window.values),
     "share": _or_null(_share),
