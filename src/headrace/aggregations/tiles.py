@@ -391,7 +391,8 @@ def to_tile(words, times, n, flags, tiles, count, levels, old_clock, clock, firs
     since = first
     for level in range(len(levels)):
         cuts[level] = cut_of(levels, level, clock)
-        before = cut_of(levels, level, old_clock) if old_clock != _NULL else -EVER
+        # Without a record before, nothing lies before the oldest new row.
+        before = cut_of(levels, level, old_clock) if old_clock != _NULL else EVER
         if before < cuts[level]:
             since = min(since, before)
     at = interval_of(since, levels, cuts)
