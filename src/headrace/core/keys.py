@@ -110,45 +110,47 @@ class JoinedKeys:
         return [self.joined[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
 
-def encode_numbers(values: IntArray, dtype: DType, version: str = "") -> list[bytes]:
-    """Entity bytes of keys of one part, INT or TIMESTAMP: what `entity_encoder` makes of each, all at once.
+class NumberKeys:
+    """Makes joined keys of records whose entities are one number each, INT or TIMESTAMP; a kind is (type, version).
 
-    With a version the keys of their online records, as `key_encoder` makes them.
+    Without a version they are entity bytes, as `entity_encoder` makes them, with one what `key_encoder` makes.
     """
-    table = _number_table(values, dtype, version)
-    found: list[bytes] = table.view(f"V{table.shape[1]}").ravel().tolist()
-    return found
 
+    def __init__(self, kinds: Sequence[tuple[DType, str]]) -> None:
+        heads = [encode_part(0, dtype)[:-8] for dtype, _ in kinds]
+        ends = [_suffix(version) for _, version in kinds]
+        self._at = len(heads[0])
+        self._pack = struct.Struct(">" + "".join(f"{self._at}sq{len(end)}s" for end in ends)).pack
+        self._blank = [part for head, end in zip(heads, ends, strict=True) for part in (head, 0, end)]
+        blanks = [head + bytes(8) + end for head, end in zip(heads, ends, strict=True)]
+        self._blanks = np.frombuffer(b"".join(blanks), np.uint8).reshape(len(kinds), 1, -1)
+        self._sizes = np.array([len(blank) for blank in blanks], np.int64)
 
-def join_numbers(values: IntArray, dtype: DType, version: str) -> JoinedKeys:
-    """The same keys, joined."""
-    table = _number_table(values, dtype, version)
-    return JoinedKeys(table.tobytes(), np.full(len(table), table.shape[1]))
-
-
-def _number_table(values: IntArray, dtype: DType, version: str) -> npt.NDArray[np.uint8]:
-    head, end = encode_part(0, dtype)[:-8], _suffix(version)
-    table = np.empty((len(values), len(head) + 8 + len(end)), np.uint8)
-    table[:, : len(head)] = np.frombuffer(head, np.uint8)
-    table[:, len(head) : len(head) + 8] = values.astype(">i8").view(np.uint8).reshape(-1, 8)
-    table[:, len(head) + 8 :] = np.frombuffer(end, np.uint8)
-    return table
-
-
-def numbers_joiner(kinds: Sequence[tuple[DType, str]]) -> Callable[[Sequence[int]], JoinedKeys]:
-    """A function from numbers, one of each of these types and versions, to the joined keys of their records."""
-    heads = [encode_part(0, dtype)[:-8] for dtype, _ in kinds]
-    ends = [_suffix(version) for _, version in kinds]
-    pack = struct.Struct(">" + "".join(f"{len(a)}sq{len(b)}s" for a, b in zip(heads, ends, strict=True))).pack
-    blank = [part for head, end in zip(heads, ends, strict=True) for part in (head, 0, end)]
-    sizes = np.array([len(head) + 8 + len(end) for head, end in zip(heads, ends, strict=True)], np.int64)
-
-    def joined(numbers: Sequence[int]) -> JoinedKeys:
-        parts = blank.copy()
+    def of_row(self, numbers: Sequence[int]) -> JoinedKeys:
+        """The keys of one number of each kind."""
+        parts = self._blank.copy()
         parts[1::3] = numbers
-        return JoinedKeys(pack(*parts), sizes)
+        return JoinedKeys(self._pack(*parts), self._sizes)
 
-    return joined
+    def of_rows(self, numbers: Sequence[IntArray]) -> JoinedKeys:
+        """The keys of a column of each kind, of equal lengths: all of the first kind, then all of the next."""
+        table = self.table(numbers)
+        return JoinedKeys(table.tobytes(), np.full(table.shape[0] * table.shape[1], table.shape[2]))
+
+    def table(self, numbers: Sequence[IntArray]) -> npt.NDArray[np.uint8]:
+        """Their bytes [kinds, rows, bytes]."""
+        whole = np.array(numbers, ">i8")
+        table = np.empty((*whole.shape, self._blanks.shape[2]), np.uint8)
+        table[:] = self._blanks
+        table[:, :, self._at : self._at + 8] = whole.view(np.uint8).reshape(*whole.shape, 8)
+        return table
+
+
+def encode_numbers(values: IntArray, dtype: DType, version: str = "") -> list[bytes]:
+    """The keys of a column of numbers, each for itself; see `NumberKeys`."""
+    table = NumberKeys([(dtype, version)]).table([values])
+    found: list[bytes] = table.view(f"V{table.shape[2]}").ravel().tolist()
+    return found
 
 
 def record_keys(entities: Sequence[bytes], version: str) -> list[bytes]:

@@ -161,6 +161,7 @@ class Model:
             problems.add(f'retrain= takes a list, such as [hr.Every("1d")], not {retrain!r}')
         self._check_rules(problems)
         problems.check()
+        view.warn_of_superseded()
 
     def _check_label(self, problems: Problems) -> None:
         truth = self.label.truth

@@ -34,7 +34,7 @@ from headrace.engines.stream.worker import clocks_at, read_heads
 from headrace.eventlog.base import EventLog
 from headrace.features.plan import GroupPlan, ProjectPlan, TablePlan
 from headrace.ingestion.archive_audit import ArchiveAudit, tables_of
-from headrace.ingestion.backfill import Progress, parts_of, read_state
+from headrace.ingestion.backfill import Progress, left_out, parts_of, read_state
 from headrace.ingestion.digests import DigestFolder, Kept, between, digest, hashes_of, holds, touched
 from headrace.ingestion.expected import Expected, Share
 from headrace.ingestion.materialize import new_rows
@@ -178,7 +178,9 @@ class Reconciler:
                 continue
             versions = {group.version: group for group in groups}
             seen = {key for version in versions for key in there.get(version, ())}
-            for records in self._expected.groups(groups, at, chosen, progress=lambda *_: on_way()):
+            without = left_out(self._online, groups)
+            made = self._expected.groups(groups, at, chosen, progress=lambda *_: on_way(), left_out=without)
+            for records in made:
                 seen.difference_update(records)
                 self._look(groups, records, position, found, repair)
             self._look(groups, dict.fromkeys(seen), position, found, repair)

@@ -108,7 +108,7 @@ def encode_predictions(block: ScoredBlock) -> bytes:
             {name: column.to_pylist() for name, column in block.request.items()},
             features.words.tobytes(),
             features.valid.tobytes(),
-            {name: column.to_pylist() for name, column in features.objects.items()},
+            {name: features.objects[name].to_pylist() for name in features.names if name in features.objects},
             {version: scores.tobytes() for version, scores in block.scores.items()},
             block.champion,
         )

@@ -7,11 +7,10 @@ import pytest
 
 from headrace.core.keys import (
     JoinedKeys,
+    NumberKeys,
     encode_numbers,
     entity_encoder,
-    join_numbers,
     key_encoder,
-    numbers_joiner,
     record_key,
     record_keys,
 )
@@ -28,15 +27,18 @@ def test_numbers_are_encoded_as_one_by_one(dtype: DType) -> None:
     assert encode_numbers(np.array([], np.int64), dtype) == []
     keyed = key_encoder([dtype], VERSION)
     assert encode_numbers(np.array(values), dtype, VERSION) == [keyed((value,)) for value in values]
-    assert join_numbers(np.array(values), dtype, VERSION).listed() == [keyed((value,)) for value in values]
 
 
-def test_numbers_of_one_row_are_joined_as_one_by_one() -> None:
+def test_numbers_of_several_kinds_are_joined_as_one_by_one() -> None:
     kinds = [(DType.INT, VERSION), (DType.TIMESTAMP, "11" * 8), (DType.INT, "22" * 8)]
-    join = numbers_joiner(kinds)
-    for row in ([0, 1, -1], [2**63 - 1, -(2**63), 7]):
-        expected = [key_encoder([dtype], version)((value,)) for value, (dtype, version) in zip(row, kinds, strict=True)]
-        assert join(row).listed() == expected
+    encoders = [key_encoder([dtype], version) for dtype, version in kinds]
+    columns = [[0, 2**63 - 1], [1, -(2**63)], [-1, 7]]
+    keys = NumberKeys(kinds)
+    for row in zip(*columns, strict=True):
+        assert keys.of_row(row).listed() == [encode((value,)) for value, encode in zip(row, encoders, strict=True)]
+    expected = [encode((value,)) for column, encode in zip(columns, encoders, strict=True) for value in column]
+    assert keys.of_rows([np.array(column) for column in columns]).listed() == expected
+    assert keys.of_rows([np.zeros(0, np.int64)] * 3).listed() == []
 
 
 def test_joined_keys_are_those_that_were_joined() -> None:

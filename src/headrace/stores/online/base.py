@@ -140,7 +140,10 @@ class OnlineStore(ABC):
 
     @abstractmethod
     def sync(self) -> None:
-        """Make everything written so far survive power loss."""
+        """Make everything written so far survive power loss, or, of servers, a failover.
+
+        Raises Unreachable if a replica that is connected does not say in time that it has it.
+        """
 
     @abstractmethod
     def close(self) -> None:
