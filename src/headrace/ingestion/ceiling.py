@@ -38,7 +38,8 @@ class WriteCeiling:
         if per_s < 1:
             raise ConfigError(f"a ceiling of {per_s} writes per second lets nothing through; leave it out for none")
         self._per_us, self._clock = per_s / US_PER_SECOND, clock
-        self._most = per_s * _BURST_S / len(writers)
+        # A bucket that never holds one token would let nothing through.
+        self._most = max(per_s * _BURST_S / len(writers), 1.0)
         self._held = dict.fromkeys(writers, self._most)
         self._at_us = clock.now_us()
         self._waits_since_us: int | None = None
