@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
@@ -16,7 +17,7 @@ from headrace.aggregations import layout
 from headrace.aggregations.accumulator import Accumulator, Events, State
 from headrace.aggregations.aggregation import Aggregation
 from headrace.aggregations.registry import aggregation, aggregations
-from headrace.core.columns import Column, column_of
+from headrace.core.columns import Column, IntArray, column_of
 from headrace.core.errors import StoreError
 from headrace.core.schema import DType
 from headrace.features.plan import AggregateSpec
@@ -46,7 +47,12 @@ class Case:
     spec: AggregateSpec
     types: tuple[DType | None, DType | None]
     rows: list[tuple[int, Any, Any, Any]]
-    tiles: bool
+    resolution_us: int
+
+
+def _nothing(tiled: IntArray, row_bytes: int) -> IntArray:
+    """Keys of growing states that cost nothing, however few events there are."""
+    return np.zeros(len(tiled), np.int64)
 
 
 @st.composite
@@ -61,9 +67,16 @@ def cases(draw: st.DrawFn, kind: Aggregation) -> Case:
     window_us = draw(st.sampled_from((20, 40, *(() if kind.needs_window else (None, None)))))
     if "halflife_us" in kind.parameters:
         params, window_us = {"halflife_us": hop_us}, draw(st.sampled_from((20, 60)))
-    accumulator = kind.accumulator(
-        dtype, params=params, window_us=window_us, hop_us=hop_us, by=by, where=True, size=SIZE, horizon_us=3
-    )
+    resolution_us = draw(st.sampled_from((1, hop_us)))
+    # There are too few events here to make any tiles otherwise.
+    tiles = draw(st.booleans())
+    few = mock.patch.object(layout, "_fewest", return_value=1) if tiles else nullcontext()
+    free = mock.patch.object(layout, "_state_costs", _nothing) if tiles else nullcontext()
+    with few, free:
+        accumulator = kind.accumulator(
+            dtype, params=params, window_us=window_us, hop_us=hop_us, by=by, where=True, size=SIZE, horizon_us=3,
+            resolution_us=resolution_us,
+        )  # fmt: skip
     inputs = [part for part in (dtype, by) if part is not None]
     spec = AggregateSpec(
         "f", kind.name, None if dtype is None else 0, len(inputs), window_us, hop_us, 0, accumulator.dtype,
@@ -72,7 +85,7 @@ def cases(draw: st.DrawFn, kind: Aggregation) -> Case:
     value = st.none() if dtype is None else VALUES[dtype]
     bucket = st.none() if by is None else VALUES[by]
     row = st.tuples(st.integers(0, 90), value, bucket, st.sampled_from((True, True, True, False, None)))
-    return Case(accumulator, spec, (dtype, by), draw(st.lists(row, max_size=16)), draw(st.booleans()))
+    return Case(accumulator, spec, (dtype, by), draw(st.lists(row, max_size=16)), resolution_us)
 
 
 def events_of(case: Case, places: Sequence[int]) -> Events:
@@ -89,15 +102,17 @@ def events_of(case: Case, places: Sequence[int]) -> Events:
 
 
 def wanted(case: Case, t_us: int) -> Any:
-    lo_us = None if case.spec.window_us is None else (t_us - case.spec.window_us) // case.spec.hop_us * case.spec.hop_us
+    hi_us = t_us // case.resolution_us * case.resolution_us
+    window_us, hop_us = case.spec.window_us, case.spec.hop_us
+    lo_us = None if window_us is None else (hi_us - window_us) // hop_us * hop_us
     hashed = aggregation(case.spec.kind).hashes_texts and case.types[0] is DType.STRING
     rows = []
     for _, (at, value, bucket, where) in sorted(enumerate(case.rows), key=lambda item: (item[1][0], item[0])):
-        if at < t_us and (lo_us is None or at >= lo_us):
+        if at < hi_us and (lo_us is None or at >= lo_us):
             read = signed(xxh64(value.encode())) if hashed and value is not None else value
             given = zip((read, bucket), case.types, strict=True)
             rows.append(Row(at, (*(part for part, dtype in given if dtype is not None), where)))
-    return aggregate(case.spec, rows, t_us, lo_us, t_us)
+    return aggregate(case.spec, rows, t_us, lo_us, hi_us)
 
 
 @pytest.mark.parametrize("name", aggregations())
@@ -111,9 +126,7 @@ def hold_for(kind: Aggregation) -> None:
     @settings(max_examples=max(settings().max_examples // 4, 1))
     @given(cases(kind), st.randoms(use_true_random=False))
     def hold(case: Case, rng: Any) -> None:
-        # There are too few events here to make any tiles otherwise.
-        with mock.patch.object(layout, "_fewest", (lambda *_: 1) if case.tiles else layout._fewest):
-            laws(case, rng)
+        laws(case, rng)
 
     hold()
 

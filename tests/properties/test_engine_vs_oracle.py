@@ -6,6 +6,7 @@ import random
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,10 +49,13 @@ def run(
 ) -> World:
     """All records through the workers, which step (and are restarted) at random moments in between.
 
-    With `tiles` (else every other time) tiles are made of single events: there are too few here to make any otherwise.
+    With `tiles` (else every other time) tiles are made of single events, and their keys are free: there are too few
+    events here to make any otherwise.
     """
     few = rng.random() < 0.5 if tiles is None else tiles
-    with mock.patch.object(layout, "_fewest", (lambda *_: 1) if few else layout._fewest):
+    fewest = mock.patch.object(layout, "_fewest", return_value=1)
+    costs = mock.patch.object(layout, "_state_costs", lambda tiled, _: np.zeros(len(tiled), np.int64))
+    with fewest if few else nullcontext(), costs if few else nullcontext():
         world = World(project_of(stream, group), partitions_of(records), start_of(records), horizon_us, Path(folder))
         feed(world, stream, records, rng, restarts)
     return world
@@ -167,16 +171,22 @@ def lifetime_cases(draw: st.DrawFn) -> tuple[StreamPlan, list[RawEvent], GroupPl
     group = draw(strategies.group_plans(stream, max_aggregates=1))
     chosen = draw(st.lists(st.sampled_from(_GROWING), min_size=1, max_size=8))
     conditions = st.sampled_from((None, None, len(group.inputs) - len(strategies._CONDITIONS)))
+    # Of a group with a resolution tiles have such states, too, and so have windows that read these.
+    resolution_us = draw(st.sampled_from((1, 1, 2, 4)))
+    lengths = st.sampled_from((None, None, None, 16) if resolution_us > 1 else (None,))
     specs = tuple(
-        AggregateSpec(f"f{n}", kind, source, draw(conditions), None, 1, draw(_DELAYS), dtype, tuple(params), by=by)
+        AggregateSpec(
+            f"f{n}", kind, source, draw(conditions), draw(lengths), 4, draw(_DELAYS), dtype, tuple(params), by=by
+        )
         for n, (kind, source, by, dtype, *params) in enumerate(chosen)
     )
     if draw(st.booleans()):
-        specs += (AggregateSpec("recent", "count", None, None, 8, 1, 0, DType.INT),)
+        specs += (AggregateSpec("recent", "count", None, None, 8, 4, 0, DType.INT),)
     if draw(st.booleans()):
         specs += (AggregateSpec("newest", "last", 10, None, None, 1, 0, DType.STRING),)
     key, names = (KeyPart("user", DType.STRING, "user"),), tuple(spec.name for spec in specs)
-    return stream, records, replace(group, where=None, key=key, aggregates=specs, derived=(), order=names)
+    plan = replace(group, where=None, key=key, aggregates=specs, derived=(), order=names, resolution_us=resolution_us)
+    return stream, records, plan
 
 
 _DELAYS = st.sampled_from((0, 0, 3))
@@ -228,7 +238,7 @@ def test_what_the_lifetime_keeps_gives_the_values_of_all_events(
     found = []
     for rng in (random.Random(seed), random.Random(seed + 1)):
         with tempfile.TemporaryDirectory() as folder:
-            world = run(folder, stream, group, records, horizon_us, rng, restarts=True)
+            world = run(folder, stream, group, records, horizon_us, rng, restarts=True, tiles=seed % 2 == 0)
             online, corrected = (
                 world.read(group_view(group), keys, times),
                 world.history(group_view(group), keys, times),

@@ -13,12 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.aggregations.codes import COUNTS, SUMMED
-from headrace.aggregations.group_objects import read_piece, record_rows
-from headrace.aggregations.growing import (
-    G_CAP,
-    G_FORM,
-    read_growing,
-)
+from headrace.aggregations.group_objects import read_grown, read_piece, record_rows
+from headrace.aggregations.growing import G_CAP, G_FORM
 from headrace.aggregations.layout import GroupLayout, Scratch, layout_of, physical_columns
 from headrace.aggregations.limits import DISTINCT_CAP
 from headrace.aggregations.nested import decoded
@@ -119,11 +115,7 @@ def read(record: bytes, t_us: int) -> tuple[dict[str, Any], int]:
     out, valid, s = np.zeros((1, len(LAYOUT.names)), np.int64), np.zeros((1, len(LAYOUT.names)), np.bool_), Scratch(1)
     found: dict[str, Any] = {}
     for table in (LAYOUT.grown_slots, LAYOUT.grown_items):
-        heap, begins = read_growing(
-            words, words.view(np.float64), np.zeros(1, np.int64), np.array([t_us]),
-            np.array([LAYOUT.base_words, LAYOUT.width, LAYOUT.flagged], np.int64), LAYOUT.growing, table,
-            LAYOUT.windows, out, out.view(np.float64), valid, 0, s.lane, s.work, s.tally,
-        )  # fmt: skip
+        heap, begins = read_grown(LAYOUT, table, words, np.zeros(1, np.int64), np.array([t_us]), (out, valid, 0), s)
     for at, (_, _, _, _, _, _, target) in enumerate(LAYOUT.grown_items.tolist()):
         name, dtype = LAYOUT.nested_names[target], LAYOUT.nested_dtypes[target]
         found[name] = decoded(heap, [int(begins[0, at])], dtype, lambda row: ())[0]
@@ -219,5 +211,5 @@ def test_a_record_of_another_format_is_refused_by_name() -> None:
     former = np.frombuffer(record, np.int64).copy()
     former[0] = 2
     delta = EntityDelta(0, b"", [b""] * LAYOUT.width, b"", b"", None, 300, (9,))
-    with pytest.raises(StoreError, match=r"window record of format 2, this version reads and writes format 3"):
+    with pytest.raises(StoreError, match=r"window record of format 2, this version reads and writes format 4"):
         merge(LAYOUT, former.tobytes(), delta, HORIZON_US)

@@ -12,13 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headrace.aggregations.group_objects import read_grown, read_records
 from headrace.aggregations.kernel import read_group
 from headrace.aggregations.layout import GroupLayout, Scratch, layout_of, physical_columns
+from headrace.aggregations.nested import decoded
+from headrace.aggregations.records import growing_words
 from headrace.aggregations.splice import merge_groups
 from headrace.aggregations.tiles import ALWAYS
 from headrace.aggregations.window_rows import read_rows
 from headrace.core.columns import column_of
-from headrace.core.schema import DType
+from headrace.core.schema import DType, list_of, map_of
 from headrace.core.time import US_PER_DAY, US_PER_HOUR, US_PER_MINUTE, US_PER_SECOND
 from headrace.features.nodes import ColumnRef
 from headrace.features.plan import AggregateSpec, GroupPlan, InputSpec, KeyPart
@@ -26,22 +29,34 @@ from headrace.testing.oracle.events import Event
 from headrace.testing.oracle.windows import window_value
 
 HORIZON_US = 20
-DTYPES = {"x": DType.FLOAT, "n": DType.INT, "s": DType.TIMESTAMP, "b": DType.BOOL}
+DTYPES = {"x": DType.FLOAT, "n": DType.INT, "s": DType.TIMESTAMP, "b": DType.BOOL, "c": DType.INT}
 KINDS: dict[str, tuple[str, ...]] = {
     "": ("count", "time_since_last", "time_since_first", "rate"),
     "x": ("count", "sum", "mean", "min", "max", "first", "last", "var", "std", "rate", "n_unique", "approx_n_unique"),
     "n": ("count", "sum", "mean", "min", "max", "first", "last", "var", "std", "rate", "n_unique", "approx_n_unique"),
     "s": ("min", "max", "first", "last", "count"),
-    "b": ("share", "any", "all", "n_unique"),
+    "b": ("share", "any", "all", "n_unique", "most_frequent"),
+    "c": ("quantile", "skewness", "most_frequent", "histogram", "top_k"),
+}
+GROWING = ("quantile", "skewness", "most_frequent", "histogram", "top_k")
+KINDS["x"] += GROWING
+KINDS["n"] += GROWING
+PARAMS: dict[str, dict[str, tuple[Any, ...]]] = {
+    "rate": {"unit_us": (1, 7, US_PER_HOUR)},
+    "n_unique": {"cap": (1, 3, 1_000)},
+    "quantile": {"q": (0.0, 0.3, 0.5, 1.0)},
+    "most_frequent": {"cap": (3, 1_000)},
+    "histogram": {"cap": (3, 1_000)},
+    "top_k": {"k": (1, 2), "cap": (3, 1_000)},
 }
 RESULTS = {
     **dict.fromkeys(("count", "n_unique", "approx_n_unique"), DType.INT),
-    **dict.fromkeys(("mean", "var", "std", "share", "rate"), DType.FLOAT),
+    **dict.fromkeys(("mean", "var", "std", "share", "rate", "quantile", "skewness"), DType.FLOAT),
 }
 WINDOWS = ((4, 4), (8, 4), (24, 4), (40, 8), (48, 16), (160, 32), (480, 96), (96, 12))
 
 
-def values(random: Random, dtype: DType) -> Any:
+def values(random: Random, dtype: DType, *, few: bool = False) -> Any:
     """A value of a field, of sizes that tiles can sum and now and then of one that they cannot."""
     if random.random() < 0.15:
         return None
@@ -55,9 +70,19 @@ def values(random: Random, dtype: DType) -> Any:
                 random.choice((1e-300, -1e300, 2.0**44, -(2.0**-31), 1e9)),
             )
         )
+    if dtype is DType.INT and few:
+        return random.randint(-1, 3)
     if dtype is DType.INT:
         return random.choice((random.randint(-5, 5), random.randint(-(2**62), 2**62), 2**63 - 1, -(2**63)))
     return random.randint(-(2**40), 2**40)
+
+
+def result_of(kind: str, dtype: DType | None, by: int | None = None) -> DType:
+    if kind in ("histogram", "top_k"):
+        assert dtype is not None
+        return map_of(dtype, DType.INT) if kind == "histogram" else list_of(dtype)
+    plain = RESULTS.get(kind, dtype or DType.DURATION)
+    return plain if by is None else map_of(DTYPES["c"], plain)
 
 
 @st.composite
@@ -73,6 +98,8 @@ def groups(draw: st.DrawFn) -> GroupPlan:
         window, hop = draw(st.sampled_from(WINDOWS))
         one_by_one = kind in ("n_unique", "approx_n_unique")
         lifetime = draw(st.integers(0, 5)) == 0 and kind != "rate" and not one_by_one
+        by = names.index("c") if kind in ("count", "sum", "mean") and column in "xn" and draw(st.booleans()) else None
+        params = {name: draw(st.sampled_from(choices)) for name, choices in PARAMS.get(kind, {}).items()}
         where = draw(st.sampled_from((None, None, names.index("b"))))
         specs.append(
             AggregateSpec(
@@ -83,12 +110,9 @@ def groups(draw: st.DrawFn) -> GroupPlan:
                 None if lifetime else window,
                 resolution if lifetime else draw(st.sampled_from((hop, hop, resolution))),
                 draw(st.sampled_from((0, 0, 8))),
-                RESULTS.get(kind, DTYPES.get(column, DType.DURATION)),
-                (("unit_us", draw(st.sampled_from((1, 7, US_PER_HOUR)))),)
-                if kind == "rate"
-                else (("cap", draw(st.sampled_from((1, 3, 1_000)))),)
-                if kind == "n_unique"
-                else (),
+                result_of(kind, DTYPES.get(column), by),
+                tuple(params.items()),
+                by=by,
             )
         )
     return GroupPlan(
@@ -141,7 +165,7 @@ class Entity:
         for _ in range(count):
             at = self.clock + random.randint(-disorder, step)
             self.clock = max(self.clock, at)
-            row = {name: values(random, dtype) for name, dtype in DTYPES.items()} | {"user": "k"}
+            row = {name: values(random, dtype, few=name == "c") for name, dtype in DTYPES.items()} | {"user": "k"}
             offset = len(self.events) + len(new)
             key = f"id{random.randrange(30):02}" if self.with_ids else ""
             new.append(Event(0, offset, at, (at, key, 0, offset), row))
@@ -182,22 +206,29 @@ class Entity:
         words, layout = self.words, self.layout
         n, m = int(words[1]), int(words[4])
         base = 7 + int(words[6])
-        tiles = base + layout.base_words
+        tiles = base + layout.base_words + growing_words(layout, words.tobytes())
         times = tiles + m * (1 + layout.tile_words)
         flags = times + (1 + layout.width) * n if layout.flagged else -1
         slots = len(layout.names)
         out, valid, s = np.zeros(slots, np.int64), np.zeros(slots, np.bool_), Scratch(len(layout.windows))
         read_group(
             words, words.view(np.float64), times, times + n, n, n, flags, tiles, m, base if layout.base_words else -1,
-            layout.lanes, layout.windows, layout.features, layout.pointers, t, -1, -1, -1, np.zeros(1, np.int64), out,
-            out.view(np.float64), valid, 0, s.lane, s.work, s.other, s.bounds, s.tally,
+            layout.lanes, layout.windows, layout.online_features, layout.pointers, t, -1, -1, -1, np.zeros(1, np.int64),
+            out, out.view(np.float64), valid, 0, s.lane, s.work, s.other, s.bounds, s.tally,
         )  # fmt: skip
         read_rows(
             words, words.view(np.float64), times, times + n, n, n, flags, tiles, m, layout.lanes, layout.windows,
-            layout.features, t, -1, -1, np.zeros(1, np.int64), out, out.view(np.float64), valid, 0, s.lane, s.work,
-            s.tally,
+            layout.online_features, t, -1, -1, np.zeros(1, np.int64), out, out.view(np.float64), valid, 0, s.lane,
+            s.work, s.tally,
         )  # fmt: skip
-        found: dict[str, Any] = {}
+        at, when = np.zeros(1, np.int64), np.array([t])
+        if len(layout.grown_slots):
+            read_grown(layout, layout.grown_slots, words.copy(), at, when, (out[None], valid[None], 0), s)
+        ((_, heap, begins),) = read_records(layout, words.tobytes(), at, np.array([len(words)]), when, s)
+        found: dict[str, Any] = {
+            name: decoded(heap, begins[:, index].tolist(), dtype, lambda row: ())[0]
+            for index, (name, dtype) in enumerate(zip(layout.nested_names, layout.nested_dtypes, strict=True))
+        }
         for name, dtype, word, ok in zip(layout.names, layout.dtypes, out, valid, strict=True):
             plain = word.view(np.float64) if dtype is DType.FLOAT else word
             found[name] = None if not ok else bool(plain) if dtype is DType.BOOL else plain.item()
@@ -211,7 +242,8 @@ class Entity:
 
 @given(groups(), st.integers(0, 10**9), st.sampled_from((0, 3, 40, 400)), st.booleans(), st.sampled_from((1, 2, 30)))
 def test_tiles_change_no_value(plan: GroupPlan, seed: int, disorder: int, with_ids: bool, step: int) -> None:
-    layout = replace(layout_of(plan), fewest=1 + seed % 3)
+    layout = layout_of(plan)
+    layout = replace(layout, fewest=1 + seed % 3, state_costs=layout.state_costs * (seed // 3 % 2))
     random = Random(seed)
     entity = Entity(plan, layout, random, with_ids and layout.ordered)
     for _ in range(8):
@@ -232,8 +264,14 @@ def test_tiles_change_no_value(plan: GroupPlan, seed: int, disorder: int, with_i
         AggregateSpec("n", "rate", None, None, 480, 96, 0, DType.FLOAT, (("unit_us", 7),)),
         AggregateSpec("n", "rate", 1, None, 480, 96, 0, DType.FLOAT, (("unit_us", 7),)),
         AggregateSpec("n", "n_unique", 3, None, 480, 96, 0, DType.INT, (("cap", 5),)),
+        AggregateSpec("n", "quantile", 4, None, 480, 96, 0, DType.FLOAT, (("q", 0.5),)),
+        AggregateSpec("n", "skewness", 1, None, 480, 96, 0, DType.FLOAT),
+        AggregateSpec("n", "most_frequent", 3, None, 480, 96, 0, DType.BOOL),
+        AggregateSpec("n", "histogram", 4, 3, 480, 96, 0, map_of(DType.INT, DType.INT)),
+        AggregateSpec("n", "mean", 1, None, 480, 96, 0, map_of(DType.INT, DType.FLOAT), by=4),
+        AggregateSpec("n", "count", None, None, 480, 96, 0, map_of(DType.INT, DType.INT), by=4),
     ],
-    ids=["count", "rate", "rate of a column", "different values"],
+    ids=lambda spec: f"{spec.kind} of {spec.input} by {spec.by} over {spec.window_us}",
 )
 def test_the_strategy_makes_tiles(spec: AggregateSpec) -> None:
     plan = groups_of(spec, resolution_us=4)

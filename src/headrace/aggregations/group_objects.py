@@ -8,7 +8,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from headrace.aggregations.growing import F_TARGET, read_growing
+from headrace.aggregations.growing import F_TARGET
+from headrace.aggregations.grown_reads import read_growing
 from headrace.aggregations.layout import GroupLayout, Scratch
 from headrace.aggregations.nested import decoded, read_nested
 from headrace.core.columns import BoolArray, Column, IntArray, column_of, lists_of, unpacked_list
@@ -112,15 +113,17 @@ def read_grown(
     slots: tuple[IntArray, BoolArray, int],
     scratch: Scratch,
 ) -> tuple[IntArray, IntArray]:
-    """Read `features` from growing states of the records that begin at `starts`; see `growing.read_growing`.
+    """Read `features` from growing states of the records that begin at `starts`; see `grown_reads.read_growing`.
 
     `slots` are the words and their validity that features with a slot are written to, and the group's first slot.
     """
     out, valid, slot = slots
-    sizes = np.array([layout.base_words, layout.width, layout.flagged], np.int64)
+    sizes = np.array(
+        [layout.base_words, layout.width, layout.flagged, 1 + layout.tile_words, len(layout.tiled) > 0], np.int64
+    )
     heap, begins = read_growing(
-        words, words.view(np.float64), starts, t, sizes, layout.growing, features, layout.windows, out,
-        out.view(np.float64), valid, slot, scratch.lane, scratch.work, scratch.tally,
+        words, words.view(np.float64), starts, t, sizes, layout.growing, layout.tiled, layout.grown, features,
+        layout.windows, out, out.view(np.float64), valid, slot, scratch.lane, scratch.work, scratch.tally,
     )  # fmt: skip
     return heap, begins
 

@@ -185,15 +185,20 @@ def kept_table(group: Group, first_column: list[int], *, windowed: bool = False)
 
 
 def growing_table(
-    group: Group, first_column: list[int], windows: list[tuple[int, int, int]]
-) -> tuple[IntArray, dict[str, tuple[int, int, int, int, int]]]:
-    """The table of growing states, and by name what is read from them: the first columns of `growing.read_growing`."""
+    group: Group, first_column: list[int], windows: list[tuple[int, int, int]], *, tiled: bool
+) -> tuple[IntArray, IntArray, dict[str, tuple[int, int, int, int, int]]]:
+    """The tables of the lifetime's growing states and of those that tiles hold, the same ones first, and by name what
+    is read from them: the first columns of `grown_reads.read_growing`.
+
+    Unless `tiled`, tiles hold none, and nothing else than the lifetime is read from states.
+    """
     states: dict[tuple[int, ...], int] = {}
     caps: dict[int, int] = {}
+    of_lifetime: list[tuple[int, ...]] = []
     reads: dict[str, tuple[int, int, int, int, int]] = {}
-    for a in group.aggregates:
-        form = _form(a)
-        if a.window_us is not None or form is None:
+    for a in sorted(group.aggregates, key=lambda a: a.window_us is not None):
+        form, lifetime = _form(a), a.window_us is None
+        if form is None or not (lifetime or (tiled and not is_kept_in_tiles(a))):
             continue
         params = dict(a.params)
         where = -1 if a.where is None else first_column[a.where]
@@ -202,16 +207,30 @@ def growing_table(
         by = _read(group, None if counted else a.by, first_column)
         state = states.setdefault((form, *read, where, *by), len(states))
         cap = int(params.get("cap", DISTINCT_CAP)) if form in (codes.COUNTS, codes.SUMMED) else gr.UNCAPPED
+        if a.by is not None and not lifetime:
+            # As in `nested_table`: only over the lifetime nothing else limits the number of buckets.
+            cap = gr.UNCAPPED
         caps[state] = max(cap, caps.get(state, 0))
         code = _nested_code(a) if is_nested(a) else aggregation(a.kind).code
         assert code is not None
         reads[a.name] = (state, windows.index(window_of(a)), code, param_of(a), cap)
-    table = [(form, caps[state], *read) for (form, *read), state in states.items()]
-    return np.array(table, np.int64).reshape(-1, gr.STATE_WORDS), reads
+        if lifetime:
+            of_lifetime = [(form, caps[at], *read) for at, (form, *read) in enumerate(states)]
+    table = [(form, caps[state], *read) for (form, *read), state in states.items()] if tiled else []
+    return _states(of_lifetime), _states(table), reads
+
+
+def _states(table: list[tuple[int, ...]]) -> IntArray:
+    return np.array(table, np.int64).reshape(-1, gr.STATE_WORDS)
+
+
+def is_in_states(spec: Aggregate) -> bool:
+    """True for what can be read from growing states of tiles."""
+    return _form(spec) is not None
 
 
 def _form(spec: Aggregate) -> int | None:
-    """The form of the growing state that a feature of the lifetime needs; None if it needs none."""
+    """The form of the growing state that a feature needs over the lifetime or in tiles; None if it needs none."""
     return aggregation(spec.kind).growing_form(by=spec.by is not None, of_column=spec.input is not None)
 
 
@@ -233,7 +252,7 @@ def text_keys(growing: IntArray, texts: tuple[int, ...]) -> BoolArray:
 
 
 def sorted_reads(reads: Sequence[tuple[int, ...]]) -> IntArray:
-    """The table of features for `growing.read_growing`, in its order."""
+    """The table of features for `grown_reads.read_growing`, in its order."""
     return np.array(sorted(reads), np.int64).reshape(-1, gr.READ_WORDS)
 
 

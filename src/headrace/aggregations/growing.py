@@ -20,44 +20,29 @@ import numpy as np
 from numba import njit
 
 from headrace.aggregations.codes import (
-    APPROX_N_UNIQUE,
     BUCKETS,
-    COUNTS,
-    HISTOGRAM,
     MOMENTS,
-    MOST_FREQUENT,
-    N_UNIQUE,
-    QUANTILE,
     REGISTERED,
     SUMMED,
     SUMS,
-    TOP_K,
 )
 from headrace.aggregations.counted import counts, parts, word_of
 from headrace.aggregations.exact import turned
-from headrace.aggregations.kernel import first_at_or_after, window_edges
 from headrace.aggregations.lanes import (
     AT_SQUARE,
     FLOAT,
     LANE_WORDS,
     NULLABLE_INT,
     add_row,
-    carry_whole,
     clear,
     present,
     settle,
 )
-from headrace.aggregations.moments import EXPONENTS, add_powers, room, skewness_of
-from headrace.aggregations.nested import (
-    bucket_value,
-    write_frequencies,
-)
-from headrace.aggregations.sketch import REGISTERS, estimate_of, take_in
+from headrace.aggregations.moments import EXPONENTS, add_powers, room
+from headrace.aggregations.sketch import REGISTERS, take_in
 from headrace.aggregations.wide import LOW30, signed_digits
 from headrace.aggregations.window_rows import (
     bucket_of,
-    midpoint,
-    rank_of,
 )
 
 # Columns of the table of states. The keys of SUMMED are the values of a second column, of COUNTS those of the first.
@@ -68,35 +53,36 @@ F_STATE, F_WINDOW, F_CODE, F_PARAM, F_CAP, F_BOOL, F_TARGET = range(7)
 READ_WORDS = 7
 UNCAPPED = 2**62
 _DENSE = REGISTERS // 8
-_LANE = AT_SQUARE
+LANE = AT_SQUARE
 """Words of a lane that holds a sum."""
 
 
 @njit(cache=True)
-def _empty(form):  # type: ignore[no-untyped-def]
+def empty_state(form):  # type: ignore[no-untyped-def]
     """The state of no rows."""
-    return np.zeros(6 if form == MOMENTS else 2, np.int64)
+    state = np.zeros(6 if form == MOMENTS else 2, np.int64)
+    return sized(state, len(state))
 
 
 @njit(cache=True)
-def _sized(words, end):  # type: ignore[no-untyped-def]
+def sized(words, end):  # type: ignore[no-untyped-def]
     """The first `end` words as a state."""
     words[0] = end - 1
     return words[:end]
 
 
 @njit(cache=True)
-def _over():  # type: ignore[no-untyped-def]
+def over_state():  # type: ignore[no-untyped-def]
     return np.array([1, -1], np.int64)
 
 
 @njit(cache=True)
-def _fresh(i8, f8, kind, column, validity, where, flags, stop):  # type: ignore[no-untyped-def]
-    """The rows before `stop` with a value that no state counts yet."""
-    rows = np.empty(stop, np.int64)
+def _fresh(i8, f8, kind, column, validity, where, flags, start, stop):  # type: ignore[no-untyped-def]
+    """The rows from `start` to `stop` with a value that no state counts yet."""
+    rows = np.empty(stop - start, np.int64)
     limits = np.zeros(1, np.int64)
     n = 0
-    for i in range(stop):
+    for i in range(start, stop):
         folded = flags >= 0 and i8[flags + i] != 0
         if not folded and counts(i8, f8, kind, column, validity, where, -1, -1, limits, i):
             rows[n] = i
@@ -136,18 +122,18 @@ def _with_counts(old, keys, times, cap):  # type: ignore[no-untyped-def]
             often[found - 1] += more
             continue
         if found == cap:
-            return _over()
+            return over_state()
         values[found], often[found] = key, more
         found += 1
     out = np.empty(2 + 2 * found, np.int64)
     out[1] = found
     out[2 : 2 + found] = values[:found]
     out[2 + found :] = often[:found]
-    return _sized(out, len(out))
+    return sized(out, len(out))
 
 
 @njit(cache=True)
-def _load_lane(state, at, lane):  # type: ignore[no-untyped-def]
+def load_lane(state, at, lane):  # type: ignore[no-untyped-def]
     """The lane of a key whose words begin at `at`; returns where those of the next key do."""
     clear(lane, SUMS)
     for k in range(state[at]):
@@ -181,9 +167,9 @@ def _with_sums(i8, f8, old, rows, keys, kind, column, validity, cap):  # type: i
     buckets = _together(old, keys[order])
     found = len(buckets)
     if found > cap:
-        return _over()
+        return over_state()
     m, n = old[1], len(rows)
-    out = np.empty(2 + found * (2 + 2 * _LANE), np.int64)
+    out = np.empty(2 + found * (2 + 2 * LANE), np.int64)
     lane = np.zeros(LANE_WORDS, np.int64)
     out[1] = found
     out[2 : 2 + found] = buckets
@@ -192,23 +178,23 @@ def _with_sums(i8, f8, old, rows, keys, kind, column, validity, cap):  # type: i
     for key in buckets:
         clear(lane, SUMS)
         if i < m and old[2 + i] == key:
-            at = _load_lane(old, at, lane)
+            at = load_lane(old, at, lane)
             i += 1
         while j < n and keys[order[j]] == key:
             row = rows[order[j]]
             j += 1
             if present(i8, f8, kind, column + row, validity + row):
                 add_row(i8, f8, kind, SUMS, column + row, lane, 0)
-        to = _store_lane(lane, kind, out, to)
-    return _sized(out, to)
+        to = store_lane(lane, kind, out, to)
+    return sized(out, to)
 
 
 @njit(cache=True)
-def _store_lane(lane, kind, out, to):  # type: ignore[no-untyped-def]
+def store_lane(lane, kind, out, to):  # type: ignore[no-untyped-def]
     """Write a lane, settled, as the words of a key at `out[to:]`; returns where those of the next key go."""
     settle(lane, 0, kind, SUMS)
     used = 0
-    for k in range(_LANE):
+    for k in range(LANE):
         if lane[k] != 0:
             out[to + 1 + 2 * used], out[to + 2 + 2 * used] = k, lane[k]
             used += 1
@@ -222,8 +208,8 @@ def _joined_sums(a, b, kind, cap):  # type: ignore[no-untyped-def]
     buckets = _together(a, b[2 : 2 + b[1]])
     found = len(buckets)
     if found > cap:
-        return _over()
-    out = np.empty(2 + found * (2 + 2 * _LANE), np.int64)
+        return over_state()
+    out = np.empty(2 + found * (2 + 2 * LANE), np.int64)
     lane, other = np.zeros(LANE_WORDS, np.int64), np.zeros(LANE_WORDS, np.int64)
     out[1] = found
     out[2 : 2 + found] = buckets
@@ -232,18 +218,18 @@ def _joined_sums(a, b, kind, cap):  # type: ignore[no-untyped-def]
     for key in buckets:
         clear(lane, SUMS)
         if i < a[1] and a[2 + i] == key:
-            at_a = _load_lane(a, at_a, lane)
+            at_a = load_lane(a, at_a, lane)
             i += 1
         if j < b[1] and b[2 + j] == key:
-            at_b = _load_lane(b, at_b, other)
+            at_b = load_lane(b, at_b, other)
             lane += other
             j += 1
-        to = _store_lane(lane, kind, out, to)
-    return _sized(out, to)
+        to = store_lane(lane, kind, out, to)
+    return sized(out, to)
 
 
 @njit(cache=True)
-def _registers(state):  # type: ignore[no-untyped-def]
+def registers_of(state):  # type: ignore[no-untyped-def]
     """The registers of REGISTERED, uint8 [REGISTERS]."""
     registers = np.zeros(REGISTERS, np.uint8)
     held = state[0] - 1
@@ -259,14 +245,14 @@ def _registers(state):  # type: ignore[no-untyped-def]
 @njit(cache=True)
 def _with_registers(i8, f8, old, rows, kind, column):  # type: ignore[no-untyped-def]
     """REGISTERED with these rows too."""
-    registers = _registers(old)
+    registers = registers_of(old)
     for row in rows:
         take_in(registers, word_of(i8, f8, kind, column + row))
-    return _of_registers(registers)
+    return of_registers(registers)
 
 
 @njit(cache=True)
-def _of_registers(registers):  # type: ignore[no-untyped-def]
+def of_registers(registers):  # type: ignore[no-untyped-def]
     """REGISTERED of these registers."""
     out = np.zeros(2 + _DENSE, np.int64)
     held = 0
@@ -276,15 +262,15 @@ def _of_registers(registers):  # type: ignore[no-untyped-def]
                 out[2 + held] = (k << 8) | registers[k]
             held += 1
     if held < _DENSE:
-        return _sized(out, 2 + held)
+        return sized(out, 2 + held)
     out[2:] = 0
     for k in range(REGISTERS):
         out[2 + (k >> 3)] |= np.int64(registers[k]) << (8 * (k & 7))
-    return _sized(out, len(out))
+    return sized(out, len(out))
 
 
 @njit(cache=True)
-def _load_powers(state, first, second, third):  # type: ignore[no-untyped-def]
+def load_powers(state, first, second, third):  # type: ignore[no-untyped-def]
     """Add the digits of MOMENTS to the three sums; returns the number of values."""
     at = 3
     for sums in (first, second, third):
@@ -300,15 +286,15 @@ def _with_powers(i8, old, rows, kind, column):  # type: ignore[no-untyped-def]
     """MOMENTS with these rows too."""
     ones, twos, threes = room(EXPONENTS)
     first, second, third = np.zeros(ones, np.int64), np.zeros(twos, np.int64), np.zeros(threes, np.int64)
-    count = _load_powers(old, first, second, third)
+    count = load_powers(old, first, second, third)
     for row in rows:
         mantissa, exponent = parts(i8, kind, column + row)
         add_powers(mantissa, exponent, first, second, third)
-    return _of_powers(count + len(rows), first, second, third)
+    return of_powers(count + len(rows), first, second, third)
 
 
 @njit(cache=True)
-def _of_powers(count, first, second, third):  # type: ignore[no-untyped-def]
+def of_powers(count, first, second, third):  # type: ignore[no-untyped-def]
     """MOMENTS of so many values with these three sums."""
     out = np.zeros(6 + len(first) + len(second) + len(third), np.int64)
     out[2] = count
@@ -322,31 +308,44 @@ def _of_powers(count, first, second, third):  # type: ignore[no-untyped-def]
                 used += 1
         out[to] = used
         to += 1 + used
-    return _sized(out, to)
+    return sized(out, to)
 
 
 @njit(cache=True)
-def _taken_in(i8, f8, state, spec, columns, stride, flags, stop):  # type: ignore[no-untyped-def]
-    """The state with those of the first `stop` rows that none counts yet."""
+def keyed_rows(i8, f8, spec, columns, stride, flags, start, stop):  # type: ignore[no-untyped-def]
+    """The rows from `start` to `stop` that a state takes in, and their keys (of forms that have some).
+
+    `flags` is where the words begin that say which rows are counted already (-1: none is).
+    """
     form, kind = spec[G_FORM], spec[G_KIND]
     column = columns + spec[G_COLUMN] * stride
     validity = columns + spec[G_VALIDITY] * stride if kind == NULLABLE_INT else -1
     where = columns + spec[G_WHERE] * stride if spec[G_WHERE] >= 0 else -1
+    if form == SUMMED:
+        kind, column = spec[G_BY_KIND], columns + spec[G_BY] * stride
+        validity = columns + spec[G_BY_VALIDITY] * stride if kind == NULLABLE_INT else -1
+    rows = _fresh(i8, f8, kind, column, validity, where, flags, start, stop)
+    if form in (REGISTERED, MOMENTS):
+        return rows, rows[:0]
+    return rows, _keys(i8, f8, form, kind, column, rows)
+
+
+@njit(cache=True)
+def taken_in(i8, f8, state, spec, columns, stride, flags, start, stop):  # type: ignore[no-untyped-def]
+    """The state with those of the rows from `start` to `stop` that none counts yet."""
+    form, kind = spec[G_FORM], spec[G_KIND]
+    column = columns + spec[G_COLUMN] * stride
     if state[1] < 0:
         return state
+    rows, keys = keyed_rows(i8, f8, spec, columns, stride, flags, start, stop)
     if form == SUMMED:
-        by_kind, by = spec[G_BY_KIND], columns + spec[G_BY] * stride
-        by_validity = columns + spec[G_BY_VALIDITY] * stride if by_kind == NULLABLE_INT else -1
-        rows = _fresh(i8, f8, by_kind, by, by_validity, where, flags, stop)
-        keys = _keys(i8, f8, form, by_kind, by, rows)
+        validity = columns + spec[G_VALIDITY] * stride if kind == NULLABLE_INT else -1
         return _with_sums(i8, f8, state, rows, keys, kind, column, validity, spec[G_CAP])
-    rows = _fresh(i8, f8, kind, column, validity, where, flags, stop)
     if form == REGISTERED:
         return _with_registers(i8, f8, state, rows, kind, column)
     if form == MOMENTS:
         return _with_powers(i8, state, rows, kind, column)
-    keys = np.sort(_keys(i8, f8, form, kind, column, rows))
-    return _with_counts(state, keys, np.ones(len(keys), np.int64), spec[G_CAP])
+    return _with_counts(state, np.sort(keys), np.ones(len(keys), np.int64), spec[G_CAP])
 
 
 @njit(cache=True, nogil=True)
@@ -355,13 +354,12 @@ def grow(i8, f8, columns, stride, stop, old, states):  # type: ignore[no-untyped
     out = np.empty(64, np.int64)
     at = to = 0
     for s in range(states.shape[0]):
-        state = _empty(states[s, G_FORM])
-        state[0] = len(state) - 1
+        state = empty_state(states[s, G_FORM])
         if len(old):
             state = old[at : at + 1 + old[at]].copy()
             at += len(state)
         # An int64, not a literal: else all this would be compiled a second time.
-        state = _taken_in(i8, f8, state, states[s], columns, stride, np.int64(-1), stop)
+        state = taken_in(i8, f8, state, states[s], columns, stride, np.int64(-1), np.int64(0), stop)
         if to + len(state) > len(out):
             wider = np.empty(2 * (to + len(state)), np.int64)
             wider[:to] = out[:to]
@@ -372,20 +370,20 @@ def grow(i8, f8, columns, stride, stop, old, states):  # type: ignore[no-untyped
 
 
 @njit(cache=True)
-def _joined(a, b, spec):  # type: ignore[no-untyped-def]
+def joined(a, b, spec):  # type: ignore[no-untyped-def]
     """The state of the rows of two."""
     form = spec[G_FORM]
     if a[1] < 0 or b[1] < 0:
-        return _over()
+        return over_state()
     if form == SUMMED:
         return _joined_sums(a, b, spec[G_KIND], spec[G_CAP])
     if form == REGISTERED:
-        return _of_registers(np.maximum(_registers(a), _registers(b)))
+        return of_registers(np.maximum(registers_of(a), registers_of(b)))
     if form == MOMENTS:
         ones, twos, threes = room(EXPONENTS)
         first, second, third = np.zeros(ones, np.int64), np.zeros(twos, np.int64), np.zeros(threes, np.int64)
-        count = _load_powers(a, first, second, third) + _load_powers(b, first, second, third)
-        return _of_powers(count, first, second, third)
+        count = load_powers(a, first, second, third) + load_powers(b, first, second, third)
+        return of_powers(count, first, second, third)
     m = b[1]
     return _with_counts(a, b[2 : 2 + m], b[2 + m : 2 + 2 * m], spec[G_CAP])
 
@@ -400,7 +398,7 @@ def join(a, b, states):  # type: ignore[no-untyped-def]
     for s in range(states.shape[0]):
         one, two = a[at_a : at_a + 1 + a[at_a]].copy(), b[at_b : at_b + 1 + b[at_b]].copy()
         at_a, at_b = at_a + len(one), at_b + len(two)
-        state = _joined(one, two, states[s])
+        state = joined(one, two, states[s])
         if to + len(state) > len(out):
             wider = np.empty(2 * (to + len(state)), np.int64)
             wider[:to] = out[:to]
@@ -408,150 +406,3 @@ def join(a, b, states):  # type: ignore[no-untyped-def]
         out[to : to + len(state)] = state
         to += len(state)
     return out[:to].copy()
-
-
-@njit(cache=True)
-def key_spans(words, at, texts):  # type: ignore[no-untyped-def]
-    """Where the keys of those states lie that `texts` says yes to: int64 [states, 2], begins and ends; the states
-    begin at word `at`, behind the word that says how many words they are."""
-    spans = np.zeros((len(texts), 2), np.int64)
-    if words[at - 1] == 0:
-        return spans
-    for s in range(len(texts)):
-        if texts[s] and words[at + 1] > 0:
-            spans[s, 0], spans[s, 1] = at + 2, at + 2 + words[at + 1]
-        at += 1 + words[at]
-    return spans
-
-
-@njit(cache=True)
-def _write_sums(state, code, spec, lane, work, cell, heap, at, tally):  # type: ignore[no-untyped-def]
-    """Write the value of each bucket of SUMMED, by ascending keys."""
-    found, kind = state[1], spec[G_KIND]
-    heap[at] = found
-    from_ = 2 + found
-    for b in range(found):
-        from_ = _load_lane(state, from_, lane)
-        carry_whole(lane)
-        word, ok = bucket_value(code, kind, lane, work, cell)
-        tally[0] += ok < 0
-        heap[at + 1 + b] = turned(state[2 + b]) if spec[G_BY_KIND] == FLOAT else state[2 + b]
-        heap[at + 1 + found + b] = word
-        heap[at + 1 + 2 * found + b] = ok > 0
-    return at + 1 + 3 * found
-
-
-@njit(cache=True)
-def _quantile_of(state, part):  # type: ignore[no-untyped-def]
-    """The midpoint of the bucket of a rank; NaN without values."""
-    m = state[1]
-    count = state[2 + m :].sum()
-    if count == 0:
-        return np.nan
-    rank, k = rank_of(part, count), 0
-    while state[2 + m + k] < rank:
-        rank -= state[2 + m + k]
-        k += 1
-    return midpoint(state[2 + k])
-
-
-@njit(cache=True)
-def _write_slot(state, spec, feature, out, out_f8, valid, target):  # type: ignore[no-untyped-def]
-    """Write a feature that is an 8-byte word."""
-    code = feature[F_CODE]
-    ok, word = True, np.int64(0)
-    if code == N_UNIQUE:
-        word = state[1]
-    elif code == APPROX_N_UNIQUE:
-        word = estimate_of(_registers(state))
-    elif code == MOST_FREQUENT:
-        m = state[1]
-        ok = m > 0
-        if ok:
-            # The first of the most frequent values is the least.
-            best = np.argmax(state[2 + m : 2 + 2 * m])
-            word = turned(state[2 + best]) if spec[G_KIND] == FLOAT else state[2 + best]
-            if feature[F_BOOL]:
-                out[target] = word
-                word = np.int64(1 if out_f8[target] == 1.0 else 0)
-    else:
-        if code == QUANTILE:
-            value = _quantile_of(state, feature[F_PARAM])
-        else:
-            ones, twos, threes = room(EXPONENTS)
-            first, second, third = np.zeros(ones, np.int64), np.zeros(twos, np.int64), np.zeros(threes, np.int64)
-            value = skewness_of(_load_powers(state, first, second, third), first, second, third)
-        ok = np.isfinite(value)
-        out_f8[target] = value if ok else 0.0
-        word = out[target]
-    out[target] = word if ok else 0
-    valid[target] = ok
-
-
-@njit(cache=True)
-def read_growing(  # type: ignore[no-untyped-def]
-    i8, f8, starts, t, sizes, states, features, windows, out, out_f8, valid, slot, lane, work, tally
-):
-    """Read features from the growing states of window records.
-
-    `starts[r]` is the word where the record of request r begins, or -1; `sizes` are the group's base words, its columns
-    and whether rows have flags. Features, in order of (state, window), whose target is a slot are written to
-    `out[:, slot:]` and `valid`; lists and maps to the buffer that is returned, with the places where they begin, int64
-    [requests, features].
-    """
-    heap = np.empty(256, np.int64)
-    begins = np.zeros((len(t), features.shape[0]), np.int64)
-    cell = np.empty(1, np.float64)
-    to = np.int64(0)
-    for r in range(len(t)):
-        at = starts[r]
-        n = times = region = np.int64(0)
-        if at >= 0:
-            n = i8[at + 1]
-            region = at + 7 + i8[at + 6] + sizes[0]
-            times = region + i8[region - 1]
-        flags = times + (1 + sizes[1]) * n if sizes[2] else np.int64(-1)
-        there = at >= 0 and i8[region - 1] > 0
-        index, held, window = np.int64(-1), np.int64(-1), np.int64(-1)
-        old, state = _empty(COUNTS), _empty(COUNTS)
-        for f in range(features.shape[0]):
-            s, w, code, cap = features[f, F_STATE], features[f, F_WINDOW], features[f, F_CODE], features[f, F_CAP]
-            while index < s:
-                index += 1
-                old = _empty(states[index, G_FORM])
-                old[0] = len(old) - 1
-                if there:
-                    old = i8[region : region + 1 + i8[region]].copy()
-                    region += 1 + i8[region]
-            if held != s or window != w:
-                held, window = s, w
-                _, hi = window_edges(windows, w, t[r])
-                stop = first_at_or_after(i8, times, 0, n, hi)
-                state = _taken_in(i8, f8, old, states[s], times + n, n, flags, stop)
-            begins[r, f] = to
-            nested = code >= HISTOGRAM
-            if state[1] < 0 or state[1] > cap:
-                tally[0] += 1
-                if nested:
-                    if to == len(heap):
-                        heap = np.concatenate((heap, heap))
-                    heap[to] = -1
-                    to += 1
-                else:
-                    out[r, slot + features[f, F_TARGET]] = 0
-                    valid[r, slot + features[f, F_TARGET]] = False
-                continue
-            if not nested:
-                _write_slot(state, states[s], features[f], out[r], out_f8[r], valid[r], slot + features[f, F_TARGET])
-                continue
-            m = state[1]
-            if to + 1 + 3 * m > len(heap):
-                wider = np.empty(2 * (to + 1 + 3 * m), np.int64)
-                wider[:to] = heap[:to]
-                heap = wider
-            if states[s, G_FORM] == SUMMED:
-                to = _write_sums(state, code, states[s], lane, work, cell, heap, to, tally)
-            else:
-                best = features[f, F_PARAM] if code == TOP_K else np.int64(-1)
-                to = write_frequencies(state[2:], state[2 + m :], m, states[s, G_KIND], best, heap, to)
-    return heap[:to], begins

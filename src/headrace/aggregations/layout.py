@@ -21,6 +21,7 @@ from headrace.aggregations.group_tables import (
     Group,
     element_name,
     growing_table,
+    is_in_states,
     is_kept_in_tiles,
     is_nested,
     is_text_extreme,
@@ -35,6 +36,7 @@ from headrace.aggregations.group_tables import (
     window_of,
 )
 from headrace.aggregations.registry import aggregation
+from headrace.aggregations.tile_states import KEY_BYTES, MOMENT_WORDS, STATE_HEAD
 from headrace.aggregations.tiles import ALWAYS, LEVEL_AGE
 from headrace.core.columns import BoolArray, IntArray
 from headrace.core.schema import DType
@@ -63,10 +65,12 @@ class GroupLayout:
         rows: some feature is read from the rows of its window, one by one.
         kept: the table of `kept.keep_rows`: lifetime features that need old rows one by one.
         tile_kept: the same of features with windows, which need some of the rows in a tile.
-        growing: the states of the lifetime whose size follows their data, as `growing.py` describes them; if there are
-            any, the last of the base words says how many words they take.
-        grown: per such state whether its keys are texts.
-        grown_slots: what `growing.read_growing` reads of them into slots, with `grown_items` of lists and maps.
+        growing: the states of the lifetime whose size follows their data, as `growing.py` describes them.
+        tiled: the states of that kind that each tile has, those of the lifetime first. If there are states of either
+            kind, the last of the base words says how many words they take.
+        state_costs: per state of a tile what a key may cost, in bytes; in all not more than a row.
+        grown: per state whether its keys are texts.
+        grown_slots: what `grown_reads.read_growing` reads of them into slots, with `grown_items` of lists and maps.
         texts: physical columns that hold numbers of texts (`texts.py`).
         nested: the table of `nested.read_nested`, with `nested_names` and `nested_dtypes` beside it.
         edges: per lane 1 if some feature needs its first and last rows, with `lifetime_edges` of the lifetime.
@@ -97,6 +101,8 @@ class GroupLayout:
     kept: IntArray
     tile_kept: IntArray
     growing: IntArray
+    tiled: IntArray
+    state_costs: IntArray
     grown: BoolArray
     grown_slots: IntArray
     grown_items: IntArray
@@ -120,6 +126,11 @@ class GroupLayout:
         # A tile lies before the cut or behind it.
         granule = int(self.levels[-1, 0]) if len(self.levels) else 1
         return -(-step // granule) * granule
+
+    @property
+    def has_states(self) -> bool:
+        """True if records hold states whose size follows their data."""
+        return len(self.growing) > 0 or len(self.tiled) > 0
 
     @cached_property
     def width(self) -> int:
@@ -216,8 +227,6 @@ def layout_of(group: Group) -> GroupLayout:
         lanes[lane, k.LANE_BASE] = base_words
         ops = int(lanes[lane, k.LANE_OPS])
         base_words += ln.lane_size(ops) + (2 if ops & ln.EXTREMES else 0)
-    growing, reads = growing_table(group, first_column, windows)
-    base_words += len(growing) > 0
     tile_words = 0
     for lane in range(len(lane_ids)):
         lanes[lane, k.LANE_TILE] = tile_words
@@ -232,19 +241,23 @@ def layout_of(group: Group) -> GroupLayout:
         for window in range(len(windows) + 1):
             pointers[lane, window] = bisect_left(places, (lane, window))
     reach = max((w + hop for w, hop, _ in windows if w >= 0), default=0) + max(d for _, _, d in windows)
-    # A rate is a sum over a span, so it reads tiles as sums do; the others need each event of their windows.
-    # Of a group of hot entities some of the rows in a tile can be kept for them. Others are spared the flags.
+    # A rate is a sum over a span, so it reads tiles as sums do; the others need each event of their windows, or states
+    # whose size follows their data. Of a group of hot entities tiles have such states, and some of the rows in a tile
+    # can be kept. Others are spared both.
     hot = group.resolution_us > 1
     one_by_one = [a for a in group.aggregates if is_nested(a) or slot_of(a)[0] > codes.RATE]
-    whole = {window_of(a) for a in one_by_one if not (hot and is_kept_in_tiles(a))}
+    whole = {window_of(a) for a in one_by_one if not (hot and (is_kept_in_tiles(a) or is_in_states(a)))}
     texts = tuple(c for c, (index, _) in enumerate(columns) if group.inputs[index].dtype is DType.STRING)
     kept = kept_table(group, first_column)
-    # Numbers of texts change with the rows that a record holds, so no tile may have any; and what the lifetime needs
-    # one by one until it is folded may be in none.
+    # Numbers of texts change with the rows that a record holds, so lanes of tiles may have none; and what the lifetime
+    # needs one by one until it is folded may be in no tile.
     of_texts = np.isin(lanes[:, k.LANE_COLUMN], texts) & (lanes[:, k.LANE_KIND] != ln.ROWS)
     numbers = bool((lanes[of_texts, k.LANE_OPS] & ln.EXTREMES).any())
-    single = (bool(texts) and not hot) or numbers or bool(len(kept)) or bool(len(growing))
+    grows = any(a.window_us is None and is_in_states(a) for a in group.aggregates)
+    single = (not hot and (bool(texts) or grows)) or numbers or bool(len(kept))
     levels = _levels([] if single else [(*window, window in whole) for window in windows], group.resolution_us)
+    growing, tiled, reads = growing_table(group, first_column, windows, tiled=hot and len(levels) > 0)
+    base_words += len(growing) > 0 or len(tiled) > 0
     lifetime = any(w < 0 for w, _, _ in windows)
     tile_kept = kept_table(group, first_column, windowed=True) if len(levels) and hot else kept[:0]
     flagged = (bool(edges.any()) or bool(len(kept)) or bool(len(tile_kept))) and (lifetime or len(levels) > 0)
@@ -275,7 +288,9 @@ def layout_of(group: Group) -> GroupLayout:
         kept=kept,
         tile_kept=tile_kept,
         growing=growing,
-        grown=text_keys(growing, texts),
+        tiled=tiled,
+        state_costs=_state_costs(tiled, 8 * row_words),
+        grown=text_keys(tiled if len(tiled) else growing, texts),
         grown_slots=sorted_reads([(*reads[f[5]], f[4], slot) for slot, f in enumerate(features) if f[5] in reads]),
         grown_items=sorted_reads([(*reads[a.name], 0, at) for at, a in enumerate(listed) if a.name in reads]),
         texts=texts,
@@ -284,7 +299,7 @@ def layout_of(group: Group) -> GroupLayout:
         nested_dtypes=tuple(a.dtype for a in listed),
         tile_words=tile_words,
         levels=levels,
-        fewest=_fewest(row_words, 1 + tile_words, int(edges.sum())),
+        fewest=_fewest(row_words, 1 + tile_words + _state_words(tiled), int(edges.sum())),
     )
 
 
@@ -316,6 +331,20 @@ def _tile_words(kind: int, ops: int) -> int:
     squares = ln.TILE_SQUARE_DIGITS // 2 if ops & codes.SQUARES else 0
     sums = 2 if ops & codes.SUMS else 0
     return 1 + bool(ops & codes.TRUES) + sums + squares + bool(ops & codes.LEAST) + bool(ops & codes.MOST)
+
+
+def _state_words(tiled: IntArray) -> int:
+    """Words that the growing states of a tile take, their keys apart."""
+    moments = int((tiled[:, gr.G_FORM] == codes.MOMENTS).sum())
+    return STATE_HEAD * len(tiled) + MOMENT_WORDS * moments + (len(tiled) > 0)
+
+
+def _state_costs(tiled: IntArray, row_bytes: int) -> IntArray:
+    """Per growing state of a tile the bytes that a key may cost; in all not more than a row, so that an interval that
+    pays as a tile does so for good."""
+    costs = np.array([KEY_BYTES[form] for form in tiled[:, gr.G_FORM].tolist()], np.int64)
+    spent = int(costs.sum())
+    return costs * row_bytes // spent if spent > row_bytes else costs
 
 
 def _levels(windows: list[tuple[int, int, int, bool]], resolution_us: int) -> IntArray:

@@ -78,7 +78,7 @@ def group_binding(layout: GroupLayout, spans: Sequence[int], slot: int) -> list[
     flag = 1 + layout.width if layout.flagged else -1
     return [
         0, *spans, layout.base_words, layout.width, slot, -1, layout.rows, 1 + layout.tile_words, flag,
-        len(layout.growing) > 0,
+        layout.has_states,
     ]  # fmt: skip
 
 

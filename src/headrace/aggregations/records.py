@@ -1,10 +1,10 @@
 """Window records: what the online store holds per group and entity.
 
 A record is int64 words: format · rows n · cut · clock · tiles m · tail bytes · partitions P · P positions · base words
-(the lifetime's state of events before the cut; of groups with growing states, `growing.py`, the last says how many
-words these take) · the growing states · m starts of tiles · the words of tiles, m each · n event times · the
-group's columns, n words each · where rows may stay that are counted elsewhere, n flags that say so · for groups that
-depend on ties: n offsets, n partitions and a MessagePack list of ids as the tail.
+(the lifetime's state of events before the cut; of groups with growing states the last says how many words these take)
+· the growing states of tiles (`tile_states.py`) and of the lifetime (`growing.py`) · m starts of tiles · the words of
+tiles, m each · n event times · the group's columns, n words each · where rows may stay that are counted elsewhere, n
+flags that say so · for groups that depend on ties: n offsets, n partitions and a MessagePack list of ids as the tail.
 
 Rows lie in order of (event time, id, partition, offset). Events between which no edge of a window can fall any more
 are tiles (`tiles.py`), and events before the cut, which no finite window reaches, are in the base and in the growing
@@ -27,13 +27,14 @@ from headrace.aggregations.growing import grow, join
 from headrace.aggregations.kept import keep_rows
 from headrace.aggregations.lanes import LANE_WORDS
 from headrace.aggregations.layout import GroupLayout
+from headrace.aggregations.tile_states import fold_states, mark_apart, states_begin, tile_states
 from headrace.aggregations.tiles import cut_of, fold_base, fold_rows, fold_tiles, keep_edges, tile_rows
 from headrace.core.columns import BoolArray, IntArray
 from headrace.core.errors import StoreError
 from headrace.core.time import floor_to
 
-FORMAT = 3
-"""3: growing states. Records of another format are refused (`check_format`)."""
+FORMAT = 4
+"""4: tiles have growing states. Records of another format are refused (`check_format`)."""
 _HEAD = struct.Struct("<7q")
 HEAD_BYTES = _HEAD.size
 """What stands before the positions of a record."""
@@ -97,12 +98,17 @@ def append_ids(record: bytes, old: bytes | None, ids: list[Any], dropped: int) -
 
 @dataclass(slots=True)
 class _Parts:
-    """What a record holds, taken apart: `rows` are int64 [columns, n], `tiles` [1 + words of a tile, tiles]."""
+    """What a record holds, taken apart: `rows` are int64 [columns, n], `tiles` [1 + words of a tile, tiles].
+
+    The growing states of the tiles are `packed`, those of tile k at `spans[0, k]` to `spans[1, k]`.
+    """
 
     rows: IntArray
     base: IntArray
     grown: IntArray
     tiles: IntArray
+    spans: IntArray
+    packed: IntArray
     ids: list[Any] | None
     cut: int
     clock: int
@@ -115,11 +121,14 @@ def _taken_apart(layout: GroupLayout, record: bytes) -> _Parts:
     sizes = (layout.base_words, growing_words(layout, record), (1 + layout.tile_words) * count, layout.row_words * n)
     words = np.frombuffer(record, np.int64, count=at + sum(sizes))
     base, grown, tiles, rows = np.split(words[at:], np.cumsum(sizes[:-1]))
+    begins = states_begin(grown.copy(), 0, count if len(layout.tiled) else 0)
+    spans = np.stack([begins[:-1], begins[1:]])
+    packed, grown = grown, grown[begins[-1] :]
     positions = struct.unpack_from(f"<{partitions}q", record, 56)
     ids = _decode_ids(record[8 * len(words) : 8 * len(words) + tail]) if tail else None
     return _Parts(
         rows.reshape(layout.row_words, n), base.copy(), grown.copy(), tiles.reshape(1 + layout.tile_words, count),
-        ids, cut, clock, positions,
+        spans, packed, ids, cut, clock, positions,
     )  # fmt: skip
 
 
@@ -140,7 +149,8 @@ def _rebuild(
     if record is None:
         none = np.zeros((1 + layout.tile_words, 0), np.int64)
         base = np.zeros(layout.base_words, np.int64)
-        parts = _Parts(rows, base, np.zeros(0, np.int64), none, ids, cut, clock, positions)
+        empty = np.zeros(0, np.int64)
+        parts = _Parts(rows, base, empty, none, np.zeros((2, 0), np.int64), empty, ids, cut, clock, positions)
     else:
         parts = _taken_apart(layout, record)
         parts.rows = np.concatenate([parts.rows, rows], axis=1)
@@ -161,9 +171,12 @@ def join_records(layout: GroupLayout, one: bytes, two: bytes, horizon_us: int) -
     fold_base(b.base, layout.lanes, a.base)
     if len(layout.growing):
         a.grown = join(a.grown, b.grown, layout.growing)
-        a.base[-1] = len(a.grown)
     tiles = np.concatenate([a.tiles, b.tiles], axis=1)
-    a.tiles = tiles[:, np.argsort(tiles[0], kind="stable")]
+    order = np.argsort(tiles[0], kind="stable")
+    a.tiles = tiles[:, order]
+    if len(layout.tiled):
+        a.spans = np.concatenate([a.spans, b.spans + len(a.packed)], axis=1)[:, order]
+        a.packed = np.concatenate([a.packed, b.packed])
     a.ids = None if a.ids is None and b.ids is None else (a.ids or []) + (b.ids or [])
     a.cut, a.clock = max(a.cut, b.cut), max(a.clock, b.clock)
     a.positions = [max(pair) for pair in zip(a.positions, b.positions, strict=True)]
@@ -197,7 +210,16 @@ def _put_together(layout: GroupLayout, parts: _Parts, horizon_us: int) -> bytes:
     behind_tiles = int(np.searchsorted(tiles[0], cut, "left"))
     if layout.lifetime:
         grown = _fold(layout, rows[:, :behind], counted[:behind], tiles, behind_tiles, base, grown, keep)
-    tiles = _tile(layout, rows, behind, counted, keep, tiles[:, behind_tiles:], parts.clock, horizon_us)
+        if len(layout.growing) and behind_tiles:
+            grown = fold_states(
+                parts.packed, parts.spans[0].copy(), behind_tiles, grown, layout.growing, layout.tiled, layout.grown
+            )
+    spans = parts.spans[:, behind_tiles:]
+    tiles, packed = _tile(
+        layout, rows, behind, counted, keep, tiles[:, behind_tiles:], spans, parts.packed, parts.clock, horizon_us
+    )  # fmt: skip
+    if layout.has_states:
+        base[-1] = len(packed) + len(grown)
     if layout.flagged:
         rows = rows.copy()
         rows[1 + layout.width] = counted
@@ -209,6 +231,7 @@ def _put_together(layout: GroupLayout, parts: _Parts, horizon_us: int) -> bytes:
         [
             struct.pack(f"<{len(head)}q", *head),
             base.tobytes(),
+            packed.tobytes(),
             grown.tobytes(),
             np.ascontiguousarray(tiles).tobytes(),
             np.ascontiguousarray(rows).tobytes(),
@@ -224,23 +247,47 @@ def _tile(
     counted: BoolArray,
     keep: BoolArray,
     tiles: IntArray,
+    spans: IntArray,
+    packed: IntArray,
     clock: int,
     horizon_us: int,
-) -> IntArray:
-    """Make and merge tiles of the rows from `behind` on; sets `counted` and `keep` of these rows."""
+) -> tuple[IntArray, IntArray]:
+    """Make and merge tiles of the rows from `behind` on; sets `counted` and `keep` of these rows.
+
+    The tiles, and the words of their growing states, which before lay at `spans` of `packed`.
+    """
     levels = layout.levels_at(horizon_us)
     if not len(levels):
         keep[behind:] = True
-        return tiles
+        return tiles, packed[:0]
     n, count = rows.shape[1] - behind, tiles.shape[1]
-    words = np.concatenate([rows[:, behind:].reshape(-1), tiles.reshape(-1)])
+    parts = [rows[:, behind:].reshape(-1), tiles.reshape(-1)]
+    flags_at = len(rows) * n + tiles.size
+    if len(layout.tiled):
+        parts += [np.zeros(n, np.int64), packed]
+    words = np.concatenate(parts)
+    floats = words.view(np.float64)
     cuts = np.array([cut_of(levels, level, clock) for level in range(len(levels))])
     out = np.zeros((1 + layout.tile_words, count + n // layout.fewest + 1), np.int64)
+    apart, counted, before = np.zeros(n, np.bool_), counted[behind:], counted[behind:].copy()
+    if len(layout.tiled):
+        mark_apart(
+            words, floats, n, len(rows) * n, count, layout.tiled, layout.state_costs, levels, cuts, layout.fewest,
+            8 * layout.row_words, counted, flags_at, apart,
+        )  # fmt: skip
     made = tile_rows(
-        words, words.view(np.float64), n, len(rows) * n, count, layout.lanes, levels, cuts, layout.fewest, layout.edges,
-        layout.tile_kept, counted[behind:], keep[behind:], out, np.zeros((len(layout.lanes), LANE_WORDS + 2), np.int64),
+        words, floats, n, len(rows) * n, count, layout.lanes, levels, cuts, layout.fewest, layout.edges,
+        layout.tile_kept, apart, counted, keep[behind:], out, np.zeros((len(layout.lanes), LANE_WORDS + 2), np.int64),
     )  # fmt: skip
-    return out[:, :made]
+    if not len(layout.tiled):
+        return out[:, :made], packed[:0]
+    words[flags_at : flags_at + n] = ~counted | before
+    # Tiles follow each other in order of time, but where two records were joined their states do not.
+    begins, ends = spans + flags_at + n
+    return out[:, :made], tile_states(
+        words, floats, n, len(rows) * n, count, begins, ends, layout.tiled, layout.grown, levels, cuts, flags_at,
+        out[0, :made].copy(),
+    )  # fmt: skip
 
 
 def _order(rows: IntArray, ids: list[Any] | None, extra: int) -> IntArray | None:
@@ -278,7 +325,6 @@ def _fold(
         words = fresh.reshape(-1)
         if len(layout.growing) and n:
             grown = grow(words, words.view(np.float64), n, n, n, grown, layout.growing)
-            base[-1] = len(grown)
         fold_rows(words, words.view(np.float64), n, n, 0, n, layout.lanes, base)
         words = np.concatenate([tiles.reshape(-1), np.zeros(1, np.int64)])
         fold_tiles(words, words.view(np.float64), 0, tiles.shape[1], behind_tiles, layout.lanes, base)
@@ -296,7 +342,7 @@ def _fold(
 
 def growing_words(layout: GroupLayout, record: bytes) -> int:
     """How many words of a record growing states take."""
-    if not len(layout.growing):
+    if not layout.has_states:
         return 0
     check_format(_WORD.unpack_from(record)[0])
     base = 7 + _WORD.unpack_from(record, _PARTITIONS_AT)[0] + layout.base_words

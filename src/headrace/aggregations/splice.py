@@ -29,12 +29,13 @@ from headrace.core.time import NULL_US
 _GENERAL, _SAME, _FORMER = -1, -2, -3
 # What the kernel is told of an entity, before its positions. _OLD: the word at which its record begins (-1: none yet),
 # _ROW: that of the time of its first new event, _STRIDE: how many new events its group has. _TILE: the words of a tile
-# with its start, _FLAG: which of the rows' columns is the flag (-1: none), _LEVELS_AT: the word where the levels begin.
+# with its start, _FLAG: which of the rows' columns is the flag (-1: none), _LEVELS_AT: the word where the levels begin,
+# _STATES: how many states each tile has.
 (
     _OLD, _ROW, _COUNT, _CLOCK, _STRIDE, _COLUMNS, _BASE, _LIFETIME, _ORDERED, _REACH, _STEP, _TILE, _FLAG, _FEWEST,
-    _LEVELS_AT, _LEVELS, _PARTITIONS,
-) = range(17)  # fmt: skip
-_FIXED = 17
+    _LEVELS_AT, _LEVELS, _STATES, _PARTITIONS,
+) = range(18)  # fmt: skip
+_FIXED = 18
 _WORD = struct.Struct("<q")
 
 
@@ -108,7 +109,7 @@ def _merge_plain(
         table[:, _STRIDE:_FIXED] = (
             rows, len(columns), layout.base_words, layout.lifetime, layout.ordered, layout.reach_us + horizon_us,
             layout.cut_step_us, 1 + layout.tile_words, 1 + layout.width if layout.flagged else -1, layout.fewest,
-            levels_at, len(levels), positions.shape[1],
+            levels_at, len(levels), len(layout.tiled), positions.shape[1],
         )  # fmt: skip
         if len(layout.growing):
             # Here growing states are base words that only some records have.
@@ -279,6 +280,8 @@ def _splice_one(words, about, positions, partitions, out, span):  # type: ignore
             drop += 1
         while skip < count and words[row + skip] < cut:
             skip += 1
+    if gone and about[_STATES]:
+        return _GENERAL
     # Old rows go first among equals; those that lie before all new ones need not be compared one by one.
     behind = n
     while behind > drop and words[rows + behind - 1] > first:
@@ -317,7 +320,7 @@ def _splice_one(words, about, positions, partitions, out, span):  # type: ignore
         flags = new_rows + about[_FLAG] * total if about[_FLAG] >= 0 else -1
         first = max(first, cut)
         if to_tile(out, new_rows, total, flags, new_tiles, m - gone, levels, old_clock, clock, first, about[_FEWEST]):
-            if about[_FLAG] >= 0 or about[_ORDERED]:
+            if about[_FLAG] >= 0 or about[_ORDERED] or about[_STATES]:
                 return _GENERAL
             span[3] = 1
     return 0
@@ -350,7 +353,7 @@ def tile_spliced(merged, begins, ends, lanes, levels, edges, sizes, out, out_end
         made = np.zeros((tile_words, count + n // fewest + 1), np.int64)
         m = tile_rows(
             both, both.view(np.float64), n, row_words * n, count, lanes, levels, cuts, fewest, edges,
-            nothing_kept, counted, keep, made, work,
+            nothing_kept, np.zeros(n, np.bool_), counted, keep, made, work,
         )  # fmt: skip
         start = to
         out[to : to + tiles] = old[:tiles]

@@ -17,14 +17,14 @@ import msgspec
 import numpy as np
 from numba import njit
 
-from headrace.aggregations.growing import key_spans
 from headrace.aggregations.layout import GroupLayout
 from headrace.aggregations.records import check_format
+from headrace.aggregations.tile_states import key_spans
 from headrace.core.columns import BoolArray, IntArray
 from headrace.core.time import NULL_US
 
 # Where the head of a record (`records.py`) says how many rows and bytes of tail there are, and of which partitions.
-_ROWS, _TAIL_AT, _PARTITIONS, _HEAD = 1, 40, 6, 7
+_ROWS, _TAIL_AT = 1, 40
 _WORD = struct.Struct("<q")
 _NULL = np.int64(NULL_US)
 _NO_IDS = b"\xc0"  # MessagePack's nil
@@ -151,6 +151,11 @@ def _joined(bodies: Sequence[bytes], layout: GroupLayout) -> tuple[IntArray, Int
     return words, ends, np.array([1 + column for column in layout.texts], np.int64)
 
 
+def _states(layout: GroupLayout) -> tuple[int, bool, BoolArray]:
+    """How many states the lifetime has, whether tiles have some, and which of all have numbers of texts as keys."""
+    return len(layout.growing), len(layout.tiled) > 0, layout.grown
+
+
 def _cut(words: IntArray, ends: IntArray) -> list[bytes]:
     data, edges = words.data.cast("B"), [0, *(8 * ends).tolist()]
     return [bytes(data[begin:end]) for begin, end in pairwise(edges)]
@@ -160,7 +165,7 @@ def _renumbered(bodies: Sequence[bytes], layout: GroupLayout, numbers: IntArray,
     """Records whose words of texts are replaced: word w of record r by `numbers[starts[r] + w]`."""
     words, ends, columns = _joined(bodies, layout)
     if len(words):
-        _renumber(words, ends, layout.row_words, columns, layout.base_words, layout.grown, numbers, starts)
+        _renumber(words, ends, layout.row_words, columns, layout.base_words, *_states(layout), numbers, starts)
     return _cut(words, ends) if len(words) else list(bodies)
 
 
@@ -170,12 +175,12 @@ def _compact(bodies: Sequence[bytes], layout: GroupLayout) -> tuple[list[bytes],
     if not bodies:
         return [], [], [0]
     words, ends, columns = _joined(bodies, layout)
-    used, edges = _own_numbers(words, ends, layout.row_words, columns, layout.base_words, layout.grown)
+    used, edges = _own_numbers(words, ends, layout.row_words, columns, layout.base_words, *_states(layout))
     return _cut(words, ends), used.tolist(), edges.tolist()
 
 
 @njit(cache=True, nogil=True)
-def _renumber(words, ends, row_words, columns, base, grown, numbers, starts):  # type: ignore[no-untyped-def]
+def _renumber(words, ends, row_words, columns, base, lifetime, tiled, grown, numbers, starts):  # type: ignore[no-untyped-def]
     begin = 0
     for r in range(len(ends)):
         if ends[r] > begin:
@@ -186,7 +191,7 @@ def _renumber(words, ends, row_words, columns, base, grown, numbers, starts):  #
                     if words[at] != _NULL:
                         words[at] = numbers[starts[r] + words[at]]
             if len(grown):
-                spans = key_spans(words, begin + _HEAD + words[begin + _PARTITIONS] + base, grown)
+                spans = key_spans(words, begin, base, lifetime, tiled, grown)
                 for s in range(len(spans)):
                     for at in range(spans[s, 0], spans[s, 1]):
                         words[at] = numbers[starts[r] + words[at]]
@@ -194,7 +199,7 @@ def _renumber(words, ends, row_words, columns, base, grown, numbers, starts):  #
 
 
 @njit(cache=True, nogil=True)
-def _own_numbers(words, ends, row_words, columns, base, grown):  # type: ignore[no-untyped-def]
+def _own_numbers(words, ends, row_words, columns, base, lifetime, tiled, grown):  # type: ignore[no-untyped-def]
     used = np.empty(len(words), np.int64)
     edges = np.zeros(len(ends) + 1, np.int64)
     begin = total = 0
@@ -203,7 +208,7 @@ def _own_numbers(words, ends, row_words, columns, base, grown):  # type: ignore[
         rows = ends[r] - n * row_words
         spans = np.zeros((0, 2), np.int64)
         if len(grown):
-            spans = key_spans(words, begin + _HEAD + words[begin + _PARTITIONS] + base, grown)
+            spans = key_spans(words, begin, base, lifetime, tiled, grown)
         found = np.empty(n * len(columns) + (spans[:, 1] - spans[:, 0]).sum(), np.int64)
         held = 0
         for s in range(len(spans)):

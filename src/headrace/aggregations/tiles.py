@@ -58,11 +58,11 @@ from headrace.core.time import NULL_US
 LEVEL_GRANULE, LEVEL_AGE, LEVEL_STEP = range(3)
 ALWAYS = -1
 """Age of a level whose tiles may hold the newest events."""
-_EVER = np.int64(2**62)
+EVER = np.int64(2**62)
 _NULL = np.int64(NULL_US)
-_LEAST_VALUE = 2.0**-30
+LEAST_VALUE = 2.0**-30
 """Floats from here on have their last bit at or above the first digit of a tile."""
-_MOST_SUM, _MOST_SQUARES = 2.0**44, 2.0**90
+MOST_SUM, _MOST_SQUARES = 2.0**44, 2.0**90
 """Half of what the digits of a tile can hold, so that these may be estimated in float64."""
 
 
@@ -70,18 +70,18 @@ _MOST_SUM, _MOST_SQUARES = 2.0**44, 2.0**90
 def cut_of(levels, level, clock):  # type: ignore[no-untyped-def]
     """Events before this time may be in tiles of a level. `levels` holds ages with the as-of horizon added."""
     if levels[level, LEVEL_AGE] == ALWAYS:
-        return _EVER
+        return EVER
     cut = clock - levels[level, LEVEL_AGE]
     return cut - cut % levels[level, LEVEL_STEP]
 
 
 @njit(cache=True, inline="always")
 def interval_of(time, levels, cuts):  # type: ignore[no-untyped-def]
-    """Start of the interval that an event's tile would have, or -_EVER where there are no tiles."""
+    """Start of the interval that an event's tile would have, or -EVER where there are no tiles."""
     for level in range(len(cuts) - 1, -1, -1):
         if time < cuts[level]:
             return time - time % levels[level, LEVEL_GRANULE]
-    return -_EVER
+    return -EVER
 
 
 @njit(cache=True)
@@ -268,7 +268,7 @@ def _fits(i8, f8, columns, stride, i, lanes, sums):  # type: ignore[no-untyped-d
         if ops & (SUMS | SQUARES) == 0 or _wanted(i8, f8, columns, stride, i, lanes[index]) < 2:
             continue
         value = _value(i8, f8, kind, columns + lanes[index, LANE_COLUMN] * stride + i)
-        if kind == FLOAT and ((0.0 < value < _LEAST_VALUE) or sums[index, 0] + value >= _MOST_SUM):
+        if kind == FLOAT and ((0.0 < value < LEAST_VALUE) or sums[index, 0] + value >= MOST_SUM):
             return False
         if ops & SQUARES and sums[index, 1] + value * value >= _MOST_SQUARES:
             return False
@@ -315,29 +315,29 @@ def _sizes(words, lanes, sums):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def tile_rows(  # type: ignore[no-untyped-def]
-    i8, f8, n, tiles, count, lanes, levels, cuts, fewest, needed, kept, counted, keep, out, words
+    i8, f8, n, tiles, count, lanes, levels, cuts, fewest, needed, kept, apart, counted, keep, out, words
 ):
     """Tile what may be tiled; returns how many tiles there are then in `out`.
 
     `i8`, `f8` (two views of one buffer) hold the times of n rows, their columns, then at word `tiles` the starts of
     `count` tiles and their columns. `counted[i]` says that a tile (or the base) counts the row already, and is set for
-    those that one counts now; `keep[i]` is set for the rows that the record still needs, those of the table `kept`
-    (`kept.keep_rows`) and of lanes that `needed` says yes to among them. An interval gets its first
-    tile from `fewest` rows on. `out` is int64 [1 + words of a tile, room for all], `words` int64
-    [lanes, LANE_WORDS + 2] of scratch.
+    those that one counts now; no tile takes in what is marked in `apart`. `keep[i]` is set for the rows that the record
+    still needs, those of the table `kept` (`kept.keep_rows`) and of lanes that `needed` says yes to among them. An
+    interval gets its first tile from `fewest` rows on. `out` is int64 [1 + words of a tile, room for all], `words`
+    int64 [lanes, LANE_WORDS + 2] of scratch.
     """
     sums = np.zeros((lanes.shape[0], 2))
     made = row = tile = 0
     while row < n or tile < count:
-        at_row = interval_of(i8[row], levels, cuts) if row < n else _EVER
-        at_tile = interval_of(i8[tiles + tile], levels, cuts) if tile < count else _EVER
-        start = min(at_row if at_row != -_EVER else _EVER, at_tile)
-        if start == _EVER:
+        at_row = interval_of(i8[row], levels, cuts) if row < n else EVER
+        at_tile = interval_of(i8[tiles + tile], levels, cuts) if tile < count else EVER
+        start = min(at_row if at_row != -EVER else EVER, at_tile)
+        if start == EVER:
             keep[row:n] = True
             break
         row_end, tile_end, loose = row, tile, 0
         while row_end < n and interval_of(i8[row_end], levels, cuts) == start:
-            loose += not counted[row_end]
+            loose += not counted[row_end] and not apart[row_end]
             row_end += 1
         while tile_end < count and interval_of(i8[tiles + tile_end], levels, cuts) == start:
             tile_end += 1
@@ -360,7 +360,7 @@ def tile_rows(  # type: ignore[no-untyped-def]
         _sizes(words, lanes, sums)
         fitting = 0
         for i in range(row, row_end):
-            if not counted[i] and _fits(i8, f8, n, n, i, lanes, sums):
+            if not counted[i] and not apart[i] and _fits(i8, f8, n, n, i, lanes, sums):
                 _add(i8, f8, n, n, i, lanes, words, sums)
                 counted[i] = True
                 fitting += 1
@@ -391,27 +391,28 @@ def to_tile(words, times, n, flags, tiles, count, levels, old_clock, clock, firs
     since = first
     for level in range(len(levels)):
         cuts[level] = cut_of(levels, level, clock)
-        before = cut_of(levels, level, old_clock) if old_clock != _NULL else -_EVER
+        # Without a record before, nothing lies before the oldest new row.
+        before = cut_of(levels, level, old_clock) if old_clock != _NULL else EVER
         if before < cuts[level]:
             since = min(since, before)
     at = interval_of(since, levels, cuts)
-    if at == -_EVER:
+    if at == -EVER:
         return False
     tile, row = 0, 0
     while tile < count and words[tiles + tile] < at:
         tile += 1
     while row < n and words[times + row] < at:
         row += 1
-    previous = -_EVER
+    previous = -EVER
     for k in range(tile, count):
         start = interval_of(words[tiles + k], levels, cuts)
         if start == previous or start != words[tiles + k]:
             return True
         previous = start
-    previous, loose = -_EVER, 0
+    previous, loose = -EVER, 0
     for i in range(row, n):
         start = interval_of(words[times + i], levels, cuts)
-        if start == -_EVER:
+        if start == -EVER:
             return False
         if start != previous:
             previous, loose = start, 0

@@ -282,7 +282,7 @@ def _advance(parts: Parts, groups: Sequence[GroupPlan], since_us: int | None, pr
         job = GroupBackfill(
             parts.plan, list(chosen.values()), parts.raw, parts.features, parts.offline, parts.online,
             horizon_us=parts.horizon_us, clock_us=None if served else clocks.get(stream), since_us=since_us,
-            served=served, run_us=parts.clock.now_us() if served else None,
+            served=served, run_us=parts.clock.now_us() if served else None, pace=parts.pace,
         )  # fmt: skip
         job.advance(begin, ends[stream], progress)
         read += job.read

@@ -43,6 +43,7 @@ def reconciler(parts: Parts, *, kept: bool = True) -> Reconciler:
         parts.plan, parts.features, parts.online, parts.expected(),
         archive=archive_audit(parts),
         digests=DigestFolder(parts.side.folder(parts.settings.state) / "digests") if kept else None,
+        pace=parts.pace,
     )  # fmt: skip
 
 

@@ -163,6 +163,7 @@ class ScheduleLayer(Layer):
         from headrace.app.schedules import project_scheduler, sources_of
         from headrace.orchestration.jobs import RunControl
 
+        self._parts = parts
         self._runner = parts.batch(sources_of(parts))
         control = RunControl(lambda: self.stopping(), lambda: self.alive())
         self._scheduler, self._at_start = project_scheduler(parts, self._runner, control, reconcile=False)
@@ -210,6 +211,7 @@ class ScheduleLayer(Layer):
             "rows_unchanged": rows.unchanged,
             "rows_written": rows.written,
             "rows_dead": rows.dead,
+            "throttled_s": self._parts.throttled_s,
             **({} if self._reconciling is None else self._reconciling.counters()),
         }
 

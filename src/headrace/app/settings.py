@@ -64,7 +64,7 @@ class Settings:
         horizon_s: as-of horizon of the online store in seconds.
         history_mb: MiB that history takes for one stream or table; a larger archive is cut by key into parts on disk.
         retention: how long raw topics keep events that are archived, "7d" by default; "forever" drops nothing.
-        writes_per_s: most records that the ingestion layer writes to the online store per second; 0: as many as it can.
+        writes_per_s: most records that are written to the online store per second; 0: as many as can be.
         reconcile_s: seconds between two looks whether online and offline agree; 0: none.
         compute_workers: more than 1: processes of the compute layer share the partitions out, and `up` starts so many.
         ingest_workers: more than 1: one process of ingestion writes the online store, another one the archive, and the

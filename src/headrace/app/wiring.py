@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from headrace.eventlog.base import EventLog
     from headrace.eventlog.kafka.source import KafkaTopicSource
     from headrace.ingestion.archive import ArchiveWorker
-    from headrace.ingestion.ceiling import WriteCeiling
+    from headrace.ingestion.ceiling import BackgroundShare, WriteCeiling
     from headrace.ingestion.copier import StreamCopier
     from headrace.ingestion.expected import Expected
     from headrace.ingestion.materialize import OnlineIngest
@@ -318,6 +318,23 @@ class Parts:
                 f"with: headrace backfill {' '.join(lost)}"
             )
         return OnlineIngest(self.plan, self.features, self.online, horizon_us=self.horizon_us, ceiling=ceiling)
+
+    def pace(self, records: int, on_way: Callable[[], object] = lambda: None) -> None:
+        """Wait until a backfill or a repair may write so many records beside the stream (`writes_per_s`)."""
+        if self.background is not None:
+            self.background.take(records, on_way)
+
+    @property
+    def throttled_s(self) -> float:
+        """How long backfills and repairs of this process have waited for room."""
+        return 0.0 if self.background is None else self.background.throttled_us / US_PER_SECOND
+
+    @cached_property
+    def background(self) -> BackgroundShare | None:
+        """What backfills and repairs of this process may write; None: as much as they can."""
+        from headrace.app.ingesting import background_share
+
+        return background_share(self)
 
     def archive(self) -> ArchiveWorker:
         """The worker that writes the offline store; the caller holds the lock of that role."""

@@ -86,7 +86,7 @@ def register(group: click.Group) -> None:
         """
         handle = session.open().model(model)
         done = handle.promote(version, why=why, to=to, share=share, by=by)
-        canary = handle.canary
+        canary = handle.canary if done.alias == "canary" else None
         session.say(
             _moved(done) + ("" if canary is None else f", {_percent(canary.share)} of requests"),
             model=model, alias=done.alias, previous=done.previous, version=done.number,

@@ -92,6 +92,7 @@ class GroupBackfill:
             reaches from there is left out. None: nothing is, so that records are the bytes that the stream would leave.
         served: the groups are read while they are computed; `run_us` is then noted beside their position.
         only: of these keys of records, which to compute; None: all.
+        pace: called with how many records are about to be written; it may wait.
         before_us: leave out events before this time whatever the groups reach, NULL_US: none; so that records are the
             bytes of those that a backfill has made that left them out.
     """
@@ -112,6 +113,7 @@ class GroupBackfill:
         served: bool = False,
         run_us: int | None = None,
         only: Callable[[Sequence[bytes]], BoolArray] | None = None,
+        pace: Callable[[int], object] = lambda _: None,
         before_us: int | None = None,
     ) -> None:
         self.stream = groups[0].stream
@@ -124,7 +126,7 @@ class GroupBackfill:
         self._horizon_us = horizon_us
         # What is read meanwhile changes in pieces of one transaction each, for which a live writer may have to wait.
         self._piece = piece or (max(online.at_once // (5 * len(groups)), 1) if served else PIECE)
-        self._served, self._run_us, self._only = served, run_us, only
+        self._served, self._run_us, self._only, self._pace = served, run_us, only, pace
         self._clocks_us: list[int] = []
         self._bound_us = NULL_US if clock_us is None else clock_us
         self._since_us = _bound(groups, self._layouts, horizon_us, clock_us, since_us)
@@ -227,6 +229,7 @@ class GroupBackfill:
                 merge_groups(changes, pending, self._horizon_us)
             return [*pending.items(), *((key, data) for key in states)]
 
+        self._pace(len(order))
         self._online.revise([*order, *states], change)
 
     def _merge_part(self, version: str, delta: GroupDelta) -> None:
@@ -237,6 +240,7 @@ class GroupBackfill:
             merge_groups([(self._layouts[version], delta, keys)], pending, self._horizon_us)
             return list(pending.items())
 
+        self._pace(len(keys))
         self._online.revise(keys, change)
 
     def _admitted(self, at: list[int], target: list[int]) -> Admitted:

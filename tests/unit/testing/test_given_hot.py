@@ -37,6 +37,17 @@ class Hot(hr.FeatureGroup, key=Sale.shop, resolution="1m"):
     dearest = hr.max(Sale.amount, by=Sale.buyer, window="3h", hop="10m")
 
 
+class Counted(hr.FeatureGroup, key=Sale.shop, resolution="1m"):
+    per_buyer = hr.count(by=Sale.buyer, window=["1h", "3h"], hop="10m")
+    spent = hr.sum(Sale.amount, by=Sale.buyer, window="3h", hop="10m")
+    middle = hr.quantile(Sale.amount, 0.5, window="3h", hop="10m", where=Sale.amount > 0.5)
+    lean = hr.skewness(Sale.amount, window="3h", hop="10m")
+    top = hr.top_k(Sale.buyer, 3, window="1h", hop="10m")
+    ever = hr.histogram(Sale.buyer)
+    usual = hr.most_frequent(Sale.buyer)
+    ever_spent = hr.mean(Sale.amount, by=Sale.buyer)
+
+
 def sales(count: int, seed: int) -> list[object]:
     """Many sales a minute, of few buyers, some of them late, with equal times and nulls."""
     random, found = Random(seed), []
@@ -56,10 +67,14 @@ def test_texts_and_different_values_leave_the_group_its_tiles() -> None:
     group = compile_project([Sale, Hot]).groups["hot"]
     layout = layout_of(group)
     assert layout.levels[:, 0].tolist() == [US_PER_MINUTE, 10 * US_PER_MINUTE]
-    # A map of counts needs every row of its window, so it belongs elsewhere.
-    counted = replace(group.aggregates[0], name="per_buyer", by=0)
-    levels = layout_of(replace(group, aggregates=(*group.aggregates, counted))).levels
+    # What halves needs every row of its window, so it belongs elsewhere.
+    halved = replace(group.aggregates[0], name="halved", kind="decayed_count", params=(("halflife_us", US_PER_MINUTE),))
+    levels = layout_of(replace(group, aggregates=(*group.aggregates, halved))).levels
     assert levels[:, 0].tolist() == [10 * US_PER_MINUTE]
+    counted = layout_of(compile_project([Sale, Counted]).groups["counted"])
+    assert counted.levels[:, 0].tolist() == [US_PER_MINUTE, 10 * US_PER_MINUTE]
+    # The lifetime needs how often each text occurs and sums by text; the windows need these, buckets and powers.
+    assert (len(counted.growing), len(counted.tiled)) == (2, 4)
 
 
 def test_every_path_agrees_where_rows_stay_beside_tiles() -> None:
@@ -71,3 +86,14 @@ def test_every_path_agrees_where_rows_stay_beside_tiles() -> None:
     assert row.n["3h"] > 150
     assert row.few is None
     assert row.buyers["3h"] > 20
+
+
+def test_every_path_agrees_where_tiles_hold_counts_and_sums_by_texts() -> None:
+    world = given(*sales(600, 2))  # type: ignore[arg-type]
+    ends = NOON + timedelta(seconds=3_000)
+    times = [ends + timedelta(minutes=minutes) for minutes in (0, 1, 9, 40, 61, 100, 200, 100_000)]
+    world.history([Counted], [{"shop": shop, "at": at} for at in times for shop in (7, 8)])
+    row = world.get(Counted, shop=7, at=ends + timedelta(minutes=1))
+    assert sum(row.per_buyer["3h"].values()) == sum(row.ever.values()) > 300
+    assert row.top[0] == row.usual
+    assert set(row.spent) == set(row.ever_spent) == set(row.ever)
