@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from datetime import timedelta
 
 from hypothesis import HealthCheck, Phase, settings
+
+# Tests start some 100 processes; they are forked of a server that has imported this once.
+multiprocessing.set_forkserver_preload(
+    [
+        *(
+            f"tests.conformance.test_{name}"
+            for name in ("catalog", "eventlog", "offline_store", "online_store", "registry")
+        ),
+        *(
+            f"tests.recovery.{name}"
+            for name in ("derived_shop", "shop", "test_backfill", "test_erase_kill", "test_letters_kill")
+        ),
+    ]
+)
 
 # The first call of a compiled kernel takes seconds, so no example has a deadline and slow first draws are no fault.
 _COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow], "print_blob": True}

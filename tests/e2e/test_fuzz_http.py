@@ -11,19 +11,28 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis import Case, GenerationMode
 
+import headrace as hr
+from headrace.app.erasures import Erasures
 from headrace.serving.http import serving
+from tests.e2e.shop import write_shop
 from tests.unit.serving.shop import fitted, opened
+from tests.unit.serving.test_access import letters_of
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """The document of a real service of a shop with payments and a champion."""
-    with opened(tmp_path_factory.mktemp("fuzz")) as shop:
+    """The document of a real service of a shop with payments and a champion; it erases for another shop, which no
+    supervisor runs."""
+    with (
+        opened(tmp_path_factory.mktemp("fuzz")) as shop,
+        hr.connect(write_shop(tmp_path_factory.mktemp("erases") / "shop")) as project,
+    ):
+        project.ensure_applied()
         shop.pay(("p1", "ann", 10.0, 1), ("p2", "ann", 20.0, 2))
         shop.register(fitted(25))
-        with serving(shop.service()) as port:
+        with serving(shop.service(letters=letters_of(shop), erasures=Erasures(project.parts))) as port:
             yield schemathesis.openapi.from_url(f"http://127.0.0.1:{port}/openapi.json")
 
 

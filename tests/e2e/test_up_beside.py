@@ -12,14 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
 import headrace as hr
-from headrace.app.beside import drop, switch
-from headrace.app.comparing import compare_sides
 from tests.e2e.shop import now, orders, outcomes, write_shop
 from tests.e2e.up import HEADRACE, eventually, running
 from tests.e2e.versions import other_version
@@ -32,7 +29,7 @@ def shop(tmp_path: Path) -> Path:
     """A shop with five days of orders and a promoted model."""
     folder = write_shop(tmp_path / "shop")
     with hr.connect(folder) as project:
-        past = orders(400, now() - timedelta(hours=2), step_s=1000)
+        past = orders(200, now() - timedelta(hours=2), step_s=2000)
         project.publish("order", past)
         project.publish("outcome", outcomes(past))
         model = project.model("risk")
@@ -82,7 +79,7 @@ class Customers:
             except Exception as error:
                 self.trouble.append(repr(error))
                 return
-            time.sleep(0.03)
+            time.sleep(0.1)  # each costs the service and this process what the layers need to start
         client.close()
 
 
@@ -102,14 +99,6 @@ def beside(shop: Path, python: Path) -> Iterator[subprocess.Popen[str]]:
             process.wait(40)
 
 
-def headrace(shop: Path, *command: str) -> dict[str, Any]:
-    done = subprocess.run(
-        [*HEADRACE, "beside", *command, "--json", "--project", str(shop)], capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return dict(json.loads(done.stdout))
-
-
 def pid_of(shop: Path, layer: str, role: str = "") -> int:
     return int(json.loads((shop / ".headrace" / role / "run" / f"{layer}.json").read_text())["pid"])
 
@@ -124,21 +113,20 @@ def package_of(pid: int) -> str:
 
 def test_a_new_version_is_compared_served_and_gone_back_from_under_load(shop: Path, tmp_path: Path) -> None:
     following = other_version(tmp_path / "next")
-    with running(shop) as up, Customers(up.address, 400) as customers, beside(shop, following) as other:
+    with running(shop) as up, Customers(up.address, 200) as customers, beside(shop, following) as other:
 
         def more() -> None:
             """Some customers later."""
             before = customers.answered
-            eventually(lambda: bool(customers.trouble) or customers.answered > before + 10, up)
+            eventually(lambda: bool(customers.trouble) or customers.answered > before + 5, up)
 
         more()
         eventually(lambda: min(pid_of(shop, layer, "beside") for layer in ("compute", "ingest")) > 0, up, 90)
         assert package_of(pid_of(shop, "compute", "beside")) == str(tmp_path / "next")
         with hr.connect(shop) as project:
-            found = compare_sides(project.parts, None)
+            found = project.beside.compare(None)
             assert (found.differing, found.compared) == (0, 10 * 2 * 6)
-
-        assert headrace(shop, "switch")["served"] == "green"
+            assert project.beside.switch().served == "green"
         eventually(lambda: package_of(pid_of(shop, "compute")) == str(tmp_path / "next"), up)
         eventually(lambda: package_of(pid_of(shop, "compute", "beside")) != str(tmp_path / "next"), up)
         more()
@@ -146,11 +134,11 @@ def test_a_new_version_is_compared_served_and_gone_back_from_under_load(shop: Pa
             os.kill(pid_of(shop, layer, role), signal.SIGKILL)
         more()
         with hr.connect(shop) as project:
-            assert compare_sides(project.parts, None).differing == 0
-            assert switch(project.parts, back=True).served.name == "main"
+            assert project.beside.compare(None).differing == 0
+            assert project.beside.back().served == "main"
         more()
         with hr.connect(shop) as project:
-            assert drop(project.parts).name == "green"
+            assert project.beside.drop().beside is None
         assert other.wait(40) == 0, (shop / "beside.log").read_text()
     assert customers.trouble == []
     assert customers.positions == sorted(customers.positions)
@@ -158,7 +146,7 @@ def test_a_new_version_is_compared_served_and_gone_back_from_under_load(shop: Pa
         project.settle()
         kept = [row["user"] for row in project.history("order").to_arrow().to_pylist()]
         assert len(kept) == len({row["order_id"] for row in project.history("order").to_arrow().to_pylist()})
-        assert len(kept) >= 400 + customers.answered
+        assert len(kept) >= 200 + customers.answered
         assert [project.get("spend", user=f"u{n}").n["7d"] for n in range(10)] == [
             kept.count(f"u{n}") for n in range(10)
         ]

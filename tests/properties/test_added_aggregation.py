@@ -71,6 +71,14 @@ def test_it_is_declared_and_read_like_any_other() -> None:
     assert world.get(Spread, user="bob", at=t(21)).usd["1h"] is None
 
 
+def test_a_value_that_no_float_holds_is_null() -> None:
+    class Far(hr.FeatureGroup, key=Paid.user):
+        usd = value_range(Paid.usd, window="1h")
+
+    paid = [Paid(user="ann", usd=usd, items=None, name="x", at=t(0)) for usd in (1.7e308, -1.7e308)]
+    assert given(*paid).get(Far, user="ann", at=t(1)).usd is None
+
+
 def test_what_it_does_not_take_is_refused() -> None:
     def problem(made: Aggregate[Any]) -> str | None:
         return made.problem

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from headrace.aggregations import kernel as k
 from headrace.aggregations.layout import GroupLayout, Scratch, layout_of, physical_columns
-from headrace.aggregations.sketch import hash_texts
+from headrace.aggregations.sketch import hash_texts, hash_word
 from headrace.aggregations.window_rows import read_rows
 from headrace.core.columns import column_of
 from headrace.core.schema import DType
@@ -20,7 +20,7 @@ from headrace.core.time import US_PER_DAY, US_PER_HOUR
 from headrace.features.nodes import ColumnRef
 from headrace.features.plan import AggregateSpec, GroupPlan, InputSpec
 from headrace.testing.oracle.aggregations import Row, aggregate
-from headrace.testing.oracle.sketch import signed, xxh64
+from headrace.testing.oracle.sketch import canonical, signed, xxh64
 from headrace.testing.strategies import floats, integers
 
 HOP_US = 1_000
@@ -199,6 +199,13 @@ def test_the_hash_of_a_text_is_xxh64_of_its_utf8_bytes(text: str) -> None:
         signed(xxh64(text.encode())),
         signed(xxh64(b"x" + text.encode())),
     ]
+
+
+@given(integers())
+@example(0)
+@example(-1)
+def test_the_hash_of_a_number_is_xxh64_of_its_eight_bytes(number: int) -> None:
+    assert int(hash_word(np.int64(number))) == xxh64(canonical(number))
 
 
 def test_the_oracle_hashes_as_the_specification_says() -> None:

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow as pa
 
+from headrace.catalog.catalog import Catalog
+from headrace.catalog.records import Definition, DefinitionChange, DefinitionRecord
 from headrace.core.errors import LogError, LogUnreachable, StoreError, Unreachable
 from headrace.core.time import US_PER_HOUR, US_PER_SECOND
 from headrace.eventlog.base import Append, LogBatch
@@ -103,14 +106,16 @@ class Chance:
             if kind == DEATH:
                 raise Killed
             if kind == FULL:
-                raise (StoreError if "store" in part else LogError)(f"the disk of {part} is full; nothing was stored")
+                raise (LogError if part.endswith(" log") else StoreError)(
+                    f"the disk of {part} is full; nothing was stored"
+                )
             if self.rng.random() < 0.3:
                 self.away[part] = self.rng.randrange(2, 30)
             raise self._silence(part, name)
         return do()
 
     def _silence(self, part: str, name: str) -> Unreachable:
-        return (Unreachable if "store" in part else LogUnreachable)(f"{part} did not answer {name}")
+        return (LogUnreachable if part.endswith(" log") else Unreachable)(f"{part} did not answer {name}")
 
 
 class FaultyLog(MemoryEventLog):
@@ -119,6 +124,7 @@ class FaultyLog(MemoryEventLog):
     def __init__(self, chance: Chance, part: str, torn: Collection[str] = ()) -> None:
         super().__init__(chance.clock)
         self._chance, self._part, self._torn = chance, part, torn
+        self._trimmed: dict[tuple[str, int], list[LogBatch]] = {}
 
     def append(self, items: Sequence[Append]) -> list[int]:
         def some() -> object:
@@ -142,6 +148,32 @@ class FaultyLog(MemoryEventLog):
     def topics(self) -> dict[str, int]:
         return self._chance.call(self._part, "topics", super().topics)
 
+    def trim(self, topic: str, partition: int, before: int) -> int:
+        def do() -> int:
+            held = list(self._partition(topic, partition).batches)
+            begin = super(FaultyLog, self).trim(topic, partition, before)
+            dropped = [batch for batch in held if batch.base < begin]
+            self._trimmed.setdefault((topic, partition), []).extend(dropped)
+            return begin
+
+        return self._chance.call(self._part, f"trim {topic}", do, writes=True)
+
+    @property
+    def trimmed(self) -> bool:
+        """True once anything was trimmed."""
+        return any(self._trimmed.values())
+
+    def whole(self) -> MemoryEventLog:
+        """A log that never fails, with what was trimmed."""
+        log = MemoryEventLog(self._chance.clock)
+        for topic, partitions in self._held().items():
+            log.create(topic, len(partitions))
+            for partition, held in enumerate(partitions):
+                mine = log._partition(topic, partition)
+                mine.batches = [*self._trimmed.get((topic, partition), []), *held.batches]
+                mine.end, mine.arrival_us = held.end, held.arrival_us
+        return log
+
 
 class FaultyOnlineStore(MemoryOnlineStore):
     """An online store that may fail. `local`: a file of this machine, else a server, which a failover may take back
@@ -164,6 +196,14 @@ class FaultyOnlineStore(MemoryOnlineStore):
     def revise(self, keys: Sequence[bytes], change: Revision) -> None:
         self._call("revise", lambda: super(FaultyOnlineStore, self).revise(keys, change), writes=True)
 
+    def sync(self) -> None:
+        """What was written before does not go in a failover."""
+
+        def do() -> None:
+            self._former = []
+
+        self._chance.call(self._part, "sync", do, writes=True, local=self._local)
+
     def _call(self, name: str, do: Callable[[], T], *, writes: bool = False) -> T:
         if writes and not self._local and self._chance.on:
             self._former = [*self._former[-3:], (dict(self._held()), self._position)]
@@ -178,6 +218,39 @@ class FaultyOnlineStore(MemoryOnlineStore):
     def wipe(self) -> None:
         """All is lost."""
         self._records, self._position, self._former = {}, b"", []
+
+
+class FaultyCatalog(Catalog):
+    """A catalog whose server may fail: a transaction is refused, or done and not answered for."""
+
+    def __init__(self, chance: Chance, file: Path) -> None:
+        super().__init__(file, chance.clock)
+        self._chance = chance
+
+    def setting(self, name: str, default: Any = None) -> Any:
+        return self._chance.call(
+            "catalog", f"setting {name}", lambda: super(FaultyCatalog, self).setting(name, default)
+        )
+
+    def set_setting(self, name: str, value: Any) -> None:
+        self._call(f"set {name}", lambda: super(FaultyCatalog, self).set_setting(name, value))
+
+    def revise_setting(self, name: str, change: Callable[[Any], Any]) -> Any:
+        return self._call(f"revise {name}", lambda: super(FaultyCatalog, self).revise_setting(name, change))
+
+    def definitions(self, kind: str | None = None, *, active: bool = True) -> list[Definition]:
+        return self._chance.call(
+            "catalog", f"definitions {kind}", lambda: super(FaultyCatalog, self).definitions(kind, active=active)
+        )
+
+    def diff(self, records: Sequence[DefinitionRecord]) -> list[DefinitionChange]:
+        return self._chance.call("catalog", "diff", lambda: super(FaultyCatalog, self).diff(records))
+
+    def apply(self, records: Sequence[DefinitionRecord], **more: Any) -> list[DefinitionChange]:
+        return self._call("apply", lambda: super(FaultyCatalog, self).apply(records, **more))
+
+    def _call(self, name: str, do: Callable[[], T]) -> T:
+        return self._chance.call("catalog", name, do, writes=True)
 
 
 class FaultyOfflineStore(MemoryOfflineStore):

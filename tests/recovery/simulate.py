@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import shutil
 import sys
 import tempfile
 import traceback
@@ -20,48 +21,63 @@ import pyarrow as pa
 
 from headrace.aggregations import layout
 from headrace.aggregations.layout import GroupLayout
-from headrace.catalog.catalog import Catalog
+from headrace.app.applying import apply_changes
+from headrace.app.settings import Settings
+from headrace.app.wiring import Parts
 from headrace.core.time import SimulatedClock
 from headrace.engines.stream import engine
+from headrace.eventlog.memory import MemoryEventLog
 from headrace.features.plan import GroupPlan
 from headrace.ingestion import backfill, materialize
 from headrace.retrieval import binding
+from headrace.stores.offline.memory import MemoryOfflineStore
+from headrace.stores.online.memory import MemoryOnlineStore
 from tests.recovery.simulated import Simulation
 from tests.recovery.simulated_checks import check
+from tests.recovery.simulated_shop import PROJECT, RUNS
 
 
 def failures(seeds: Iterable[int], *, most: int = 3) -> dict[int, str]:
     """The seeds whose worlds are wrong in the end, with what is wrong; the search ends at `most` of them."""
     found: dict[int, str] = {}
     with _quiet(), tempfile.TemporaryDirectory(dir=_memory()) as folder:
-        catalog = Catalog(Path(folder) / "catalog.db", SimulatedClock(0))
+        catalog = applied_catalog(Path(folder))
         for seed in seeds:
             wrong, _ = _simulated(seed, Path(folder), catalog)
             if wrong:
                 found[seed] = wrong
             if len(found) == most:
                 break
-        catalog.close()
     return found
 
 
 def replayed(seed: int) -> tuple[str, list[str]]:
     """What is wrong with the world of a seed ("" if nothing is), and what happened in it."""
     with _quiet(), tempfile.TemporaryDirectory(dir=_memory()) as folder:
-        catalog = Catalog(Path(folder) / "catalog.db", SimulatedClock(0))
-        found = _simulated(seed, Path(folder), catalog)
-        catalog.close()
-    return found
+        return _simulated(seed, Path(folder), applied_catalog(Path(folder)))
 
 
-def _simulated(seed: int, folder: Path, catalog: Catalog) -> tuple[str, list[str]]:
+def applied_catalog(folder: Path) -> Path:
+    """A catalog in which the project was applied, for each world to have a copy of."""
+    settings = Settings(folder=folder, state=folder / "applied", groups=RUNS)
+    parts = Parts(settings, PROJECT, SimulatedClock(0))
+    logs = {name: MemoryEventLog(parts.clock) for name in ("raw", "features")}
+    parts.__dict__.update(logs, online=MemoryOnlineStore(), offline=MemoryOfflineStore())
+    apply_changes(parts, PROJECT, None, abandon=False, progress=None)
+    parts.close()
+    return settings.state / "catalog.db"
+
+
+def _simulated(seed: int, folder: Path, catalog: Path) -> tuple[str, list[str]]:
     world = Simulation(seed, folder / str(seed), catalog)
-    world.folder.mkdir(exist_ok=True)
     try:
         world.run()
         check(world)
     except Exception:
         return traceback.format_exc(), world.chance.trace
+    finally:
+        world.close()
+        shutil.rmtree(world.folder)
     return "", world.chance.trace
 
 

@@ -10,21 +10,24 @@ from __future__ import annotations
 
 import errno
 import random
+import shutil
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from datetime import datetime
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
 
-import headrace as hr
+from headrace.app.applying import apply_changes
+from headrace.app.backfill import lost_groups
+from headrace.app.backfills import backfill_groups
+from headrace.app.generations import running_plan
+from headrace.app.retention import trim_raw
 from headrace.app.scheduled import run_group
 from headrace.app.settings import Settings
 from headrace.app.wiring import Parts
-from headrace.catalog.catalog import Catalog
 from headrace.core.columns import Column, column_of
 from headrace.core.errors import HeadraceError, Unreachable
 from headrace.core.positions import encode_position
@@ -33,78 +36,26 @@ from headrace.core.tablerows import TableRows, encode_table_rows
 from headrace.core.time import US_PER_HOUR, US_PER_SECOND
 from headrace.derivation.worker import ComputingLayer
 from headrace.engines.stream import checkpoints
-from headrace.engines.stream.commits import TABLES, WINDOWS
+from headrace.engines.stream.commits import TABLES
 from headrace.eventlog.base import Append
-from headrace.features.compile import compile_project
-from headrace.features.plan import GroupPlan, ProjectPlan, ViewPlan
+from headrace.features.plan import ProjectPlan, ViewPlan
 from headrace.ingestion.archive import ArchiveWorker
 from headrace.ingestion.materialize import OnlineIngest
 from headrace.ingestion.publisher import Publisher
 from headrace.retrieval.online import OnlineReader
 from headrace.retrieval.rows import FeatureBlock
-from tests.recovery.faults import FULL, Chance, FaultyLog, FaultyOfflineStore, FaultyOnlineStore, Killed
+from tests.recovery.faults import (
+    FULL,
+    Chance,
+    FaultyCatalog,
+    FaultyLog,
+    FaultyOfflineStore,
+    FaultyOnlineStore,
+    Killed,
+)
+from tests.recovery.simulated_shop import EDITS, PROJECT, RUNS
 
 HORIZON_S = 30
-User, Currency = hr.Entity("user"), hr.Entity("currency")
-
-
-class Order(hr.Event, lateness="2h"):
-    order_id: hr.Field[str] = hr.id()
-    user: hr.Field[str | None] = hr.key(User)
-    currency: hr.Field[str] = hr.key(Currency)
-    amount: hr.Field[float | None]
-    at: hr.Field[datetime] = hr.event_time()
-
-
-class Rate(hr.Table):
-    currency: hr.Field[str] = hr.key(Currency)
-    usd: hr.Field[float]
-    at: hr.Field[datetime] = hr.event_time()
-
-
-class Visit(hr.Event):
-    user: hr.Field[str | None] = hr.key(User)
-    at: hr.Field[datetime] = hr.event_time()
-
-
-class Priced(Order, where=Rate.usd < 3.0):
-    usd = Order.amount * Rate.usd
-
-
-class Spend(hr.FeatureGroup, key=Priced.user):
-    n = hr.count(window="1m")
-    total = hr.sum(Priced.usd)
-    last = hr.last(Priced.usd)
-
-
-class Returning(Visit):
-    spent = Spend.total
-    orders = Spend.n
-
-
-class Returns(hr.FeatureGroup, key=Returning.user):
-    n = hr.count()
-    spent = hr.sum(Returning.spent)
-
-
-class Traffic(hr.FeatureGroup, key=Visit.user):
-    n = hr.count(window=["1m", "1h"])
-
-
-class Ordered(hr.FeatureGroup, key=Order.user):
-    n = hr.count()
-    mean = hr.mean(Order.amount, window="1h")
-    first = hr.first(Order.amount)
-
-
-Streamed = hr.FeatureView("streamed", request=Order, features=[Spend, Returns, Traffic, Rate.usd])
-Scheduled = hr.FeatureView("scheduled", request=Order, features=[Ordered])
-STREAMED: ProjectPlan = compile_project(
-    [Order, Rate, Visit, Priced, Spend, Returning, Returns, Traffic, Ordered, Streamed, Scheduled]
-)
-"""With every group in the stream."""
-ORDERED: GroupPlan = STREAMED.groups["ordered"]
-PROJECT = replace(STREAMED, scheduled={ORDERED.version: US_PER_HOUR})
 USERS = ("u0", "u1", None)
 
 
@@ -122,6 +73,7 @@ class Sent:
 class Answer:
     """What was read online in the midst of it all."""
 
+    plan: ProjectPlan
     view: ViewPlan
     request: dict[str, Column]
     block: FeatureBlock
@@ -129,11 +81,15 @@ class Answer:
 
 @dataclass
 class Simulation:
-    """One world of one seed, in `folder` (which holds locks and checkpoints alone)."""
+    """One world of one seed, in `folder`, which holds locks, checkpoints and the catalog, a copy of `catalog_file`.
+
+    Attributes:
+        plan: the definitions that are served; `wanted` are those that somebody has edited, until they are applied.
+    """
 
     seed: int
     folder: Path
-    catalog: Catalog
+    catalog_file: Path
     chance: Chance = field(init=False)
     answers: list[Answer] = field(default_factory=list)
     acknowledged: list[int] = field(default_factory=list)
@@ -145,8 +101,15 @@ class Simulation:
         self.rng: random.Random = self.chance.rng
         self.partitions = 1 + self.seed % 2
         settings = Settings(
-            folder=self.folder, state=self.folder / "state", horizon_s=HORIZON_S, partitions=self.partitions
-        )
+            folder=self.folder, state=self.folder / "state", horizon_s=HORIZON_S, partitions=self.partitions,
+            groups=RUNS,
+        )  # fmt: skip
+        self.edits, self.trims = self.rng.random() < 0.5, self.rng.random() < 0.5
+        self.plan: ProjectPlan = PROJECT
+        self.wanted: ProjectPlan | None = None
+        settings.state.mkdir(parents=True)
+        shutil.copy(self.catalog_file, settings.state / "catalog.db")
+        self.catalog = FaultyCatalog(self.chance, settings.state / "catalog.db")
         self.parts = Parts(settings, PROJECT, self.chance.clock)
         self.derivation = FaultyOnlineStore(self.chance, "store of look-ups", local=True)
         self.online = FaultyOnlineStore(self.chance, "online store")
@@ -186,18 +149,25 @@ class Simulation:
                 self._produce("two")
             self.catch_up()
 
+    def close(self) -> None:
+        """Let go of the catalog."""
+        self.catalog.close()
+
     def catch_up(self) -> None:
-        """All that was published is computed, ingested and archived."""
+        """All that was published is computed, ingested and archived, by the definitions that somebody wants."""
+        if self.wanted is not None:
+            self._apply()
         self._compute = self._ingest = self._archive = None
         compute = self.parts.compute()
         while compute.step():
             pass
+        self._restore_groups()
         ingest, archive = self.parts.ingest(), self.parts.archive()
         while ingest.step():
             pass
         while archive.step():
             pass
-        run_group(self.parts, ORDERED)
+        run_group(self.parts, self.plan.groups["ordered"])
 
     def _turn(self) -> None:
         actors: list[tuple[str, Callable[[], object]]] = [
@@ -209,11 +179,19 @@ class Simulation:
             ("ingest", self._step_ingest),
             ("ingest", self._step_ingest),
             ("archive", self._step_archive),
-            ("schedule", lambda: run_group(self.parts, ORDERED)),
+            ("schedule", lambda: run_group(self.parts, self.plan.groups["ordered"])),
             ("reader", self._read),
             ("fate", self._fate),
             ("a former worker", self._step_old),
         ]  # fmt: skip
+        actors += [("retention", self._trim)] if self.trims else []
+        actors += [("definitions", self._edit)] * 2 if self.edits else []
+        if self.wanted is not None:
+            # The layers do not start while other definitions are there than those that were applied.
+            actors = [
+                actor for actor in actors if actor[0] in ("producer one", "producer two", "reader", "definitions")
+            ]
+            actors += [("definitions", self._edit)] * 3
         name, act = self.rng.choice(actors)
         self.chance.say(f"{name} at {self.chance.clock.us}")
         try:
@@ -249,8 +227,44 @@ class Simulation:
 
     def _step_ingest(self) -> None:
         if self._ingest is None or encode_position(self._ingest.position) != self.online.position():
+            self._restore_groups()
             self._ingest = self.parts.ingest()
         self.chance.say(f"  ingested {self._ingest.step(self.rng.choice((1, 2, 1_000)))}")
+
+    def _restore_groups(self) -> None:
+        """What whoever operates it does when ingestion says that the store has lost what was backfilled."""
+        lost = lost_groups(self.parts)
+        if lost:
+            self.chance.say(f"  backfill {lost}")
+            backfill_groups(self.parts, lost, [], None, None)
+
+    def _edit(self) -> None:
+        """Somebody edits the definitions and applies them; cut short, they are applied again, or taken back."""
+        if self.wanted is None:
+            self.wanted = self.rng.choice([plan for plan in EDITS if plan is not self.plan])
+        elif self.rng.random() < 0.3:
+            self.wanted = self.plan
+        self._apply()
+
+    def _apply(self) -> None:
+        """All layers rest meanwhile, on every machine; then they start anew with the new definitions."""
+        assert self.wanted is not None
+        self.chance.say(f"  apply {EDITS.index(self.wanted)} after {EDITS.index(self.plan)}")
+        if self._compute is not None and self.rng.random() < 0.7:
+            self._compute.checkpoint()
+        self._compute = self._ingest = self._archive = None
+        self._old = []
+        self.parts.plan = running_plan(self.wanted, self.catalog)
+        apply_changes(self.parts, self.wanted, None, abandon=False, progress=None)
+        self.parts.plan = running_plan(self.wanted, self.catalog)
+        self.parts.__dict__.pop("past", None)
+        self.plan, self.wanted = self.wanted, None
+        self.chance.say("  applied")
+
+    def _trim(self) -> None:
+        """Raw topics keep some seconds or minutes, and what somebody still needs."""
+        keep_us = self.rng.choice((0, 10, 60, 600)) * US_PER_SECOND
+        self.chance.say(f"  trimmed {trim_raw(self.parts, keep_us)}")
 
     def _step_archive(self) -> None:
         if self._archive is None:
@@ -292,7 +306,9 @@ class Simulation:
 
     def _tear_checkpoint(self) -> None:
         """The machine died with the process: what it was writing is torn, and on a bad disk so is the file itself."""
-        for file, likely in ((self.parts.checkpoint.with_suffix(".new"), 0.5), (self.parts.checkpoint, 0.1)):
+        # Of events that were trimmed the file alone knows the ids.
+        bad = 0.0 if self.raw.trimmed else 0.1
+        for file, likely in ((self.parts.checkpoint.with_suffix(".new"), 0.5), (self.parts.checkpoint, bad)):
             if file.exists() and self.rng.random() < likely:
                 data = file.read_bytes()
                 file.write_bytes(data[: self.rng.randrange(len(data))] if data else data)
@@ -362,12 +378,12 @@ class Simulation:
 
     def _read(self) -> None:
         """Ask for some rows online; what comes must be right at the positions that it names."""
-        view = PROJECT.views[self.rng.choice(("streamed", "scheduled"))]
-        reader = OnlineReader(view, PROJECT, self.online, horizon_us=self.parts.horizon_us)
+        view = self.plan.views[self.rng.choice(("streamed", "scheduled"))]
+        reader = OnlineReader(view, self.plan, self.online, horizon_us=self.parts.horizon_us)
         newest = max(reader.read(request_of([2**60])).position.clock_us.values(), default=0)
         ahead = self.rng.choice((0, 1, US_PER_SECOND, US_PER_HOUR, -HORIZON_S * US_PER_SECOND))
         request = request_of([max(newest + ahead, 0)])
-        self.answers.append(Answer(view, request, reader.read(request)))
+        self.answers.append(Answer(self.plan, view, request, reader.read(request)))
         self.chance.say(f"  read {view.name} as of commit {self.answers[-1].block.position.windows}")
 
 
@@ -381,6 +397,3 @@ def request_of(times: list[int]) -> dict[str, Column]:
         "amount": column_of(DType.FLOAT, [1.0] * len(asked)),
         "at": column_of(DType.TIMESTAMP, [row[2] for row in asked]),
     }
-
-
-__all__ = ["ORDERED", "PROJECT", "STREAMED", "WINDOWS", "Answer", "Simulation", "request_of"]

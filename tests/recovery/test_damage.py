@@ -24,7 +24,6 @@ from headrace.stores.online.memory import MemoryOnlineStore
 from tests.recovery.shop import HORIZON_US, PROJECT, Shop, deeds
 
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["tests.recovery.shop"])
 TABLE = events_table("order")
 
 

@@ -37,7 +37,6 @@ from tests.recovery.derived_shop import (
 
 SEED, DEEDS, KILLS = 20130501, 90, 12
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["tests.recovery.derived_shop"])
 
 
 class Killed(BaseException):

@@ -32,7 +32,6 @@ KILLED_IN = (
     "files", "wipe",
 )  # fmt: skip
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["tests.recovery.test_erase_kill"])
 
 
 def erase(folder: Path, pipe: Connection) -> None:

@@ -24,7 +24,6 @@ SEED, DEEDS, KILLS = 20130201, 160, 12
 ROLES = ("compute", "ingest", "archive")
 # Workers are forked off a server that has imported what they need, and has opened nothing: they start at once.
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["tests.recovery.shop"])
 
 
 class Worker:

@@ -28,7 +28,6 @@ AT = datetime(2026, 5, 1, tzinfo=timezone.utc).isoformat()
 BEFORE = Schema("Tick", (Field("n", DType.INT), Field("at", DType.TIMESTAMP)), "at")
 AFTER = Schema("Tick", (*BEFORE.fields, Field("colour", DType.STRING, nullable=True)), "at")
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["tests.recovery.test_letters_kill"])
 
 
 def opened(folder: Path, schema: Schema) -> tuple[LmdbEventLog, LmdbEventLog, DeadLetters]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -217,3 +218,30 @@ def drain(ingest: Ingesting, shop: Shop, store: RedisOnlineStore) -> None:
         return position.windows == shop.features.end("windows", 0) and position.tables == shop.features.end("tables", 0)
 
     until(done, 40)
+
+
+@pytest.mark.redis
+def test_sync_returns_when_the_replica_has_all_and_says_so_if_it_does_not(tmp_path: Path) -> None:
+    with replicated(tmp_path) as (primary, replica, _):
+        store = RedisOnlineStore(f"{primary.url}?timeout=1")
+        for n in range(5):
+            store.write([(b"k%d" % i, b"%d" % n * 1000) for i in range(200)], b"p%d" % n)
+            store.sync()
+            # A replica refuses whoever reads it as a store, so it is asked as it is.
+            names = [name for name in primary.ask("KEYS", "*") if not name.endswith(b"w")]
+            assert [replica.ask("GET", name) for name in names[:20]] == [
+                primary.ask("GET", name) for name in names[:20]
+            ]
+        held = sorted(primary.ask("KEYS", "*"))
+        store.sync()
+        assert sorted(primary.ask("KEYS", "*")) == held  # it leaves nothing of its own
+        assert replica.process is not None
+        replica.process.send_signal(signal.SIGSTOP)
+        try:
+            store.write([(b"k1", b"new")], b"last")
+            with pytest.raises(Unreachable, match=r"a replica of the online store .* does not follow"):
+                store.sync()
+        finally:
+            replica.process.send_signal(signal.SIGCONT)
+        store.sync()
+        store.close()

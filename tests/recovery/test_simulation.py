@@ -27,9 +27,9 @@ def test_nothing_is_lost_doubled_or_wrong_whatever_fails(first: int) -> None:
 
 
 def test_a_seed_is_replayed_to_the_letter(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--seed", "56"]) == 0
+    assert main(["--seed", "11"]) == 0
     told = capsys.readouterr().out
-    assert told.splitlines() == [*replayed(56)[1], "nothing is wrong"]
+    assert told.splitlines() == [*replayed(11)[1], "nothing is wrong"]
     assert "silence after raw log" in told
 
 

@@ -134,22 +134,23 @@ class Accumulator:
     def finalize(self, state: State, t: IntArray) -> Column:
         """The values at these times (µs), one each, of the window that ends there."""
         layout, record = self._layout, state.record or _NO_RECORD
+        # A copy: for what cannot be written to another variant of the kernels would be compiled.
+        i8 = np.frombuffer(bytearray(record), np.int64)
         scratch, n = Scratch(len(layout.windows)), len(t)
         starts = np.full((n, 1), -1 if state.record is None else 0, np.int64)
         words, valid = np.zeros((n, len(layout.names)), np.int64), np.zeros((n, len(layout.names)), np.bool_)
         read_view(
-            np.frombuffer(record, np.int64), starts, t, self._bindings, layout.lanes, layout.windows,
+            i8, starts, t, self._bindings, layout.lanes, layout.windows,
             layout.online_features, layout.pointers, words, valid, np.empty((n, 1), np.int64), scratch.lane,
             scratch.work, scratch.other, scratch.bounds, scratch.tally, np.zeros(1, np.int64),
         )  # fmt: skip
         if len(layout.grown_slots):
-            i8 = np.frombuffer(record, np.int64).copy()
             read_grown(layout, layout.grown_slots, i8, starts[:, 0].copy(), t, (words, valid, 0), scratch)
         if _FEATURE in layout.objects:
             sizes = np.full(n, 0 if state.record is None else len(record) >> 3)
             known = texts_of(record) if layout.texts and state.record is not None else []
             objects = GroupObjects(
-                layout, 0, lambda: read_records(layout, record, starts[:, 0], sizes, t, scratch), lambda row: known,
+                layout, 0, lambda: read_records(layout, i8, starts[:, 0], sizes, t, scratch), lambda row: known,
                 words, valid,
             )  # fmt: skip
             return objects.column(layout.objects.index(_FEATURE), self.dtype)

@@ -147,14 +147,13 @@ def record_rows(layout: GroupLayout, words: IntArray, starts: IntArray, sizes: I
 
 
 def read_records(
-    layout: GroupLayout, found: bytes, starts: IntArray, sizes: IntArray, t: IntArray, scratch: Scratch
+    layout: GroupLayout, words: IntArray, starts: IntArray, sizes: IntArray, t: IntArray, scratch: Scratch
 ) -> list[Piece]:
-    """Lists and maps from the window records that begin at these words of `found` (-1: none), and have these sizes."""
-    words = np.frombuffer(found, np.int64)
+    """Lists and maps from the window records that begin at these of the `words` (-1: none), and have these sizes."""
     events = record_rows(layout, words, starts, sizes)
     piece = read_piece(layout, np.arange(len(t)), events, t, scratch, layout.online_nested)
     if not len(layout.grown_items):
         return [piece]
     none = (np.zeros((len(t), 0), np.int64), np.zeros((len(t), 0), np.bool_), 0)
-    grown = read_grown(layout, layout.grown_items, words.copy(), starts.copy(), t, none, scratch)
+    grown = read_grown(layout, layout.grown_items, words, starts.copy(), t, none, scratch)
     return [with_grown(layout, piece, grown)]

@@ -75,6 +75,7 @@ def prepare(
             read += more
             if more < small():
                 break
+        parts.online.sync()
     seconds = time.monotonic() - began
     if read >= small():
         parts.catalog.set_setting(_RATE, read / seconds)
@@ -95,15 +96,26 @@ def publish(
     as they are known: they are ingested to the end as well, so that a kill before the change loses nothing of them.
 
     Raises Busy if compute, ingestion or a scheduled group runs, StoreError if a group would be published behind what is
-    served.
+    served, Unreachable if a replica of the online store does not follow.
     """
-    from headrace.engines.stream.worker import committed_positions
-    from headrace.ingestion.backfill import write_state
+    from headrace.engines.stream.worker import clocks_at, committed_positions
+    from headrace.ingestion.backfill import read_state, write_state
 
     def note(version: str, stream: str) -> None:
         served = decode_position(parts.online.position())
         if stream in served.streams:
-            write_state(parts.online, version, GroupState(served.streams[stream], clock_us=served.clock_us.get(stream)))
+            at = served.streams[stream]
+            # Each partition's own, so that a record is the same bytes when the version comes back as if it had stayed.
+            clocks = clocks_at(parts.features, served.windows, {stream: at}).get(stream)
+            held = read_state(parts.online, version) or GroupState(at)
+            state = GroupState(
+                at,
+                clock_us=served.clock_us.get(stream),
+                clocks_us=clocks,
+                since_us=held.since_us,
+                since_at=held.since_at,
+            )
+            write_state(parts.online, version, state)
 
     state = parts.settings.state
     with FolderLock(state, "compute"), FolderLock(state, "ingest"), FolderLock(state, "groups"):
@@ -124,6 +136,8 @@ def publish(
         for group in leaving:
             # The log holds no delta of it that is not in its records, should the stream take it over again.
             note(group.version, group.stream)
+        # No log brings back what a backfill has written: what is served from now on must not be lost by a failover.
+        parts.online.sync()
         change()
         for group in groups:
             found = _state(parts, group)
@@ -268,7 +282,7 @@ def _advance(parts: Parts, groups: Sequence[GroupPlan], since_us: int | None, pr
         job = GroupBackfill(
             parts.plan, list(chosen.values()), parts.raw, parts.features, parts.offline, parts.online,
             horizon_us=parts.horizon_us, clock_us=None if served else clocks.get(stream), since_us=since_us,
-            served=served, run_us=parts.clock.now_us() if served else None,
+            served=served, run_us=parts.clock.now_us() if served else None, pace=parts.pace,
         )  # fmt: skip
         job.advance(begin, ends[stream], progress)
         read += job.read

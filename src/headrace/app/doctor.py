@@ -14,6 +14,7 @@ import msgspec
 from headrace.app.clock import SystemClock
 from headrace.app.heartbeats import EVERY_LAYER
 from headrace.app.locks import holder_of
+from headrace.app.private import others_can_read, private_folder
 from headrace.app.settings import Settings, load_settings
 from headrace.app.shared_layers import share_count
 from headrace.app.sharing import INGEST_SHARES, ROSTERS, extra_workers, worker_status, workers_of
@@ -72,14 +73,15 @@ def examine(folder: str | Path | None = None, env: str | None = None, clock: Clo
 def _writable(settings: Settings) -> Finding:
     state = settings.state
     try:
-        state.mkdir(parents=True, exist_ok=True)
+        private_folder(state)
         with tempfile.NamedTemporaryFile(dir=state):
             pass
     except OSError as error:
         return Finding(
             "state folder", False, f"{state}: {error.strerror}", "give this user write access, or set state = elsewhere"
         )
-    return Finding("state folder", True, f"{state} is writable")
+    told = ", and every user of this machine can read it: chmod o-rwx" if others_can_read(state) else ""
+    return Finding("state folder", True, f"{state} is writable{told}")
 
 
 def _space(settings: Settings) -> Finding:

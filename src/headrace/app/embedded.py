@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from headrace.app.locks import FolderLock, holder_of
@@ -20,7 +20,8 @@ _TRIES = 5
 _ARCHIVE_AFTER = 500
 """Commits that reads of history may find in the log alone before they are archived."""
 _ARCHIVE_PAUSE_S = 10.0
-"""How long an archive that does not answer is left alone."""
+"""How long an archive that does not answer, or that another process writes, is left alone."""
+_logger = logging.getLogger(__name__)
 
 
 class EmbeddedWorkers:
@@ -106,11 +107,21 @@ class EmbeddedWorkers:
         if self._archive is None:
             self._archive = self._parts.archive()
         if self._archive.lag() >= _ARCHIVE_AFTER or much:
-            # Another process may have archived since: the next step goes on from what is there.
-            done = 1
-            while done:
-                with suppress(StoreMoved):
-                    done = self._archive.step()
+            moved = 0
+            while moved < _TRIES:
+                try:
+                    if not self._archive.step():
+                        return
+                    moved = 0
+                except StoreMoved:
+                    moved += 1  # another process has archived since: the next step goes on from what is there
+            self._archive_at = time.monotonic() + _ARCHIVE_PAUSE_S
+            _logger.warning(
+                "another process archives all the time, and holds no lock of %s: it is left alone for %g s; history "
+                "reads what the archive lacks from the logs. Let one process alone ingest this project",
+                self._parts.settings.state,
+                _ARCHIVE_PAUSE_S,
+            )
 
     def _ingest_all(self) -> None:
         for _ in range(_TRIES):

@@ -118,8 +118,10 @@ def erase(
     events: str = "unlink",
     dry_run: bool = False,
     on_way: Callable[[str], object] | None = None,
+    begun: Callable[[ErasureReceipt], object] | None = None,
 ) -> ErasureReceipt:
-    """Erase an entity; one that was cut short goes on where it was. `on_way` is told each step.
+    """Erase an entity; one that was cut short goes on where it was. `on_way` is told each step, `begun` the receipt as
+    it stands in the catalog before the first one.
 
     The layers of `headrace up` rest meanwhile, but for the service, and so do those of a side that runs beside, where
     it is erased as well. With `dry_run` nothing rests and nothing changes.
@@ -147,7 +149,11 @@ def erase(
         job = _job(parts, digest) or _begin(parts, digest, entity, who, drop)
         secret, whole = bytes.fromhex(job.secret), job.receipt.events == "drop"
         subject = subject_of(parts.plan, entity, key, secret, whole=whole)
-        return _Erasing(parts, digest, job, subject, on_way or (lambda _: None)).run()
+        erasing = _Erasing(parts, digest, job, subject, on_way or (lambda _: None))
+        if begun is not None:
+            erasing.save()
+            begun(job.receipt)
+        return erasing.run()
 
 
 @contextmanager
@@ -224,7 +230,7 @@ class _Erasing:
         self._on_way(name)
         do()
         self._job.done.append(name)
-        self._save()
+        self.save()
 
     def _find(self) -> None:
         found, ids = _found(self._places, self._parts, self._subject)
@@ -288,13 +294,14 @@ class _Erasing:
         )  # fmt: skip
         # Without the secret nobody makes the pseudonyms again.
         job.secret, job.ended_us = "", parts.clock.now_us()
-        self._save()
+        self.save()
         told = {"records": job.receipt.records, "id": job.receipt.id, "events": job.receipt.events}
         parts.catalog.changes.add(job.receipt.who, "erase", job.receipt.entity, told)
         parts.catalog.replace_texts(self._subject.without)
         return job.receipt
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Write to the catalog how far it is."""
         jobs = _jobs(self._parts)
         kept = [one for one in jobs.get(self._digest, []) if one["receipt"]["id"] != self._job.receipt.id]
         jobs[self._digest] = [*kept, msgspec.to_builtins(self._job)]

@@ -92,7 +92,7 @@ def derive_anew(parts: Parts, names: Sequence[str], progress: Progress | None = 
     with FolderLock(state, "backfill"):
         work = Rederivation(
             plan, topics, parts.raw, parts.features, parts.offline, parts.online,
-            horizon_us=parts.horizon_us, memory_bytes=parts.memory_bytes,
+            horizon_us=parts.horizon_us, memory_bytes=parts.memory_bytes, pace=parts.pace,
         )  # fmt: skip
         while work.advance(progress) >= small():
             pass

@@ -16,6 +16,7 @@ from headrace.core.arrow import from_arrow
 from headrace.core.columns import Column
 from headrace.core.errors import PlanError, SchemaError
 from headrace.core.positions import snapshot_name
+from headrace.core.rows import encode_rows
 from headrace.core.schema import DType, Field, Schema
 from headrace.engines.stream.admitted import ARRIVAL, OFFSET, PARTITION
 from headrace.engines.stream.commits import TABLES
@@ -277,16 +278,23 @@ def listed_history(
 def spine_columns(schema: Schema, spine: Any) -> tuple[dict[str, Column], dict[str, Column]]:
     """The fields of `schema` in a caller's rows, and the columns beside them.
 
+    Of a list each row may lack other fields than the next, as in `publish` and `online`; they get their defaults.
     Raises SchemaError naming row and field if a value does not fit.
     """
-    table = spine_table(spine)
-    known = [name for name in table.column_names if name in schema]
-    block = encode_arrow(schema, table.select(known))
+    if isinstance(spine, list | tuple):
+        rows = list(map(as_mapping, spine))
+        names = {name: schema.current_name(name) is not None for row in rows for name in row}
+        block = encode_rows(schema, [{name: row[name] for name in row if names[name]} for row in rows])
+        table = spine_table([{name: row.get(name) for name in names if not names[name]} for row in rows])
+    else:
+        table = spine_table(spine)
+        known = [name for name in table.column_names if schema.current_name(name) is not None]
+        block = encode_arrow(schema, table.select(known))
+        table = table.drop_columns(known)
     if block.malformed:
         bad = block.malformed[0]
         raise SchemaError(f"row {bad.row} of the given rows: {bad.field}: {bad.reason}", field=bad.field)
-    extra = {name: _any_column(table, name) for name in table.column_names if name not in schema}
-    return block.columns, extra
+    return block.columns, {name: _any_column(table, name) for name in table.column_names}
 
 
 def listed_columns(items: Sequence[Any], find: Callable[[str], Any]) -> list[ColumnOf[Any]]:
@@ -362,7 +370,9 @@ def _time_column(table: pa.Table, names: Sequence[str]) -> str:
 def spine_table(spine: Any) -> pa.Table:
     """A caller's rows as an Arrow table: events, mappings, `Rows`, or anything that Arrow can take in."""
     if isinstance(spine, list | tuple):
-        return pa.Table.from_pylist([dict(as_mapping(item)) for item in spine])
+        rows = [dict(as_mapping(item)) for item in spine]
+        names = dict.fromkeys(name for row in rows for name in row)  # Arrow would take those of the first row
+        return pa.Table.from_pylist([{name: row.get(name) for name in names} for row in rows])
     if isinstance(spine, Rows):
         return spine.to_arrow()
     return as_table(spine, "history")

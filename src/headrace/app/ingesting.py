@@ -6,17 +6,61 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
+from headrace.app.heartbeats import STALE_US, Heartbeat, read_heartbeat
+from headrace.app.sharing import extra_workers
 from headrace.core.errors import StoreError, StoreMoved, Unreachable
-from headrace.core.time import US_PER_SECOND
+from headrace.core.time import US_PER_SECOND, Clock
 
 if TYPE_CHECKING:
     from headrace.app.wiring import Parts
-    from headrace.ingestion.ceiling import WriteCeiling
+    from headrace.ingestion.ceiling import BackgroundShare, WriteCeiling
     from headrace.ingestion.materialize import OnlineIngest
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.1, 2.0
 _HELD_BACK_S = 0.01
 _logger = logging.getLogger(__name__)
+
+
+class StreamRate:
+    """Records per second that the ingestion layer of a project writes, as its reports tell; 0 while it does not run."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._folder, self._clock = parts.role_folder, parts.clock
+        self._last: dict[str, Heartbeat] = {}
+        self._rates: dict[str, float] = {}
+
+    def __call__(self) -> float:
+        workers = [name for name in extra_workers(self._folder) if name.startswith("ingest")]
+        return sum(map(self._of, ("ingest", *workers)))
+
+    def _of(self, worker: str) -> float:
+        beat = read_heartbeat(self._folder, worker)
+        if beat is None or self._clock.now_us() - beat.at_us > STALE_US:
+            return 0.0
+        last = self._last.get(worker)
+        if last is None or last.at_us != beat.at_us:
+            self._last[worker] = beat
+            written = beat.counters.get("records_written", 0.0)
+            same = last is not None and last.pid == beat.pid and beat.at_us > last.at_us
+            before = last.counters.get("records_written", 0.0) if last is not None and same else 0.0
+            passed_us = beat.at_us - (last.at_us if last is not None and same else beat.started_us)
+            self._rates[worker] = (written - before) / max(passed_us / US_PER_SECOND, 1.0)
+        return self._rates[worker]
+
+
+class _Uptime(Clock):
+    """Time that goes on while somebody sleeps, whatever the project's clock does."""
+
+    def now_us(self) -> int:
+        return time.monotonic_ns() // 1_000
+
+
+def background_share(parts: Parts) -> BackgroundShare | None:
+    """What backfills and repairs may write beside the stream; None where there is no ceiling."""
+    from headrace.ingestion.ceiling import BackgroundShare
+
+    per_s = parts.settings.writes_per_s
+    return BackgroundShare(per_s, _Uptime(), StreamRate(parts), time.sleep) if per_s else None
 
 
 class Ingesting:

@@ -1,8 +1,8 @@
 """Versions of views that no definition describes any more, kept because a model may still answer with them.
 
-A model's champion, its shadow and the version that `rollback` would go back to go on reading the features that they
-were trained on, whatever the definitions say: the groups of such a view stay computed under their own version. What is
-kept is decided by `apply` alone, and noted in the catalog, so that all processes compute the same.
+A model's champion, canary and shadow and the version that `rollback` would go back to go on reading the features that
+they were trained on, whatever the definitions say: the groups of such a view stay computed under their own version.
+What is kept is decided by `apply` alone, and noted in the catalog, so that all processes compute the same.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from headrace.core.errors import PlanError
 from headrace.features.nodes import references
 from headrace.features.plan import GroupPlan, ProjectPlan, ViewPlan
 from headrace.features.plan_json import functions_of, plan_from_json, plan_to_json
-from headrace.registry.base import CHAMPION
+from headrace.registry.base import CANARY, CHAMPION, SHADOW
 
 if TYPE_CHECKING:
     from headrace.catalog.catalog import Catalog
     from headrace.registry.base import ModelRegistry
 
+_ANSWER = (CHAMPION, CANARY, SHADOW)
 _VIEW, _KEPT, _GROUP = "view ", "kept views", "group plan "
 
 
@@ -28,8 +29,8 @@ _VIEW, _KEPT, _GROUP = "view ", "kept views", "group plan "
 class Need:
     """A version of a model that may answer, and the version of its view that it reads.
 
-    `live`: it is champion or shadow, not only one to go back to. `lost` says why its features cannot be computed under
-    the new definitions; empty if they can.
+    `live`: it is champion, canary or shadow, not only one to go back to. `lost` says why its features cannot be
+    computed under the new definitions; empty if they can.
     """
 
     model: str
@@ -131,7 +132,7 @@ def needs_of(plan: ProjectPlan, catalog: Catalog, registry: ModelRegistry) -> tu
     """The versions of models that may answer and read another version of their view than `plan` defines."""
     found = []
     for name in registry.models():
-        live = {number for alias in (CHAMPION, "shadow") if (number := registry.alias(name, alias)) is not None}
+        live = {number for alias in _ANSWER if (number := registry.alias(name, alias)) is not None}
         former = rolled_back_to(registry, name)
         for number in sorted(live if former is None else live | {former}):
             info = registry.get(name, number).info

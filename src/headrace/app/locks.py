@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from headrace.app.private import private_folder
 from headrace.core.errors import Busy
 
 APPLY = "apply"
@@ -25,7 +26,7 @@ class FolderLock:
 
     def __init__(self, state: Path, role: str, *, shared: bool = False) -> None:
         self._path, self._shared = state / f"{role}.lock", shared
-        state.mkdir(parents=True, exist_ok=True)
+        private_folder(state)
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(self._file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, overload
 
@@ -19,7 +20,7 @@ from headrace.core.errors import ConfigError, NotFound, PlanError, TrainingError
 from headrace.core.positions import Position
 from headrace.core.time import Clock, to_iso
 from headrace.features.plan import ModelPlan
-from headrace.registry.base import CHAMPION, DataSnapshot, ModelVersion
+from headrace.registry.base import CANARY, CHAMPION, SHADOW, AliasChange, DataSnapshot, ModelVersion
 
 if TYPE_CHECKING:
     from headrace.app.datasets import Dataset
@@ -27,13 +28,16 @@ if TYPE_CHECKING:
     from headrace.features.event import Event
     from headrace.monitoring.skew import Audit
     from headrace.orchestration.retraining import RetrainingLoop, Trained
+    from headrace.orchestration.rollout import Rollout
     from headrace.retrieval.rows import FeatureBlock
     from headrace.serving.prediction_log import PredictionLog
     from headrace.serving.scorer import Scored, Scorer
+    from headrace.serving.split import Split
     from headrace.training.dataset import TrainingSet
     from headrace.training.promotion import Verdict
 
-ALIASES = (CHAMPION, "shadow")
+ALIASES = (CHAMPION, CANARY, SHADOW)
+_SHARE = 0.1
 _MOST_REQUESTS = 2_000
 _AUDITED_AT_ONCE = 50_000
 _scorers = count()
@@ -77,22 +81,29 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Promotion:
-    """A moved alias: which version it named before (None: none) and names now."""
+    """A moved alias: which version it named before and names now (None: none)."""
 
     model: str
     alias: str
     previous: int | None
-    number: int
+    number: int | None
+
+    @classmethod
+    def of(cls, change: AliasChange) -> Promotion:
+        """The move as the registry keeps it, in the caller's terms."""
+        return cls(change.model, change.alias, change.previous, change.number)
 
 
 def scorer_of(parts: Parts, model: ModelPlan, log: PredictionLog | None, *, clock: Clock | None = None) -> Scorer:
     """A scorer whose prediction ids no other scorer gives: they hold the machine's time, the process and a count."""
     from headrace.serving.scorer import Scorer
+    from headrace.serving.split import read_split
 
     prefix = (SystemClock().now_us() << 24) + (os.getpid() % 65_536 << 8) + next(_scorers) % 256
     return Scorer(
         parts.plan, model, parts.reader(model.view), parts.registry, clock or parts.clock, log,
-        id_prefix=prefix, shadows=("shadow",), open_reader=parts.view_reader,
+        id_prefix=prefix, shadows=(SHADOW,), open_reader=parts.view_reader,
+        split=partial(read_split, parts.catalog.setting, model.name),
     )  # fmt: skip
 
 
@@ -188,23 +199,84 @@ class ModelHandle:
             seed=number,
         )
 
-    def promote(self, v: Version | int, *, why: str, to: str = CHAMPION) -> Promotion:
-        """Let a version answer (`to="champion"`), or score beside the champion without effect (`to="shadow"`).
+    def promote(
+        self,
+        v: Version | int,
+        *,
+        why: str,
+        to: str | None = None,
+        share: float | None = None,
+        by: str | None = None,
+    ) -> Promotion:
+        """Let a version answer: through the steps that the model declares, if any, or at once with `to="champion"`.
 
-        Raises PlanError if it was trained on another version of the view than the one that is served.
+        to: "shadow" lets it score beside the champion without effect; "canary" lets it answer a share of the requests
+        and the champion the others, until it is promoted further or taken back (`rollback`).
+        share: of the requests, between 0 and 1; the one of the declared `hr.Canary`, or 0.1, if it is left out.
+        by: the request's field whose value decides who answers ("sender": one user, one version); its id if left out.
+
+        Raises PlanError if it was trained on another version of the view than the one that is served, or if there is
+        no champion beside which it could be on trial.
         """
-        if to not in ALIASES:
-            raise PlanError(f'a version is promoted to {" or ".join(ALIASES)}, not to "{to}"')
+        if to is not None and to not in ALIASES:
+            raise PlanError(f'a version is promoted to {", ".join(ALIASES)}, not to "{to}"')
+        if to != CANARY and (share is not None or by is not None):
+            raise PlanError('only a canary answers a share of the requests: give to="canary" as well')
         number = self._served_version(self._number(v)).number
-        change = self._parts.registry.set_alias(self.name, to, number, who=os_user(), why=why)
-        return Promotion(self.name, to, change.previous, number)
+        rollout, who = self._rollout, os_user()
+        if to is None:
+            return Promotion.of(rollout.begin(number, who=who, why=why))
+        if to == CHAMPION:
+            return Promotion.of(rollout.champion(number, who=who, why=why))
+        if to == SHADOW:
+            return Promotion.of(rollout.shadow(number, who=who, why=why))
+        return Promotion.of(rollout.canary(self._split(number, share, by), who=who, why=why))
 
     def rollback(self, *, why: str) -> Promotion:
-        """Make the version that was champion before this one champion again. Raises NotFound if there was none."""
+        """Take the canary back; without one, make the version that was champion before this one champion again.
+
+        Raises NotFound if there is neither.
+        """
+        taken = self._rollout.take_back(who=os_user(), why=why)
+        if taken is not None:
+            return Promotion.of(taken)
         number = rolled_back_to(self._parts.registry, self.name)
         if number is None:
             raise NotFound(f'model "{self.name}" had no other champion before; there is nothing to go back to')
-        return self.promote(number, why=why)
+        return self.promote(number, why=why, to=CHAMPION)
+
+    @property
+    def canary(self) -> Split | None:
+        """The version that answers a share of the requests, and which share; None: the champion answers all."""
+        from headrace.serving.split import read_split
+
+        split = read_split(self._parts.catalog.setting, self.name)
+        number = self._parts.registry.alias(self.name, CANARY)
+        return split if split is not None and split.number == number else None
+
+    def _split(self, number: int, share: float | None, by: str | None) -> Split:
+        from headrace.serving.split import Split
+
+        champion = self.champion
+        if champion is None or champion == number:
+            told = "there is no champion yet" if champion is None else f"version {number} is the champion"
+            raise PlanError(f"model {self.name}: {told}, so there is nobody to share requests with")
+        steps = () if self._model.promote is None else self._model.promote.steps
+        declared = next((told[0] for alias, told in steps if alias == CANARY), _SHARE)
+        chosen = declared if share is None else share
+        if not 0 < chosen < 1:
+            raise PlanError(f"share={share}: a share of requests between 0 and 1, such as 0.1")
+        request = self._parts.plan.views[self._model.view].request
+        if by is not None and by not in request:
+            names = ", ".join(field.name for field in request)
+            raise PlanError(f'requests of {request.name} have no field "{by}"; they have {names}')
+        return Split(number, chosen, by)
+
+    @property
+    def _rollout(self) -> Rollout:
+        from headrace.orchestration.rollout import Rollout
+
+        return Rollout(self._model, self._parts.registry, self._parts.catalog)
 
     @overload
     def score(self, request: Event | Mapping[str, Any], *, log: bool = True) -> Answer: ...
@@ -224,7 +296,8 @@ class ModelHandle:
         answers: list[Answer] = []
         for start in range(0, len(asked), _MOST_REQUESTS):
             part = np.arange(start, min(start + _MOST_REQUESTS, len(asked)))
-            answers += _answers(scorer.score({name: column.take(part) for name, column in columns.items()}))
+            scored = scorer.score({name: column.take(part) for name, column in columns.items()})
+            answers += scored.in_order(_answers)
         return answers[0] if single else answers
 
     def contributions(self, answer: Answer) -> dict[str, float]:

@@ -77,6 +77,8 @@ class Names(ABC):
 
     def _view(self, view: Any) -> ViewPlan:
         views = self.running_plan.views
+        if isinstance(view, FeatureView | Model):
+            (view.view if isinstance(view, Model) else view).warn_of_superseded()
         model = self._model_or_none(view)
         if model is not None and not (isinstance(view, str) and view in views):
             return views[model.view]

@@ -15,6 +15,7 @@ from headrace.core.time import US_PER_SECOND
 if TYPE_CHECKING:
     from headrace.app.wiring import Parts
     from headrace.core.positions import Position
+    from headrace.ingestion.archive_audit import ArchiveAudit
     from headrace.ingestion.reconcile import Reconciled, Reconciler
     from headrace.orchestration.jobs import RunControl
     from headrace.orchestration.schedule import Job
@@ -24,6 +25,8 @@ SHARES = 8
 JOB = "reconcile"
 ERASED_ROWS = "erased rows"
 """The catalog's setting that lists rows of tables which were erased, by their offsets, where the log has them still."""
+ACCEPTED = "accepted losses"
+"""The catalog's setting that lists, by table of the offline store, what of its rows is lost for good."""
 _NEXT = "next share to reconcile"
 _REST = 4
 """A run is followed by a rest of at least so many times its length: this work is never more than a fifth of a core."""
@@ -33,17 +36,51 @@ _LOOK_S = 0.5
 
 def reconciler(parts: Parts, *, kept: bool = True) -> Reconciler:
     """What looks at the shares of a project's stores; with hashes `kept` from one look to the next."""
-    from headrace.ingestion.archive_audit import ArchiveAudit
     from headrace.ingestion.digests import DigestFolder
     from headrace.ingestion.reconcile import Reconciler
 
     return Reconciler(
         parts.plan, parts.features, parts.online, parts.expected(),
-        archive=ArchiveAudit(
-            parts.plan, parts.raw, parts.features, parts.offline, erased=lambda: parts.catalog.setting(ERASED_ROWS, [])
-        ),
+        archive=archive_audit(parts),
         digests=DigestFolder(parts.side.folder(parts.settings.state) / "digests") if kept else None,
+        pace=parts.pace,
     )  # fmt: skip
+
+
+def archive_audit(parts: Parts) -> ArchiveAudit:
+    """What looks after a project's archive."""
+    from headrace.ingestion.archive_audit import ArchiveAudit
+
+    return ArchiveAudit(
+        parts.plan, parts.raw, parts.features, parts.offline, erased=lambda: parts.catalog.setting(ERASED_ROWS, []),
+        accepted=lambda: accepted_losses(parts),
+    )  # fmt: skip
+
+
+def accepted_losses(parts: Parts) -> dict[str, list[list[int]]]:
+    """By table of the offline store, rows that are lost for good: partition, first offset, last offset (exclusive)."""
+    found: dict[str, list[list[int]]] = parts.catalog.setting(ACCEPTED, {})
+    return found
+
+
+def accept_loss(parts: Parts, name: str, *, who: str, why: str) -> list[list[int]]:
+    """Ask no more for what the archive of a stream or table has lost and nobody can bring back; the log of changes says
+    which offsets. Returns them: partition, first, last (exclusive).
+
+    From then on all is computed as if these events had never been: the next look takes them out of the online store,
+    too, which agrees with history then. Raises StoreError if nothing is lost, NotFound if there is no such name.
+    """
+    if not why.strip():
+        raise StoreError("say why the loss is accepted: it cannot be taken back")
+    table, ranges = archive_audit(parts).lost_for_good(name)
+    rows = sum(high - low for _, low, high in ranges)
+    # First the log of changes: what is not in there is not accepted.
+    detail = {"archive": table, "rows": rows, "offsets": ranges, "why": why}
+    parts.catalog.changes.add(who, "accept loss", name, detail)
+    parts.catalog.revise_setting(
+        ACCEPTED, lambda known: {**(known or {}), table: [*(known or {}).get(table, []), *ranges]}
+    )
+    return ranges
 
 
 def reconcile_all(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import ModuleType
@@ -25,7 +26,7 @@ from headrace.core.time import US_PER_DAY, US_PER_HOUR, SimulatedClock, floor_to
 from headrace.features.discover import load_project
 from headrace.features.plan import ModelPlan, ProjectPlan
 from headrace.orchestration.disorder import ArrivingEvents, CleanEvents, Disorder, disturb
-from headrace.orchestration.jobs import LOOK_AT_US, batch_jobs, every, watch_job
+from headrace.orchestration.jobs import LOOK_AT_US, batch_jobs, every, rollout_jobs, watch_job
 from headrace.orchestration.replay import (
     Background,
     Feeder,
@@ -221,6 +222,7 @@ def wire_replay(
     from headrace.monitoring.truth import TruthTracker
     from headrace.retrieval.past import Past
     from headrace.serving.scorer import Scorer
+    from headrace.serving.split import read_split
 
     feeder = feeder or start_feeder(spec)
     plan = replace(plan, scheduled=spec.scheduled)
@@ -232,7 +234,8 @@ def wire_replay(
     ingest = parts.ingest()
     past = Past(plan, parts.raw, parts.features, parts.offline, until=lambda: ingest.position.windows)
     log = PredictionLog(parts.internal, gather=20)
-    scorer = Scorer(plan, model, parts.reader(model.view), parts.registry, parts.clock, log)
+    split = partial(read_split, parts.catalog.setting, model.name)
+    scorer = Scorer(plan, model, parts.reader(model.view), parts.registry, parts.clock, log, split=split)
     tracker = TruthTracker(
         plan,
         model,
@@ -259,6 +262,7 @@ def wire_replay(
     background = Background()
     jobs = [
         *group_jobs(parts, lambda: ingest.position.streams),
+        *rollout_jobs(model, loop.rollout, parts.clock, US_PER_HOUR),
         every("audit", 4 * WEEK_US, lambda: background.submit(skew.look), US_PER_DAY),
         # Before the look of the same time, which reads them: jobs that are due together run in order of their names.
         every("flush predictions", US_PER_DAY, log.flush, LOOK_AT_US),

@@ -105,7 +105,7 @@ def run_group(parts: Parts, group: GroupPlan, end: Sequence[int] | None = None) 
             return 0
         job = GroupBackfill(
             parts.plan, [group], parts.raw, parts.features, parts.offline, parts.online,
-            horizon_us=parts.horizon_us, clock_us=None, served=True, run_us=now,
+            horizon_us=parts.horizon_us, clock_us=None, served=True, run_us=now, pace=parts.pace,
         )  # fmt: skip
         job.advance(begin, end)
         return job.read

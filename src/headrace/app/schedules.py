@@ -125,8 +125,9 @@ def _unscheduled(parts: Parts, runner: BatchRunner, control: RunControl | None) 
 
 def _model_jobs(parts: Parts, model: ModelPlan, now_us: int) -> list[Job]:
     from headrace.monitoring.truth import TruthTracker
-    from headrace.orchestration.jobs import every, watch_job
+    from headrace.orchestration.jobs import every, rollout_jobs, watch_job
     from headrace.orchestration.retraining import RetrainingLoop, TriggerState
+    from headrace.orchestration.rollout import Rollout
     from headrace.orchestration.watch import ModelWatch, SkewWatch
 
     tracker = TruthTracker(parts.plan, model, parts.raw, parts.features, parts.internal)
@@ -141,6 +142,7 @@ def _model_jobs(parts: Parts, model: ModelPlan, now_us: int) -> list[Job]:
             parts.catalog.set_setting(_AUDITED + model.name, skew.offset)
 
     jobs = [
+        *rollout_jobs(model, Rollout(model, parts.registry, parts.catalog), parts.clock, US_PER_MINUTE),
         every(f"truth {model.name}", US_PER_MINUTE, tracker.update),
         every(f"audit {model.name}", _AUDIT_US, audited, offset_us=30 * 1_000_000),
     ]

@@ -163,6 +163,7 @@ class ScheduleLayer(Layer):
         from headrace.app.schedules import project_scheduler, sources_of
         from headrace.orchestration.jobs import RunControl
 
+        self._parts = parts
         self._runner = parts.batch(sources_of(parts))
         control = RunControl(lambda: self.stopping(), lambda: self.alive())
         self._scheduler, self._at_start = project_scheduler(parts, self._runner, control, reconcile=False)
@@ -210,6 +211,7 @@ class ScheduleLayer(Layer):
             "rows_unchanged": rows.unchanged,
             "rows_written": rows.written,
             "rows_dead": rows.dead,
+            "throttled_s": self._parts.throttled_s,
             **({} if self._reconciling is None else self._reconciling.counters()),
         }
 
@@ -355,6 +357,7 @@ class Beat:
 
 def _serve(parts: Parts, parent: int | None) -> None:
     from headrace.app.access import check_address, is_loopback, tls_of
+    from headrace.app.erasures import Erasures
     from headrace.app.letters import letters_of
     from headrace.app.models import scorer_of
     from headrace.serving.access import Access
@@ -375,7 +378,7 @@ def _serve(parts: Parts, parent: int | None) -> None:
             {name: scorer_of(parts, model, log) for name, model in parts.plan.models.items()}, log, parts.raw,
             parts.features, lambda: layer_counters(settings.state),
             lambda: stalled_layers(settings.state, parts.clock.now_us()), Access(parts.catalog.keys, parts.clock),
-            PutNotes(parts.catalog.changes), letters_of(parts),
+            PutNotes(parts.catalog.changes), letters_of(parts), Erasures(parts),
         )  # fmt: skip
         beat = Beat(parts, "serve")
         done = threading.Event()

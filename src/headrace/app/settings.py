@@ -28,6 +28,7 @@ RETENTION = "7d"
 STREAM = "stream"
 """How a group runs of which nothing else is said."""
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_ENV = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _KINDS: dict[str, type] = {
     "sync": bool,
     **dict.fromkeys(
@@ -55,7 +56,7 @@ class Settings:
         folder: the project: holds headrace.toml (if any) and the definitions.
         env: name of the environment; environments share definitions, not state.
         state: folder of the embedded parts.
-        log, online, offline, catalog, models: part addresses, a URL or "embedded".
+        log, online, offline, catalog, models, batch, stream, scheduler: part addresses, a URL or "embedded".
         host, port: where the HTTP API listens; other addresses than this machine's own need a key to be made first.
         tls_cert, tls_key, tls_key_password: PEM files with which the HTTP API speaks TLS, relative to the folder.
         sync: event appends survive power loss before they return.
@@ -63,7 +64,7 @@ class Settings:
         horizon_s: as-of horizon of the online store in seconds.
         history_mb: MiB that history takes for one stream or table; a larger archive is cut by key into parts on disk.
         retention: how long raw topics keep events that are archived, "7d" by default; "forever" drops nothing.
-        writes_per_s: most records that the ingestion layer writes to the online store per second; 0: as many as it can.
+        writes_per_s: most records that are written to the online store per second; 0: as many as can be.
         reconcile_s: seconds between two looks whether online and offline agree; 0: none.
         compute_workers: more than 1: processes of the compute layer share the partitions out, and `up` starts so many.
         ingest_workers: more than 1: one process of ingestion writes the online store, another one the archive, and the
@@ -88,6 +89,9 @@ class Settings:
     offline: str = "embedded"
     catalog: str = "embedded"
     models: str = "embedded"
+    batch: str = "embedded"
+    stream: str = "embedded"
+    scheduler: str = "embedded"
     host: str = "127.0.0.1"
     port: int = 8321
     tls_cert: str = ""
@@ -123,6 +127,9 @@ SCHEMES: Mapping[str, tuple[str, ...]] = {
     "offline": ("s3",),
     "catalog": ("postgresql", "postgres"),
     "models": (),
+    "batch": (),
+    "stream": (),
+    "scheduler": (),
 }
 """The parts, and the schemes of the addresses that each takes beside "embedded"."""
 _TLS = ("tls_cert", "tls_key", "tls_key_password")
@@ -148,13 +155,15 @@ def load_settings(
     environ = os.environ if environ is None else environ
     home = find_folder(Path(folder) if folder is not None else None)
     name = env or environ.get("HEADRACE_ENV") or "default"
+    if _ENV.fullmatch(name) is None:
+        raise ConfigError(f'environment "{name}": its state has a folder of that name; write letters, digits, - and _')
     file = home / FILE
     raw = _read(file) if file.is_file() else {}
     project = raw.pop("project", {})
     envs = raw.pop("env", {})
     sources, s3 = dict(raw.pop("sources", {})), dict(raw.pop("s3", {}))
     groups = _runs(raw.pop("groups", {}), f"[groups] of {file}")
-    if name != "default" and name not in envs and not (environ.get("HEADRACE_ENV") == name or env == name):
+    if name != "default" and name not in envs and envs:
         raise ConfigError(f"no [env.{name}] in {file}; it has {', '.join(sorted(envs)) or 'none'}")
     chosen = dict(envs.get(name, {}))
     sources |= chosen.pop("sources", {})
@@ -219,6 +228,15 @@ def _streams(given: Any, file: Path, environ: Mapping[str, str]) -> dict[str, st
         elif name and texts and set(told) == {"kafka"}:
             kafka = found[name] = KafkaSource(_expanded(told["kafka"], environ))
             kafka.check(where)
+        elif isinstance(told, Mapping) and "fields" in told:
+            raise ConfigError(
+                f"{where}: fields of events are renamed where they are declared, for all environments: "
+                'hr.field(alias="amt")'
+            )
+        elif isinstance(told, Mapping) and "history" in told:
+            raise ConfigError(
+                f"{where}: events of the past are published like others, in any order: headrace publish {name} FILE"
+            )
         else:
             raise ConfigError(
                 f'{where} cannot be used; write streams.NAME = {{ topic = "..." }}, or to copy it from '

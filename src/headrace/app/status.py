@@ -14,7 +14,8 @@ from headrace.app.sharing import WorkerStatus, extra_workers, layer_role, worker
 from headrace.core.errors import Unreachable
 from headrace.core.positions import decode_position
 from headrace.core.time import to_iso
-from headrace.registry.base import CHAMPION
+from headrace.registry.base import CANARY, CHALLENGER, CHAMPION
+from headrace.serving.split import read_split
 
 if TYPE_CHECKING:
     from headrace.app.wiring import Parts
@@ -54,6 +55,8 @@ class ModelStatus(msgspec.Struct, frozen=True):
     champion: int | None
     challenger: int | None
     last_decision: str
+    canary: int | None = None
+    share: float | None = None
 
 
 class DeadLetterStatus(msgspec.Struct, frozen=True):
@@ -111,6 +114,8 @@ class ProjectStatus(msgspec.Struct, frozen=True):
         ]
         for model in self.models:
             champion = "no champion" if model.champion is None else f"champion {model.champion}"
+            if model.canary is not None and model.share is not None:
+                champion += f", canary {model.canary} answers {100 * model.share:.4g} % of requests"
             last = f"; {model.last_decision}" if model.last_decision else ""
             lines.append(f"model {model.name}: {model.versions} versions, {champion}{last}")
         lines += [f"run {r['job']} ({r['trigger']}): {r['status']} {to_iso(r['started_us'])}" for r in self.runs]
@@ -237,6 +242,14 @@ def _model(parts: Parts, name: str) -> ModelStatus:
     decisions = parts.catalog.decisions(name, limit=1)
     last = "" if not decisions else f"version {decisions[0].challenger} {decisions[0].verdict}: {decisions[0].reason}"
     registry = parts.registry
+    split = read_split(parts.catalog.setting, name)
+    canary = registry.alias(name, CANARY)
     return ModelStatus(
-        name, len(registry.list(name)), registry.alias(name, CHAMPION), registry.alias(name, "challenger"), last
+        name,
+        len(registry.list(name)),
+        registry.alias(name, CHAMPION),
+        registry.alias(name, CHALLENGER),
+        last,
+        canary,
+        split.share if split is not None and split.number == canary else None,
     )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from headrace.app.private import private_folder
 from headrace.app.settings import Settings
 from headrace.core.errors import ConfigError, StoreError, Unreachable
 from headrace.core.time import US_PER_SECOND, Clock
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from headrace.eventlog.base import EventLog
     from headrace.eventlog.kafka.source import KafkaTopicSource
     from headrace.ingestion.archive import ArchiveWorker
-    from headrace.ingestion.ceiling import WriteCeiling
+    from headrace.ingestion.ceiling import BackgroundShare, WriteCeiling
     from headrace.ingestion.copier import StreamCopier
     from headrace.ingestion.expected import Expected
     from headrace.ingestion.materialize import OnlineIngest
@@ -92,6 +93,11 @@ class Parts:
             return Sides()
         return read_sides(settings, self.catalog)
 
+    @cached_property
+    def _state(self) -> Path:
+        """The state folder, made if it is missing."""
+        return private_folder(self.settings.state)
+
     @property
     def role_folder(self) -> Path:
         """The folder of locks and heartbeats of the layers that run on these parts."""
@@ -138,7 +144,7 @@ class Parts:
         if self.settings.online == "embedded":
             from headrace.stores.online.lmdb import LmdbOnlineStore
 
-            store = LmdbOnlineStore(side.folder(self.settings.state) / "online", sync=False)
+            store = LmdbOnlineStore(side.folder(self._state) / "online", sync=False)
         else:
             from headrace.stores.online.redis import RedisOnlineStore
 
@@ -155,7 +161,7 @@ class Parts:
         from headrace.derivation.worker import state_name
         from headrace.stores.online.lmdb import LmdbOnlineStore
 
-        folder, name = self.side.folder(self.settings.state) / "derivation", state_name(self.plan)
+        folder, name = self.side.folder(self._state) / "derivation", state_name(self.plan)
         for other in folder.iterdir() if folder.exists() else ():
             if other.name != name:
                 shutil.rmtree(other)
@@ -179,7 +185,7 @@ class Parts:
 
         settings = self.settings
         if settings.offline == "embedded":
-            store = DeltaOfflineStore(settings.state / "offline")
+            store = DeltaOfflineStore(self._state / "offline")
         else:
             below = "" if settings.env == "default" else f"/{settings.env}"
             store = DeltaOfflineStore(settings.offline.rstrip("/") + below, s3_options(settings.s3))
@@ -193,8 +199,7 @@ class Parts:
 
         settings = self.settings
         if settings.catalog == "embedded":
-            settings.state.mkdir(parents=True, exist_ok=True)
-            catalog = Catalog(settings.state / "catalog.db", self.clock)
+            catalog = Catalog(self._state / "catalog.db", self.clock)
         else:
             catalog = Catalog(settings.catalog, self.clock, env=settings.env)
         self._opened.append(catalog)
@@ -205,7 +210,7 @@ class Parts:
         """The model registry."""
         from headrace.registry.local import LocalModelRegistry
 
-        return LocalModelRegistry(self.catalog, self.settings.state / "models")
+        return LocalModelRegistry(self.catalog, self._state / "models")
 
     @cached_property
     def past(self) -> Past:
@@ -314,6 +319,23 @@ class Parts:
             )
         return OnlineIngest(self.plan, self.features, self.online, horizon_us=self.horizon_us, ceiling=ceiling)
 
+    def pace(self, records: int, on_way: Callable[[], object] = lambda: None) -> None:
+        """Wait until a backfill or a repair may write so many records beside the stream (`writes_per_s`)."""
+        if self.background is not None:
+            self.background.take(records, on_way)
+
+    @property
+    def throttled_s(self) -> float:
+        """How long backfills and repairs of this process have waited for room."""
+        return 0.0 if self.background is None else self.background.throttled_us / US_PER_SECOND
+
+    @cached_property
+    def background(self) -> BackgroundShare | None:
+        """What backfills and repairs of this process may write; None: as much as they can."""
+        from headrace.app.ingesting import background_share
+
+        return background_share(self)
+
     def archive(self) -> ArchiveWorker:
         """The worker that writes the offline store; the caller holds the lock of that role."""
         from headrace.ingestion.archive import ArchiveWorker
@@ -395,7 +417,7 @@ class Parts:
         from headrace.ingestion.publisher import UNKNOWN_TOPIC
 
         spoilt = spoilt_events({*self.plan.streams, UNKNOWN_TOPIC} if name == "raw" else ())
-        return LmdbEventLog(self.settings.state / "log" / name, self.clock, sync=self.settings.sync, spoilt=spoilt)
+        return LmdbEventLog(self._state / "log" / name, self.clock, sync=self.settings.sync, spoilt=spoilt)
 
     @staticmethod
     def _kafka_source(url: str, setting: str) -> KafkaTopicSource:

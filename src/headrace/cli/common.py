@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
@@ -25,13 +25,26 @@ DONE, REFUSED = 0, 1
 """Exit codes: done; refused or differing. Misuse is 2, which click gives by itself."""
 
 
+# What moves the cursor, sets titles or turns text round; events and names may hold it, and a terminal obeys.
+_OBEYED: Final = {
+    code: f"\\u{code:04x}"
+    for code in (*range(32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+    if chr(code) not in "\n\t"
+}
+
+
+def shown_plainly(text: str) -> str:
+    """The text with all characters that a terminal obeys written out, as JSON writes them."""
+    return text.translate(_OBEYED)
+
+
 class Told(click.ClickException):
     """A refusal, said in one message on stderr."""
 
     exit_code = REFUSED
 
     def show(self, file: Any = None) -> None:
-        click.echo(f"headrace: {self.message}", err=True)
+        click.echo(f"headrace: {shown_plainly(self.message)}", err=True)
 
 
 @dataclass
@@ -53,9 +66,9 @@ class Session:
     def say(self, text: str, **data: Any) -> None:
         """Answer: the text, or with --json the data as one line of JSON."""
         if self.as_json:
-            click.echo(json.dumps(data, default=_plain, ensure_ascii=False))
+            click.echo(shown_plainly(json.dumps(data, default=_plain, ensure_ascii=False)))
         elif text:
-            click.echo(text)
+            click.echo(shown_plainly(text))
 
 
 def command(group: click.Group, name: str, example: str, **attributes: Any) -> Callable[[F], click.Command]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from headrace.cli.common import REFUSED, Session, Told, command, progress
-from headrace.core.errors import HeadraceError
+from headrace.core.errors import DefinitionError, HeadraceError
 
 
 def register(group: click.Group) -> None:
@@ -29,16 +29,21 @@ def register(group: click.Group) -> None:
     def check(session: Session) -> int:
         """Say whether the definitions are right; touches no store.
 
-        Prints every error with file, line and cure.
+        Prints every error with file, line and cure. Functions of the definitions are called with made-up rows, whole
+        and one by one, which has to give the same.
         """
         from headrace.app.scheduled import declared_schedule
         from headrace.app.settings import load_settings
         from headrace.features.discover import load_project
+        from headrace.features.row_functions import function_problems
 
         try:
             settings = load_settings(session.folder, env=session.env)
             plan = load_project(settings.folder)
             declared_schedule(plan, settings.groups)
+            wrong = function_problems(plan)
+            if wrong:
+                raise DefinitionError("\n".join(wrong))
         except HeadraceError as error:
             if not session.as_json:
                 raise

@@ -64,21 +64,40 @@ def register(group: click.Group) -> None:
         session.say("\n".join(lines), promote=verdict.promote, reason=verdict.reason, table=verdict.rows())
         return 0 if verdict.promote else REFUSED
 
-    @command(group, "promote", 'headrace promote fraud 7\nheadrace promote fraud 7 --to shadow --why "on trial"')
+    @command(
+        group,
+        "promote",
+        'headrace promote fraud 7\nheadrace promote fraud 7 --to shadow --why "on trial"\n'
+        "headrace promote fraud 7 --to canary --share 0.1 --by sender",
+    )
     @click.argument("model")
     @click.argument("version", type=int)
     @click.option("--why", default="by hand", show_default=True, help="The reason, kept in the history.")
-    @click.option("--to", default="champion", show_default=True, type=click.Choice(["champion", "shadow"]))
-    def promote(session: Session, model: str, version: int, why: str, to: str) -> None:
-        """Let a version answer; with --to shadow it scores beside the champion without effect."""
-        done = session.open().model(model).promote(version, why=why, to=to)
-        session.say(_moved(done), model=model, alias=done.alias, previous=done.previous, version=done.number)
+    @click.option("--to", type=click.Choice(["champion", "canary", "shadow"]), help="At once, without further steps.")
+    @click.option("--share", type=float, help="Share of the requests that a canary answers (as declared, or 0.1).")
+    @click.option("--by", metavar="FIELD", help="Whose value decides which requests these are (the request's id).")
+    def promote(
+        session: Session, model: str, version: int, why: str, to: str | None, share: float | None, by: str | None
+    ) -> None:
+        """Let a version answer, through the steps that the model declares, if any.
+
+        With --to shadow it scores beside the champion without effect; with --to canary it answers a share of the
+        requests, until it is promoted or taken back (headrace rollback).
+        """
+        handle = session.open().model(model)
+        done = handle.promote(version, why=why, to=to, share=share, by=by)
+        canary = handle.canary if done.alias == "canary" else None
+        session.say(
+            _moved(done) + ("" if canary is None else f", {_percent(canary.share)} of requests"),
+            model=model, alias=done.alias, previous=done.previous, version=done.number,
+            share=None if canary is None else canary.share,
+        )  # fmt: skip
 
     @command(group, "rollback", 'headrace rollback fraud --why "alarm 17"')
     @click.argument("model")
     @click.option("--why", required=True, help="The reason, kept in the history.")
     def rollback(session: Session, model: str, why: str) -> None:
-        """Make the former champion the champion again."""
+        """Take the canary back; without one, make the former champion the champion again."""
         done = session.open().model(model).rollback(why=why)
         session.say(_moved(done), model=model, alias=done.alias, previous=done.previous, version=done.number)
 
@@ -140,7 +159,11 @@ def register(group: click.Group) -> None:
 
 def _moved(done: Any) -> str:
     before = "none" if done.previous is None else done.previous
-    return f"{done.alias}: {before} -> {done.number}"
+    return f"{done.alias}: {before} -> {'none' if done.number is None else done.number}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.4g} %"
 
 
 def _comparison(row: Comparison) -> str:

@@ -83,24 +83,41 @@ def register(group: click.Group) -> None:
         found = session.open().status()
         session.say(str(found), **found.to_dict())
 
-    @command(group, "reconcile", "headrace reconcile\nheadrace reconcile --dry-run")
+    @command(
+        group,
+        "reconcile",
+        "headrace reconcile\nheadrace reconcile --dry-run\n"
+        'headrace reconcile --accept-loss transfer --why "disk of May, no copy"',
+    )
     @click.option("--dry-run", is_flag=True, help="Only say what differs.")
-    def reconcile(session: Session, dry_run: bool) -> int:
+    @click.option("--accept-loss", metavar="NAME", help="What the archive of this stream or table has lost is lost.")
+    @click.option("--why", default="", help="Why a loss is accepted; kept in the log of changes with the offsets.")
+    def reconcile(session: Session, dry_run: bool, accept_loss: str | None, why: str) -> int:
         """Compare the archive with the log, and all records of the online store with both, bit for bit; repair what
         differs, on either side.
 
         Nothing has to stop for it. `headrace run schedule` does a share of it every few minutes. Ends with 1 if
         something differs that is not repaired.
-        """
-        from headrace.app.reconciling import reconcile_all
 
+        Where rows of the archive are lost and nobody has a copy, --accept-loss says so, for good: from then on history
+        and the online store are without them.
+        """
+        from headrace.app.reconciling import accept_loss as accept
+        from headrace.app.reconciling import reconcile_all
+        from headrace.app.users import os_user
+
+        if accept_loss is not None and dry_run:
+            raise click.UsageError("--accept-loss changes something; leave --dry-run out")
         project = session.open()
         project.ensure_applied()
+        lost = [] if accept_loss is None else accept(project.parts, accept_loss, who=os_user(), why=why)
         with progress("comparing") as shown:
             found = reconcile_all(
                 project.parts, repair=not dry_run, progress=lambda done, of: shown.update(done, of, f"{done} of {of}")
             )
-        session.say(str(found), **found.to_dict())
+        given_up = sum(high - low for _, low, high in lost)
+        told = f"{given_up:,} rows of {accept_loss} are given up\n" if lost else ""
+        session.say(f"{told}{found}", **found.to_dict(), given_up=given_up)
         return REFUSED if found.unrepaired else 0
 
     @command(group, "rebuild", "headrace rebuild online\nheadrace rebuild online --replace")

@@ -70,7 +70,7 @@ def write_project(folder: Path, source: Path | None) -> tuple[list[Path], str]:
 
 
 def _inferred(source: Path) -> tuple[str, str]:
-    schema, nulls = _schema_of(source)
+    schema, nulls, different = _schema_of(source)
     stream = re.sub(r"[^a-z0-9]+", "_", source.name.split(".")[0].lower()).strip("_") or "event"
     cls = "".join(part.capitalize() for part in stream.split("_"))
     kinds = {name: _annotation(kind) for name, kind in schema.items()}
@@ -78,6 +78,12 @@ def _inferred(source: Path) -> tuple[str, str]:
     if not times:
         raise ConfigError(f"{source} has no column of times, so no event time; its columns are {', '.join(schema)}")
     entities, lines, key = [], [], None
+    named = [name for name in (f"{stream}_id", "id") if name in kinds]
+    ids = named or [name for name in different if name.endswith("_id") and kinds[name] in ("str", "int")]
+    keys = {name for name, kind in kinds.items() if kind in ("str", "int") and name.endswith("_id")} - set(ids[:1])
+    if not keys:
+        # Who or what it is about comes again: the first text that does.
+        keys = set([name for name, kind in kinds.items() if kind == "str" and name not in different][:1])
     for name, kind in kinds.items():
         if kind is None:
             raise ConfigError(f"{source}: column {name} is {schema[name]}, which no field can hold; leave it out")
@@ -85,9 +91,9 @@ def _inferred(source: Path) -> tuple[str, str]:
         right = ""
         if name == times[0]:
             right = " = hr.event_time()"
-        elif name == f"{stream}_id" or name == "id":
+        elif name in ids[:1]:
             right, optional = " = hr.id()", ""
-        elif kind in ("str", "int") and name.endswith("_id"):
+        elif name in keys:
             entity = name.removesuffix("_id")
             entities.append((entity.capitalize(), entity))
             right = f" = hr.key({entity.capitalize()})"
@@ -102,8 +108,10 @@ def _inferred(source: Path) -> tuple[str, str]:
     return text, stream
 
 
-def _schema_of(source: Path) -> tuple[dict[str, Any], set[str]]:
-    """Types by column, and the columns that hold a null."""
+def _schema_of(source: Path) -> tuple[dict[str, Any], set[str], list[str]]:
+    """Types by column, the columns that hold a null, and those of texts or integers whose values all differ."""
+    import pyarrow.compute as pc
+
     if source.suffix == ".parquet":
         import pyarrow.parquet as pq
 
@@ -115,7 +123,10 @@ def _schema_of(source: Path) -> tuple[dict[str, Any], set[str]]:
     else:
         raise ConfigError(f"{source}: events are inferred from .parquet and .csv files")
     types = {field.name: field.type for field in table.schema}
-    return types, {name for name in types if table[name].null_count}
+    nulls = {name for name in types if table[name].null_count}
+    plain = [name for name, kind in types.items() if _annotation(kind) in ("str", "int") and name not in nulls]
+    different = [name for name in plain if pc.count_distinct(table[name]).as_py() == len(table)]
+    return types, nulls, different
 
 
 def _annotation(kind: Any) -> str | None:

@@ -7,11 +7,14 @@ table. Entity before group: records of one entity lie side by side.
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from headrace.core.columns import IntArray
 from headrace.core.schema import DType
@@ -83,17 +86,70 @@ def key_encoder(dtypes: Sequence[DType], version: str) -> Callable[[tuple[Any, .
     return longer
 
 
-def encode_numbers(values: IntArray, dtype: DType, version: str = "") -> list[bytes]:
-    """Entity bytes of keys of one part, INT or TIMESTAMP: what `entity_encoder` makes of each, all at once.
+@dataclass(frozen=True, slots=True)
+class JoinedKeys:
+    """Keys one after another: `sizes` are the bytes of each."""
 
-    With a version the keys of their online records, as `key_encoder` makes them.
+    joined: bytes
+    sizes: IntArray
+
+    @classmethod
+    def of(cls, keys: Sequence[bytes]) -> JoinedKeys:
+        """These keys."""
+        return cls(b"".join(keys), np.fromiter(map(len, keys), np.int64, len(keys)))
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __add__(self, other: JoinedKeys) -> JoinedKeys:
+        return JoinedKeys(self.joined + other.joined, np.concatenate([self.sizes, other.sizes]))
+
+    def listed(self) -> list[bytes]:
+        """Each for itself."""
+        ends = np.cumsum(self.sizes).tolist()
+        return [self.joined[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+
+class NumberKeys:
+    """Makes joined keys of records whose entities are one number each, INT or TIMESTAMP; a kind is (type, version).
+
+    Without a version they are entity bytes, as `entity_encoder` makes them, with one what `key_encoder` makes.
     """
-    head, end = encode_part(0, dtype)[:-8], _suffix(version)
-    table = np.empty((len(values), len(head) + 8 + len(end)), np.uint8)
-    table[:, : len(head)] = np.frombuffer(head, np.uint8)
-    table[:, len(head) : len(head) + 8] = values.astype(">i8").view(np.uint8).reshape(-1, 8)
-    table[:, len(head) + 8 :] = np.frombuffer(end, np.uint8)
-    found: list[bytes] = table.view(f"V{table.shape[1]}").ravel().tolist()
+
+    def __init__(self, kinds: Sequence[tuple[DType, str]]) -> None:
+        heads = [encode_part(0, dtype)[:-8] for dtype, _ in kinds]
+        ends = [_suffix(version) for _, version in kinds]
+        self._at = len(heads[0])
+        self._pack = struct.Struct(">" + "".join(f"{self._at}sq{len(end)}s" for end in ends)).pack
+        self._blank = [part for head, end in zip(heads, ends, strict=True) for part in (head, 0, end)]
+        blanks = [head + bytes(8) + end for head, end in zip(heads, ends, strict=True)]
+        self._blanks = np.frombuffer(b"".join(blanks), np.uint8).reshape(len(kinds), 1, -1)
+        self._sizes = np.array([len(blank) for blank in blanks], np.int64)
+
+    def of_row(self, numbers: Sequence[int]) -> JoinedKeys:
+        """The keys of one number of each kind."""
+        parts = self._blank.copy()
+        parts[1::3] = numbers
+        return JoinedKeys(self._pack(*parts), self._sizes)
+
+    def of_rows(self, numbers: Sequence[IntArray]) -> JoinedKeys:
+        """The keys of a column of each kind, of equal lengths: all of the first kind, then all of the next."""
+        table = self.table(numbers)
+        return JoinedKeys(table.tobytes(), np.full(table.shape[0] * table.shape[1], table.shape[2]))
+
+    def table(self, numbers: Sequence[IntArray]) -> npt.NDArray[np.uint8]:
+        """Their bytes [kinds, rows, bytes]."""
+        whole = np.array(numbers, ">i8")
+        table = np.empty((*whole.shape, self._blanks.shape[2]), np.uint8)
+        table[:] = self._blanks
+        table[:, :, self._at : self._at + 8] = whole.view(np.uint8).reshape(*whole.shape, 8)
+        return table
+
+
+def encode_numbers(values: IntArray, dtype: DType, version: str = "") -> list[bytes]:
+    """The keys of a column of numbers, each for itself; see `NumberKeys`."""
+    table = NumberKeys([(dtype, version)]).table([values])
+    found: list[bytes] = table.view(f"V{table.shape[2]}").ravel().tolist()
     return found
 
 

@@ -15,6 +15,8 @@ from typing import Final, TypeVar
 
 import lmdb
 
+from headrace.core.lmdb_map import PageMap, map_pages
+
 DEFAULT_MAP_SIZE: Final = 1 << 40
 """Bytes of address space, not of disk or memory: the file grows as data comes."""
 RECOVERABLE: Final = (lmdb.MapResizedError, lmdb.BadRslotError)
@@ -41,6 +43,8 @@ class SharedEnvironment:
         self.write_gate = threading.RLock()
         self.env: lmdb.Environment | None = None
         self.handles: dict[object, lmdb._Database] = {}
+        self._pages: PageMap | None = None
+        self._mapped = False
         self._max_dbs = _MAX_DBS if named else 0
         self._opening = threading.Lock()
 
@@ -60,6 +64,16 @@ class SharedEnvironment:
                 env.reader_check()
                 self.env = env
             return self.env
+
+    def pages(self) -> PageMap | None:
+        """The data file as it lies in memory; None where it cannot be mapped a second time.
+
+        It may be read within `read_gate` alone, as far as a read transaction of the open environment keeps its pages.
+        """
+        if not self._mapped:
+            self._pages = map_pages(self.path / "data.mdb", self.opened().info()["map_size"])
+            self._mapped = True
+        return self._pages
 
     def handle(self, key: object, name: bytes, *, create: bool = False) -> lmdb._Database:
         """The handle of a named database, kept under `key`. Raises lmdb.NotFoundError if it does not exist.
@@ -103,6 +117,7 @@ class SharedEnvironment:
         """Mend what a RECOVERABLE error at the begin of a transaction says. Must not be called within `read_gate`."""
         with self.write_gate, self.read_gate:
             if isinstance(error, lmdb.MapResizedError):
+                self._unmap()
                 self.opened().set_mapsize(0)  # take over the size that another process has set
             else:
                 # Something in this process opened and closed the lock file (a backup, say), so POSIX took away our
@@ -113,9 +128,15 @@ class SharedEnvironment:
     def suspend(self) -> None:
         """Close the environment for now; the caller holds both gates."""
         self.handles = {}
+        self._unmap()
         if self.env is not None:
             self.env.close()
             self.env = None
+
+    def _unmap(self) -> None:
+        pages, self._pages, self._mapped = self._pages, None, False
+        if pages is not None:
+            pages.close()
 
     def identity(self) -> tuple[int, int] | None:
         """Device and inode of the data file; None if there is none."""

@@ -68,6 +68,8 @@ class GroupState(msgspec.Struct, frozen=True, omit_defaults=True):
         clock_us: N(at), the greatest clock of the stream's partitions; None where nothing is merged.
         clocks_us: the clock of each partition, where these are known.
         run_us: when a scheduled group was brought up to date last.
+        since_us, since_at: of the events below the offsets `since_at`, those before `since_us` were left out, since no
+            window reached them; None if all were merged.
     """
 
     at: list[int]
@@ -75,6 +77,8 @@ class GroupState(msgspec.Struct, frozen=True, omit_defaults=True):
     clock_us: int | None = None
     run_us: int | None = None
     clocks_us: list[int] | None = None
+    since_us: int | None = None
+    since_at: list[int] | None = None
 
 
 _states = msgspec.msgpack.Decoder(GroupState)

@@ -44,6 +44,7 @@ class Rederivation:
     Args:
         plan: the project at the new generations.
         topics: the new topics, those of streams that read others of them included.
+        pace: called with how many records are about to be written; it may wait.
 
     Attributes:
         read: events that were derived or merged into groups.
@@ -61,11 +62,13 @@ class Rederivation:
         horizon_us: int,
         memory_bytes: int = MEMORY_BYTES,
         at_once: int = AT_ONCE,
+        pace: Callable[[int], object] = lambda _: None,
     ) -> None:
         self.plan = plan
         self.streams = [derived for derived in plan.derived.values() if derived.topic in topics]
         self._raw, self._features, self._offline, self._online = raw, features, offline, online
         self._horizon_us, self._memory_bytes, self._at_once = horizon_us, memory_bytes, at_once
+        self._pace = pace
         self._log = DraftLog(features)
         self._ends: dict[str, list[int]] = {}
         self._states: dict[str, list[PartitionState]] = {}
@@ -195,7 +198,7 @@ class Rederivation:
         for (begin, _), groups in together.items():
             job = GroupBackfill(
                 plan, groups, self._raw, self._log, self._offline, self._online,
-                horizon_us=self._horizon_us, clock_us=None,
+                horizon_us=self._horizon_us, clock_us=None, pace=self._pace,
             )  # fmt: skip
             job.advance(begin, ends, progress)
             self.read += job.read

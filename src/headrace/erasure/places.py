@@ -22,6 +22,7 @@ from headrace.erasure.subject import Subject, fields_of, split_parts
 from headrace.eventlog.base import EventLog, LogBatch
 from headrace.features.nodes import references
 from headrace.features.plan import GroupPlan, KeyPart, ProjectPlan
+from headrace.ingestion.backfill import left_out
 from headrace.ingestion.expected import Expected, Share
 from headrace.ingestion.reconcile import Reconciler
 from headrace.monitoring.truth import LABELS
@@ -169,7 +170,8 @@ class Places:
             ends = tuple(bytes.fromhex(group.version) for group in groups)
             for share in (Share(number, shares) for number in range(shares)):
                 wanted: dict[bytes, bytes | None] = {}
-                for records in expected.groups(groups, at, share):
+                without = left_out(self.stores.online, groups)
+                for records in expected.groups(groups, at, share, left_out=without):
                     wanted |= records
                 repaired += self._replace(wanted, ends, share)
         return repaired

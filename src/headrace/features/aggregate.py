@@ -17,7 +17,7 @@ from headrace.aggregations.registry import aggregation
 from headrace.core.schema import SCALARS, DType, map_of
 from headrace.core.time import US_PER_DAY, parse_duration
 from headrace.features.column import Family, suffix
-from headrace.features.expr import Expr, constant
+from headrace.features.expr import Expr, broken, constant
 from headrace.features.typing_rules import shown
 
 T = TypeVar("T")
@@ -68,7 +68,9 @@ class Aggregate(Expr[T]):
         elif not isinstance(where, Expr | None):
             self.problem = f"where= takes a condition, not {where!r}"
         elif self.where is not None and self.where.dtype not in (DType.BOOL, None):
-            self.problem = f"where= takes a condition, but this is {shown(self.where.dtype)}"
+            self.problem = (
+                f"where= takes a condition, but this is {shown(self.where.dtype)}; write one, such as Paid.usd > 100"
+            )
         else:
             self.problem = self._window() or self._take_type()
 
@@ -108,7 +110,7 @@ class Aggregate(Expr[T]):
 def _cure(kind: Aggregation, dtype: DType) -> str:
     if dtype is DType.BOOL:
         return "; the share of true ones is hr.share, their number hr.count(where=...)"
-    return kind.cure
+    return kind.cure or f"; it takes {', '.join(builtins.sorted(map(shown, kind.takes)))}"
 
 
 def duration_param(name: str, text: Any) -> int | str:
@@ -164,11 +166,15 @@ def count(*, window: Windows, by: None = None, **options: Unpack[Options]) -> Fa
 def count(*, window: str | None = None, by: Expr[K], **options: Unpack[Options]) -> Expr[dict[K, int]]: ...
 @overload
 def count(*, window: Windows, by: Expr[K], **options: Unpack[Options]) -> Family[dict[K, int]]: ...
-def count(*, window: Any = None, by: Any = None, **options: Unpack[Options]) -> Any:
+def count(*columns: Any, window: Any = None, by: Any = None, **options: Unpack[Options]) -> Any:
     """Number of events; 0 if there is none.
 
     by: a second key; the value is a map of its values to this of their events, and those without one are left out.
     """
+    if columns:
+        return broken(
+            f"hr.count counts events and takes no column; its values are hr.count(where=~{columns[0]}.is_null())"
+        )
     return make("count", None, window, options, by=by)
 
 

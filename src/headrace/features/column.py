@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from headrace.core.schema import DType
 from headrace.features.expr import Expr, broken
@@ -62,6 +62,17 @@ class Family(Generic[T_co]):
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.members)
+
+    def __repr__(self) -> str:
+        return "a family over " + ", ".join(f'["{window}"]' for window in self.members)
+
+    if not TYPE_CHECKING:  # which report these themselves
+
+        def _operate(self, *_: object) -> Expr[Any]:
+            return broken(f'a family has a value per window; name one of its windows, such as ["{next(iter(self))}"]')
+
+        __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _operate
+        __neg__ = __lt__ = __le__ = __gt__ = __ge__ = __and__ = __or__ = __invert__ = _operate
 
 
 def suffix(window: str) -> str:

@@ -63,7 +63,10 @@ def _files(folder: Path) -> list[Path]:
         files = sorted(package.rglob("*.py"))
         if files:
             return files
-    raise ConfigError(f"no definitions in {folder}: write features.py, or a package features/, or name another folder")
+    raise ConfigError(
+        f"no definitions in {folder}: write features.py, or a package features/, or name another folder; in a "
+        "notebook: hr.connect(definitions=[Payment, Spend, view])"
+    )
 
 
 def _import(folder: Path, files: list[Path]) -> list[ModuleType]:

@@ -27,6 +27,7 @@ from headrace.features.expr import Expr, problems_of, walk_expr
 from headrace.features.keys import Scope, bound_class, lookup_problems
 from headrace.features.plan import KeyPart
 from headrace.features.site import Problems
+from headrace.features.superseded import warn_of_superseded
 from headrace.features.typing_rules import shown
 from headrace.features.window import Window, resolve_window
 
@@ -87,6 +88,7 @@ class FeatureGroup(DefinitionBase):
         type.__setattr__(cls, "__definition__", definition)
         type.__setattr__(cls, "__columns__", column_names(definition.computed))
         problems.check()
+        warn_of_superseded(f"group {cls.__name__}", [] if definition.source is None else [definition.source])
 
     @classmethod
     def of(cls: type[C], *fields: Expr[Any]) -> type[C]:

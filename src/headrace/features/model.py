@@ -133,26 +133,35 @@ class Model:
     ) -> None:
         self.tags = tuple(tags)
         self.name, self.view, self.label, self.estimator, self.metric = name, view, label, estimator, metric
-        self.retrain, self.promote, self.owner, self.doc = tuple(retrain), promote, owner, inspect.cleandoc(doc)
+        self.promote, self.owner, self.doc = promote, owner, inspect.cleandoc(doc)
+        self.retrain = tuple(retrain) if isinstance(retrain, list | tuple) else ()
         self.site = user_site()
         problems = Problems(f'model "{name}"', self.site)
         problem = name_problem(name)
         if problem:
             problems.add(problem)
         self.train_on_us = read_duration(train_on, "train_on", problems)
-        self.wait_us = read_duration(label.wait, "label wait", problems)
+        self.wait_us: int | None = None
         self.truth_event: type | None = None
         self.join_field: str | None = None
         if not isinstance(view, FeatureView):
             problems.add(f"view= takes an hr.FeatureView, not {view!r}")
+        elif not isinstance(label, Label):
+            problems.add(f'label= takes an hr.Label, such as hr.Label(Chargeback.fraud, wait="45d"), not {label!r}')
         else:
+            self.wait_us = read_duration(label.wait, "label wait", problems)
             self._check_label(problems)
         if metric not in METRICS:
             problems.add(f'metric="{metric}" is not known; there are {", ".join(METRICS)}')
-        if not hasattr(estimator, "fit"):
+        if isinstance(estimator, type):
+            problems.add(f"estimator= takes an estimator, not its class; write {estimator.__name__}()")
+        elif not hasattr(estimator, "fit"):
             problems.add(f"estimator= takes an unfitted estimator with a fit method, not {estimator!r}")
+        if not isinstance(retrain, list | tuple):
+            problems.add(f'retrain= takes a list, such as [hr.Every("1d")], not {retrain!r}')
         self._check_rules(problems)
         problems.check()
+        view.warn_of_superseded()
 
     def _check_label(self, problems: Problems) -> None:
         truth = self.label.truth

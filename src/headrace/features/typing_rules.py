@@ -95,7 +95,8 @@ def operation_problem(op: str, dtypes: tuple[DType, ...]) -> str:
     """The sentence for operands that `op` does not take."""
     if len(dtypes) == 1:
         return f"{_SIGNS.get(op, '.' + op + '()')} does not take {shown(dtypes[0])}"
-    return f"{_SIGNS.get(op, '.' + op + '()')} does not take {' and '.join(shown(d) for d in dtypes)}"
+    cure = "; put comparisons in parentheses: (a > 1) & (b > 2)" if op in ("and", "or") else ""
+    return f"{_SIGNS.get(op, '.' + op + '()')} does not take {' and '.join(shown(d) for d in dtypes)}{cure}"
 
 
 def literal_of(value: Any) -> tuple[Any, DType] | str:

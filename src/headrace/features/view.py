@@ -15,6 +15,7 @@ from headrace.features.group import FeatureGroup
 from headrace.features.keys import bind_key
 from headrace.features.onrequest import OnRequest
 from headrace.features.site import Problems, user_site
+from headrace.features.superseded import warn_of_superseded
 from headrace.features.table import Table
 
 Listed: TypeAlias = type[FeatureGroup] | type[Table] | type[OnRequest] | Expr[Any] | Family[Any]
@@ -56,10 +57,17 @@ class FeatureView:
         if problem:
             problems.add(problem)
         self.columns: tuple[ColumnOf[Any], ...] = ()
-        if _check_request(request, problems):
+        if not isinstance(features, list | tuple):
+            problems.add("features= takes a list, such as features=[Spend]")
+        elif _check_request(request, problems):
             self.columns = tuple(column for item in features for column in _listed(item, problems))
             self._check(problems)
         problems.check()
+        self.warn_of_superseded()
+
+    def warn_of_superseded(self) -> None:
+        """Warn of classes that a notebook has defined again since."""
+        warn_of_superseded(repr(self), [self.request, *(column.owner for column in self.columns)])
 
     def _check(self, problems: Problems) -> None:
         names: set[str] = set()

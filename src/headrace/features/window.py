@@ -41,7 +41,9 @@ def resolve_window(window: str | None, hop: str | None, delay: str | None, resol
     except ValueError as error:
         return str(error)
     except (TypeError, AttributeError):
-        return f'window {window!r}, hop {hop!r}, delay {delay!r}: write durations as texts, such as "7d"'
+        named: dict[str, object] = {"window": window, "hop": hop, "delay": delay}
+        wrong = [f"{name}={value!r}" for name, value in named.items() if not isinstance(value, str | None)]
+        return f'{", ".join(wrong)}: write durations as texts, such as "7d"'
     if window_us is None:
         if hop is not None:
             return "a hop needs a window; without a window a feature is over the whole lifetime"

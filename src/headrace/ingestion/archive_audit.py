@@ -3,7 +3,8 @@
 Every look asks for files that are gone or have another length, and whether rows have become fewer: both are known
 without reading a row. Only where one of the two is so, or where it is asked for, are the offsets in the archive counted
 against those that the commits say. What is missing is appended again from the log, as long as that holds it; else the
-report says which file is to be put back, and until then nothing is computed from that archive.
+report says which file is to be put back, and until then nothing is computed from that archive. If there is no copy,
+somebody has to say that the loss is accepted: from then on the archive is complete without these rows.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from headrace.core.columns import BoolArray, IntArray
+from headrace.core.errors import NotFound, StoreError
 from headrace.core.tablerows import decode_table_rows
 from headrace.engines.stream.admitted import OFFSET, PARTITION, judged_events
 from headrace.engines.stream.commits import TABLES, CommitHead
@@ -49,10 +51,15 @@ class Restored:
     lost: dict[str, str] = field(default_factory=dict)
 
 
+Ranges = Sequence[Sequence[int]]
+"""Rows of an archive: partition, first offset, last offset (exclusive)."""
+
+
 class ArchiveAudit:
     """Looks after the archive of a project's events and rows; one per process.
 
-    `erased` gives the offsets of rows that were erased and that a log which cannot be edited holds still.
+    `erased` gives the offsets of rows that were erased and that a log which cannot be edited holds still, `accepted` by
+    table of the offline store what is lost for good and asked for no more.
     """
 
     def __init__(
@@ -63,9 +70,10 @@ class ArchiveAudit:
         offline: OfflineStore,
         *,
         erased: Callable[[], Sequence[int]] = tuple,
+        accepted: Callable[[], Mapping[str, Ranges]] = dict,
     ) -> None:
         self._plan, self._raw, self._features, self._offline = plan, raw, features, offline
-        self._erased = erased
+        self._erased, self._accepted = erased, accepted
         self._rows: dict[str, int] = {}
 
     def look(
@@ -81,6 +89,38 @@ class ArchiveAudit:
             on_way()
         return found
 
+    def lost_for_good(self, name: str) -> tuple[str, list[list[int]]]:
+        """The table of the offline store of a stream or table, and its rows that nobody has any more.
+
+        Damaged files are left out of it, and what the log still holds of them is brought back. Raises NotFound if there
+        is no such stream or table, StoreError if nothing is lost, or if files must be deleted first.
+        """
+        table, source = self._source(name)
+        number, files = self._offline.number(table, WRITER), self._offline.damaged(table)
+        if files and not self._offline.drop_damaged(table):
+            raise StoreError(f"{_told(files)}: delete these files, and accept the loss then")
+        if number >= 0:
+            source.restore(source.missing(number), number)
+        missing = self._source(name)[1].missing(number) if number >= 0 else []
+        ranges = [[partition, *span] for partition, flags in enumerate(missing) for span in _spans(flags)]
+        if not ranges:
+            raise StoreError(f"nothing of {name} is lost: its archive holds all that it should")
+        return table, ranges
+
+    def _source(self, name: str) -> tuple[str, _Events | _Rows]:
+        streams, tables = self._plan.topics(), self._plan.tables
+        if name in streams:
+            return events_table(name), _Events(self, name, streams[name], lambda: None)
+        if name in tables:
+            return rows_table(tables[name]), _Rows(self, tables[name], lambda: None)
+        raise NotFound(f'there is no stream or table "{name}"; there are {", ".join(sorted({*streams, *tables}))}')
+
+    def without_accepted(self, table: str, wanted: Sequence[BoolArray]) -> None:
+        """Take what is lost for good out of what should be there."""
+        for partition, low, high in self._accepted().get(table, ()):
+            if partition < len(wanted):
+                wanted[partition][low:high] = False
+
     def _table(self, name: str, found: Restored, repair: bool, count: bool, source: _Events | _Rows) -> None:
         number = self._offline.number(name, WRITER)
         if number < 0:
@@ -94,7 +134,7 @@ class ArchiveAudit:
         if files:
             found.missing[name] = sum(file.rows for file in files)
             if not source.held_by_log(files):
-                found.lost[name] = _cure(files)
+                found.lost[name] = _cure(files, source.name)
                 return
             if not repair:
                 found.lost[name] = f"{len(files)} files are damaged: {_told(files)}"
@@ -112,7 +152,9 @@ class ArchiveAudit:
             short = n - found.restored.get(name, 0)
             if short:
                 found.lost[name] = f"{short:,} rows are missing from {name}" + (
-                    ": the log has dropped them; put an older copy of the table back" if repair else ""
+                    f": the log has dropped them; put an older copy of the table back{_or_accept(source.name)}"
+                    if repair
+                    else ""
                 )
                 return  # the next look counts again
         elif files:
@@ -125,7 +167,7 @@ class _Events:
 
     def __init__(self, audit: ArchiveAudit, name: str, stream: StreamPlan, on_way: Callable[[], object]) -> None:
         self._raw, self._features, self._offline = audit._raw, audit._features, audit._offline
-        self._name, self._stream, self._on_way = name, stream, on_way
+        self._audit, self.name, self._stream, self._on_way = audit, name, stream, on_way
         self._derived = name in audit._plan.derived
         topics = self._raw.topics()
         self._begin = [self._raw.begin(name, p) for p in range(topics.get(name, 0))]
@@ -152,7 +194,7 @@ class _Events:
         wanted = [np.zeros(0, np.bool_) for _ in self._begin]
         for heads in self._commits(number):
             for head in heads:
-                span = head.streams.get(self._name)
+                span = head.streams.get(self.name)
                 if span is None:
                     continue
                 for partition, (low, high) in enumerate(zip(span.begin, span.end, strict=True)):
@@ -168,15 +210,16 @@ class _Events:
             for rows in self._judged(number, wanted):
                 _mark(kept, rows)
             wanted = [flags & here for flags, here in zip(wanted, kept, strict=True)]
+        self._audit.without_accepted(events_table(self.name), wanted)
         self.expected = sum(int(flags.sum()) for flags in wanted)
-        for rows in self._offline.batches(events_table(self._name), [PARTITION, OFFSET]):
+        for rows in self._offline.batches(events_table(self.name), [PARTITION, OFFSET]):
             _mark(wanted, rows, value=False)
             self._on_way()
         return wanted
 
     def restore(self, missing: Sequence[BoolArray], number: int) -> int:
         """Append what is missing and still in the log; returns how many events."""
-        table, schema, done = events_table(self._name), self._stream.schema, 0
+        table, schema, done = events_table(self.name), self._stream.schema, 0
         for rows in self._judged(number, missing):
             held = self._offline.columns(table)
             _append(
@@ -192,14 +235,14 @@ class _Events:
         """The events at the chosen offsets, some at a time; those that the log has dropped are left out."""
         for heads in self._commits(number):
             for head in heads:
-                span = head.streams.get(self._name)
+                span = head.streams.get(self.name)
                 if span is None:
                     continue
                 low = [min(max(a, b), end) for a, b, end in zip(span.begin, self._begin, span.end, strict=True)]
                 if any(flags[a:b].any() for flags, a, b in zip(chosen, low, span.end, strict=True)):
                     listed = [one for one in span.exceptions if one[1] >= low[one[0]]]
                     here = msgspec.structs.replace(span, begin=low, exceptions=listed)
-                    only = msgspec.structs.replace(head, streams={self._name: here})
+                    only = msgspec.structs.replace(head, streams={self.name: here})
                     rows = judged_events(self._stream, self._raw, [only], derived=self._derived)
                     if rows is not None:
                         yield rows.filter(pa.array(_marked(chosen, rows)))
@@ -221,7 +264,7 @@ class _Rows:
 
     def __init__(self, audit: ArchiveAudit, table: TablePlan, on_way: Callable[[], object]) -> None:
         self._features, self._offline, self._table, self._on_way = audit._features, audit._offline, table, on_way
-        self._erased = audit._erased
+        self._audit, self._erased, self.name = audit, audit._erased, table.name
         self.expected = 0
 
     def held_by_log(self, files: Sequence[DamagedFile]) -> bool:
@@ -236,6 +279,7 @@ class _Rows:
             wanted[_places(rows)] = True
         gone = np.array(self._erased(), np.int64)
         wanted[gone[gone < number]] = False
+        self._audit.without_accepted(rows_table(self._table), [wanted])
         self.expected = int(wanted.sum())
         for rows in self._offline.batches(rows_table(self._table), [ORDER]):
             at = np.array(rows[ORDER], np.int64)
@@ -307,11 +351,22 @@ def _told(files: Sequence[DamagedFile]) -> str:
     return "; ".join(f"{file.path} {file.fault}" for file in files[:3]) + ("; …" if len(files) > 3 else "")
 
 
-def _cure(files: Sequence[DamagedFile]) -> str:
+def _cure(files: Sequence[DamagedFile], name: str) -> str:
     return (
         f"{_told(files)}; the log has dropped {sum(file.rows for file in files):,} rows of it: put the files back from "
-        "a copy, or from an older version of the bucket's objects"
+        f"a copy, or from an older version of the bucket's objects{_or_accept(name)}"
     )
+
+
+def _or_accept(name: str) -> str:
+    return f'; if nobody has them any more: headrace reconcile --accept-loss {name} --why "..."'
+
+
+def _spans(flags: BoolArray) -> list[list[int]]:
+    """From where to where (exclusive) the flags are set."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]]).astype(np.int8)))
+    spans: list[list[int]] = edges.reshape(-1, 2).tolist()
+    return spans
 
 
 def tables_of(plan: ProjectPlan, lost: Mapping[str, str]) -> set[str]:

@@ -47,6 +47,8 @@ PIECE = 250_000
 _AT_ONCE = 20_000
 """Records per transaction: a live writer of the store waits for no more than these."""
 Progress = Callable[[int, int], object]
+LeftOut = tuple[int, tuple[int, ...]]
+"""A time, and the offsets per partition below which events before it were left out, since no window reached them."""
 
 
 def read_state(online: OnlineStore, version: str) -> GroupState | None:
@@ -58,6 +60,17 @@ def read_state(online: OnlineStore, version: str) -> GroupState | None:
 def write_state(online: OnlineStore, version: str, state: GroupState) -> None:
     """Note how far a version has come."""
     online.revise([], lambda _: [(state_key(version), encode_state(state))])
+
+
+def left_out(online: OnlineStore, groups: Sequence[GroupPlan]) -> dict[str, LeftOut]:
+    """By version what a backfill has left out; versions of which it merged everything are not there."""
+    found, _ = online.read([state_key(group.version) for group in groups])
+    states = zip(groups, map(decode_state, found), strict=True)
+    return {
+        group.version: (state.since_us, tuple(state.since_at))
+        for group, state in states
+        if state is not None and state.since_us is not None and state.since_at is not None
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +92,9 @@ class GroupBackfill:
             reaches from there is left out. None: nothing is, so that records are the bytes that the stream would leave.
         served: the groups are read while they are computed; `run_us` is then noted beside their position.
         only: of these keys of records, which to compute; None: all.
+        pace: called with how many records are about to be written; it may wait.
+        before_us: leave out events before this time whatever the groups reach, NULL_US: none; so that records are the
+            bytes of those that a backfill has made that left them out.
     """
 
     def __init__(
@@ -97,6 +113,8 @@ class GroupBackfill:
         served: bool = False,
         run_us: int | None = None,
         only: Callable[[Sequence[bytes]], BoolArray] | None = None,
+        pace: Callable[[int], object] = lambda _: None,
+        before_us: int | None = None,
     ) -> None:
         self.stream = groups[0].stream
         self._stream = plan.stream(self.stream)
@@ -108,10 +126,15 @@ class GroupBackfill:
         self._horizon_us = horizon_us
         # What is read meanwhile changes in pieces of one transaction each, for which a live writer may have to wait.
         self._piece = piece or (max(online.at_once // (5 * len(groups)), 1) if served else PIECE)
-        self._served, self._run_us, self._only = served, run_us, only
+        self._served, self._run_us, self._only, self._pace = served, run_us, only, pace
         self._clocks_us: list[int] = []
         self._bound_us = NULL_US if clock_us is None else clock_us
         self._since_us = _bound(groups, self._layouts, horizon_us, clock_us, since_us)
+        self._since_at: list[int] | None = None
+        self._noted_us: int | None = None
+        self._told = before_us is not None
+        if before_us is not None:
+            self._since_us = None if before_us == NULL_US else before_us
         self._lifetime = any(layout.lifetime for layout in self._layouts.values())
         self.read = 0
 
@@ -127,6 +150,7 @@ class GroupBackfill:
         # What was noted without a clock is at most as new as the store.
         at_most = known[0].clock_us if known else self._bound_us if any(begin) else NULL_US
         self._clocks_us = (known[0].clocks_us if known else None) or [NULL_US if at_most is None else at_most] * len(at)
+        self._go_on([state for state in states.values() if state is not None])
         step = max(self._piece // max(len(at), 1), 1)
         while any(a < b for a, b in zip(at, end, strict=True)):
             target = begun or [min(b, max(a, _next(at, end) + step)) for a, b in zip(at, end, strict=True)]
@@ -138,13 +162,31 @@ class GroupBackfill:
         if progress is not None:
             progress(total, total)
 
+    def _go_on(self, states: Sequence[GroupState]) -> None:
+        """Leave out what was left out so far. Where the stream has merged everything since, or an older version has
+        not said what it left out, nothing is left out any more."""
+        if self._told or not states or not (states[0].target or any(states[0].at)):
+            return
+        held = states[0]
+        going_on = held.target is not None or held.since_at == held.at
+        self._since_us, self._since_at = held.since_us if going_on else None, held.since_at
+        self._noted_us = held.since_us
+
+    def _state(self, at: list[int], target: list[int] | None) -> GroupState:
+        """What to note of a piece that ends at `target`, or is done up to `at`."""
+        if self._since_us is not None:
+            self._noted_us, self._since_at = self._since_us, at
+        return GroupState(
+            at, target, self._clock, self._run_us, list(self._clocks_us), self._noted_us, self._since_at
+        )  # fmt: skip
+
     def _merge(self, at: list[int], target: list[int]) -> None:
-        begun = GroupState(at, target, self._clock, self._run_us, list(self._clocks_us))
+        begun = self._state(at, target)
         if not self._served:
             self._note(begun)
         events = self._admitted(at, target)
         deltas = self._engine.deltas(self.stream, events, len(at)) if len(events.times) else {}
-        done = GroupState(target, None, self._clock, self._run_us, list(self._clocks_us))
+        done = self._state(target, None)
         if self._served:
             self._merge_whole(deltas, begun, done)
         else:
@@ -184,6 +226,7 @@ class GroupBackfill:
                 merge_groups(changes, pending, self._horizon_us)
             return [*pending.items(), *((key, data) for key in states)]
 
+        self._pace(len(order))
         self._online.revise([*order, *states], change)
 
     def _merge_part(self, version: str, delta: GroupDelta) -> None:
@@ -194,6 +237,7 @@ class GroupBackfill:
             merge_groups([(self._layouts[version], delta, keys)], pending, self._horizon_us)
             return list(pending.items())
 
+        self._pace(len(keys))
         self._online.revise(keys, change)
 
     def _admitted(self, at: list[int], target: list[int]) -> Admitted:

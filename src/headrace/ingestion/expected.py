@@ -6,7 +6,7 @@ with what is served by bits, and stands in its place where it was lost.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,10 +20,11 @@ from headrace.core.arrow import from_arrow
 from headrace.core.columns import BoolArray, Column, IntArray, column_of
 from headrace.core.keys import encode_numbers, key_encoder
 from headrace.core.schema import DType
+from headrace.core.time import NULL_US
 from headrace.engines.stream.commits import TABLES
 from headrace.eventlog.base import EventLog
 from headrace.features.plan import GroupPlan, ProjectPlan, TablePlan
-from headrace.ingestion.backfill import GroupBackfill, Progress
+from headrace.ingestion.backfill import GroupBackfill, LeftOut, Progress
 from headrace.ingestion.digests import hashes_of, holds
 from headrace.retrieval.past import AVAILABLE, EVENT_TIME, ORDER, Past
 from headrace.retrieval.past import DELETED as GONE
@@ -174,19 +175,37 @@ class Expected:
         share: Share = ALL,
         into: OnlineStore | None = None,
         progress: Progress | None = None,
+        left_out: Mapping[str, LeftOut] | None = None,
     ) -> Iterator[dict[bytes, bytes | None]]:
-        """Records of groups of one stream that reflect the events below the offsets `at`, a position of compute."""
-        store = into or self._scratch()
-        job = GroupBackfill(
+        """Records of groups of one stream that reflect the events below the offsets `at`, a position of compute.
+
+        `left_out` says by version what the backfill that made the records has left out; without it, nothing.
+        """
+        apart: dict[LeftOut | None, list[GroupPlan]] = {}
+        for group in groups:
+            apart.setdefault((left_out or {}).get(group.version), []).append(group)
+        for without, some in apart.items():
+            store = into or self._scratch()
+            begin = [0] * len(at)
+            if without is not None:
+                before_us, below = without
+                first = [min(a, b) for a, b in zip(at, below, strict=True)]
+                self._job(some, store, share, before_us).advance(begin, first, progress)
+                begin = first
+            self._job(some, store, share, NULL_US).advance(begin, at, progress)
+            if into is None:
+                ends = tuple(bytes.fromhex(group.version) for group in some)
+                yield {
+                    key: record
+                    for key, record in store.scan()
+                    if key.endswith(ends) and not key.startswith(b"\xff\xff")
+                }
+
+    def _job(self, groups: Sequence[GroupPlan], store: OnlineStore, share: Share, before_us: int) -> GroupBackfill:
+        return GroupBackfill(
             self._plan, groups, self._raw, self._features, self._offline, store,
-            horizon_us=self.horizon_us, clock_us=None, only=None if share.of == 1 else share.holds,
+            horizon_us=self.horizon_us, clock_us=None, only=None if share.of == 1 else share.holds, before_us=before_us,
         )  # fmt: skip
-        job.advance([0] * len(at), at, progress)
-        if into is None:
-            ends = tuple(bytes.fromhex(group.version) for group in groups)
-            yield {
-                key: record for key, record in store.scan() if key.endswith(ends) and not key.startswith(b"\xff\xff")
-            }
 
 
 def _feature(rows: pa.Table, name: str, dtype: DType) -> Column:

@@ -222,6 +222,10 @@ class DeadLetters:
             target = stream or target
             if target not in self._streams:
                 raise SchemaError(f"{self._no_stream(target)}; name the stream that it belongs to", field="stream")
+            if event is None and not personal:
+                self._check_move(
+                    dead.stream, target, [name for name in given if name not in {*remove, *(changes or ())}]
+                )
             corrected = [
                 {name: value for name, value in one.items() if name not in remove} | dict(changes or {})
                 for one in given_all
@@ -234,6 +238,16 @@ class DeadLetters:
             self._publish("fix", blocks, who, why)
         self._tell(who, "fix", letter, {"stream": target, "changed": sorted({*(changes or ()), *remove}), "why": why})
         return self.get(letter, personal=personal)
+
+    def _check_move(self, stream: str, target: str, names: Sequence[str]) -> None:
+        """Raise SchemaError if values of a letter would be shown in the target that are hidden in its own stream."""
+        told = self._masker.told_by(stream, target, names)
+        if told:
+            raise SchemaError(
+                f'"{told[0]}" of {stream} may be personal, and is not in {target}: set or remove it, or have somebody '
+                "do this who may see personal values",
+                field=told[0],
+            )
 
     def drop(self, chosen: Chosen, *, who: str, why: str, personal: bool = False) -> int:
         """Mark the chosen letters as dropped: a replay leaves them out from now on; they stay where they are.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -55,6 +55,13 @@ class Masker:
             return reason
         head = reason.partition(", got ")[0]
         return head if head.startswith(_NO_VALUE_IN_IT) or head.endswith("has no such field") else "does not fit"
+
+    def told_by(self, stream: str, target: str, names: Iterable[str]) -> list[str]:
+        """Those of the members `names` that are hidden in one declared stream and would be shown in another one."""
+        if stream not in self._shown:
+            return []
+        shown = self._shown.get(target)
+        return [name for name in names if name not in self._shown[stream] and (shown is None or name in shown)]
 
 
 def _masked(payload: bytes, shown: frozenset[str]) -> bytes:

@@ -34,7 +34,7 @@ from headrace.engines.stream.worker import clocks_at, read_heads
 from headrace.eventlog.base import EventLog
 from headrace.features.plan import GroupPlan, ProjectPlan, TablePlan
 from headrace.ingestion.archive_audit import ArchiveAudit, tables_of
-from headrace.ingestion.backfill import Progress, parts_of, read_state
+from headrace.ingestion.backfill import Progress, left_out, parts_of, read_state
 from headrace.ingestion.digests import DigestFolder, Kept, between, digest, hashes_of, holds, touched
 from headrace.ingestion.expected import Expected, Share
 from headrace.ingestion.materialize import new_rows
@@ -118,6 +118,8 @@ class Reconciled:
 class Reconciler:
     """Compares and repairs one share of a store at a time, beside whoever else reads and writes it.
 
+    `pace` is called before a repair with how many records it writes, and with what ends a wait by raising; it may wait.
+
     Attributes:
         totals: of all runs of this object.
     """
@@ -131,9 +133,11 @@ class Reconciler:
         *,
         archive: ArchiveAudit | None = None,
         digests: DigestFolder | None = None,
+        pace: Callable[[int, Callable[[], object]], object] = lambda *_: None,
     ) -> None:
         self._plan, self._features, self._online, self._expected = plan, features, online, expected
-        self._archive, self._digests = archive, digests
+        self._archive, self._digests, self._pace = archive, digests, pace
+        self._on_way: Callable[[], object] = lambda: None
         self._versions = {table.version for table in plan.tables.values()}
         self._versions |= {group.version for group in plan.streamed_groups}
         self._doubtful: list[bytes] = []
@@ -152,6 +156,7 @@ class Reconciler:
         the archive as it was found last. `on_way` is called now and then; what it raises ends the run, after which all
         is sound that was looked at."""
         found = Reconciled()
+        self._on_way = on_way
         if archive:
             self._broken = self._look_at_archive(found, repair, share, on_way)
         broken = self._broken
@@ -173,7 +178,9 @@ class Reconciler:
                 continue
             versions = {group.version: group for group in groups}
             seen = {key for version in versions for key in there.get(version, ())}
-            for records in self._expected.groups(groups, at, chosen, progress=lambda *_: on_way()):
+            without = left_out(self._online, groups)
+            made = self._expected.groups(groups, at, chosen, progress=lambda *_: on_way(), left_out=without)
+            for records in made:
                 seen.difference_update(records)
                 self._look(groups, records, position, found, repair)
             self._look(groups, dict.fromkeys(seen), position, found, repair)
@@ -292,6 +299,7 @@ class Reconciler:
             written = len(same)
             return same
 
+        self._pace(len(keys), self._on_way)
         self._online.revise(keys, change)
         return written
 

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from headrace.core.time import US_PER_DAY, US_PER_HOUR
+from headrace.core.time import US_PER_DAY, US_PER_HOUR, Clock
 from headrace.engines.batch.runner import BatchRunner
-from headrace.features.plan import ProjectPlan, TablePlan
+from headrace.features.plan import ModelPlan, ProjectPlan, TablePlan
+from headrace.orchestration.rollout import Rollout
 from headrace.orchestration.schedule import Job, period_of
 from headrace.orchestration.watch import ModelWatch
 
@@ -80,3 +81,10 @@ def every(name: str, period_us: int, work: Callable[[], Any], offset_us: int = 0
         work()
 
     return Job(name, period_us, quiet, offset_us)
+
+
+def rollout_jobs(model: ModelPlan, rollout: Rollout, clock: Clock, period_us: int) -> list[Job]:
+    """What goes on with promotions in steps; nothing where a model declares none."""
+    if model.promote is None or not model.promote.steps:
+        return []
+    return [every(f"rollout {model.name}", period_us, lambda: rollout.advance(clock.now_us()))]

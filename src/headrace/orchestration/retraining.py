@@ -18,6 +18,7 @@ from headrace.core.errors import TrainingError
 from headrace.core.time import US_PER_DAY, to_iso
 from headrace.features.plan import ModelPlan, ProjectPlan, PromotionPlan, Trigger
 from headrace.monitoring.truth import TruthTracker
+from headrace.orchestration.rollout import Rollout
 from headrace.orchestration.served import served_set
 from headrace.registry.base import DatasetRef, DataSnapshot, ModelRegistry, ModelVersion, NewVersion
 from headrace.registry.predictor import FittedModel, load_model
@@ -102,6 +103,7 @@ class RetrainingLoop:
         self._registry = registry
         self._catalog = catalog
         self._rule = model.promote or DEFAULT_JUDGING
+        self.rollout = Rollout(model, registry, catalog)
         self._served = served
         self._before: TrainingSet | None = None
         self._before_us = 0
@@ -182,7 +184,10 @@ class RetrainingLoop:
         return Trained(version, challenger.fitted, data, ~early)
 
     def decide(self, trained: Trained, *, seed: int = 0) -> Verdict:
-        """Judge a challenger against the champion on the judging window, promote or refuse it, and record which."""
+        """Judge a challenger against the champion on the judging window, promote or refuse it, and record which.
+
+        Where steps of a promotion are declared, it goes through these first.
+        """
         name, number = self.model.name, trained.version.number
         self._registry.set_alias(name, "challenger", number, who="loop", why=trained.version.info.tags["trigger"])
         champion = self._registry.alias(name, "champion")
@@ -201,7 +206,7 @@ class RetrainingLoop:
                 seed=seed + number,
             )
         if verdict.promote:
-            self._registry.set_alias(name, "champion", number, who="loop", why=verdict.reason)
+            self.rollout.begin(number, who="loop", why=verdict.reason)
         self._catalog.record_decision(
             name,
             challenger=number,

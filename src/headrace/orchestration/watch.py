@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from headrace.catalog.catalog import Catalog
+from headrace.core.columns import BoolArray, FloatArray
 from headrace.core.errors import TrainingError
 from headrace.core.time import US_PER_DAY
 from headrace.eventlog.base import EventLog
@@ -22,7 +23,7 @@ from headrace.orchestration.retraining import Challenger, Outcome, RetrainingLoo
 from headrace.registry.base import CHAMPION, ModelRegistry
 from headrace.retrieval.history import HistoryReader
 from headrace.retrieval.past import Past
-from headrace.retrieval.predictions import read_predictions_of
+from headrace.retrieval.predictions import PredictionBatch, read_predictions_of
 from headrace.retrieval.rows import concat_features
 
 Beside: TypeAlias = Callable[[Callable[[], Challenger]], "Future[Challenger]"]
@@ -119,7 +120,7 @@ class ModelWatch:
         if self.triggers.psi is None or profile is None:
             return ()
         view = self._view_of(champion)
-        window = [batch for batch, _, _, _ in self.tracker.window(now_us - LOOK_BACK_US, now_us, view.version)]
+        window = [batch for batch, _, _ in self._answered(now_us, view.version)]
         if not window:
             return ()
         block = concat_features([batch.features for batch in window])
@@ -135,18 +136,31 @@ class ModelWatch:
         views = self.project.views_of(self.model.name)
         return next((view for view in views if view.version == version), views[0])
 
+    def _answered(self, now_us: int, view_version: str) -> list[tuple[PredictionBatch, FloatArray, BoolArray]]:
+        """Lately scored requests, with labels and which are known, but for those that a canary answered."""
+        window = self.tracker.window(now_us - LOOK_BACK_US, now_us, view_version)
+        champions = [change.number for change in self.registry.alias_history(self.model.name, CHAMPION)]
+        found = []
+        for batch, labels, known, _ in window:
+            rows = np.flatnonzero(np.isin(batch.versions, [n for n in champions if n is not None]))
+            if len(rows) == len(batch):
+                found.append((batch, labels, known))
+            elif len(rows):
+                found.append((batch.take(rows), labels[rows], known[rows]))
+        return found
+
     def _decay(self, now_us: int, champion: int) -> bool:
         metric = self.model.metric
         before = self.registry.get(self.model.name, champion).info.metrics.get(metric)
         if self.triggers.drop is None or before is None:
             return False
         version = self._view_of(champion).version
-        window = self.tracker.window(now_us - LOOK_BACK_US, now_us, version)
+        window = self._answered(now_us, version)
         if not window:
             return False
-        known = np.concatenate([k for _, _, k, _ in window])
-        labels = np.concatenate([labels for _, labels, _, _ in window])[known]
-        scores = np.concatenate([batch.scores for batch, _, _, _ in window])[known]
+        known = np.concatenate([k for _, _, k in window])
+        labels = np.concatenate([labels for _, labels, _ in window])[known]
+        scores = np.concatenate([batch.scores for batch, _, _ in window])[known]
         return find_decay(labels, scores, at_promotion=before, drop=self.triggers.drop, metric=metric).decayed
 
 

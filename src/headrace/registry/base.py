@@ -11,6 +11,9 @@ from headrace.registry.profile import Profile
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
+SHADOW = "shadow"
+CANARY = "canary"
+"""The aliases: who answers, who was trained last, who scores beside without effect, who answers a share."""
 
 
 class DatasetRef(msgspec.Struct, frozen=True):

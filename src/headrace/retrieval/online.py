@@ -21,18 +21,17 @@ from headrace.aggregations.table_records import objects_of
 from headrace.aggregations.texts import texts_of
 from headrace.core.columns import BoolArray, Column, IntArray, column_of
 from headrace.core.errors import HorizonError, StoreError
-from headrace.core.keys import encode_numbers, key_encoder
+from headrace.core.keys import JoinedKeys
 from headrace.core.positions import EMPTY_POSITION, Position, decode_position, decode_state, state_key
 from headrace.core.schema import DType
 from headrace.core.time import format_duration, to_iso
 from headrace.features.plan import ProjectPlan, ViewPlan
 from headrace.retrieval.binding import BoundView
+from headrace.retrieval.record_keys import RecordKeys
 from headrace.retrieval.rows import FeatureBlock
-from headrace.stores.online.base import OnlineStore
+from headrace.stores.online.base import Fetched, OnlineStore
 
 _NO_LIMITS = np.zeros(1, np.int64)
-_NO_RECORD = bytes(8)
-_NUMBERS = ((DType.INT,), (DType.TIMESTAMP,))
 
 
 class OnlineReader:
@@ -48,11 +47,7 @@ class OnlineReader:
         self._horizon_us = horizon_us
         self._scratch = self.bound.scratch()
         self._time_field = view.request.time_field or ""
-        self._key_fields = sorted({name for s in self.bound.sources for name in s.binding.request_keys})
-        self._encoders = [
-            (key_encoder(source.key_dtypes, source.version), source.binding.request_keys)
-            for source in self.bound.sources
-        ]
+        self._keys = RecordKeys(self.bound.sources)
         self._raw_position = b""
         self._position = EMPTY_POSITION
         self._oldest_us: int | None = None
@@ -62,12 +57,13 @@ class OnlineReader:
         self._scheduled = {v: group.stream for v, group in groups.items() if v in project.scheduled}
         # Streams whose clock is that of scheduled groups alone.
         self._own_clock = set(self._streams) - {g.stream for v, g in groups.items() if v not in self._scheduled}
-        self._state_keys = [state_key(version) for version in self._scheduled]
+        self._state_keys = JoinedKeys.of([state_key(version) for version in self._scheduled])
         self._raw_states: list[bytes | None] = []
         layouts = [(b, source.layout, source.slot) for b, source in enumerate(self.bound.sources)]
         self._growing = [(b, own, slot) for b, own, slot in layouts if own is not None and len(own.grown_slots)]
         # Compiled (or loaded from the cache) here, so that no request waits for it.
-        self._evaluate(_NO_RECORD, np.zeros((0, len(self.bound.sources)), np.int64), np.zeros(0, np.int64))
+        store.prepare()
+        self._evaluate(np.zeros(1, np.int64), np.zeros((0, len(self.bound.sources)), np.int64), np.zeros(0, np.int64))
 
     @property
     def overflows(self) -> int:
@@ -82,37 +78,20 @@ class OnlineReader:
         bound = self.bound
         t = request[self._time_field].values
         n = len(t)
-        keys, places = self._keys(request, n)
-        if self._state_keys:
-            # Where scheduled groups stand lies beside their records, and is of the same snapshot.
-            records, raw_position = self._store.read(keys + self._state_keys)
-            states = records[len(keys) :]
-            del records[len(keys) :]
-            if raw_position != self._raw_position or states != self._raw_states:
-                self._see(raw_position, states)
-        else:
-            records, raw_position = self._store.read(keys)
-            if raw_position != self._raw_position:
-                self._see(raw_position, [])
+        keys, places = self._keys.of(request, n)
+        # Where scheduled groups stand lies beside their records, and is of the same snapshot.
+        found = self._store.fetch(keys + self._state_keys if self._state_keys else keys)
+        states = [found.record(len(keys) + i) for i in range(len(self._scheduled))]
+        if found.position != self._raw_position or states != self._raw_states:
+            self._see(found.position, states)
         # For one row each call of NumPy weighs as much as a window, so none is made that can be left out.
         first_us = int(t[0]) if n == 1 else int(t.min()) if n else None
         if first_us is not None and self._oldest_us is not None and first_us < self._oldest_us:
             self._too_early(first_us, self._oldest_us)
-        # Where each record begins among all that were found; the last one stands for "none".
-        begins: list[int] = []
-        at = 0
-        for record in records:
-            if record is None:
-                begins.append(-1)
-            else:
-                begins.append(at)
-                at += len(record) >> 3
-        begins.append(-1)
-        starts = np.array([begins[place] for place in places], np.int64).reshape(n, len(bound.sources))
-        found = b"".join([record for record in records if record is not None])
+        starts = found.begins.take(places)
         # A copy of t: the kernel is compiled for arrays that can be written to, and t may be a view of a log's bytes.
         t_own = np.array(t, np.int64)
-        words, valid, rows = self._evaluate(found or _NO_RECORD, starts, t_own)
+        words, valid, rows = self._evaluate(found.words, starts, t_own)
 
         groups: dict[int, GroupObjects] = {}
 
@@ -120,18 +99,16 @@ class OnlineReader:
             source = bound.sources[binding]
             if source.layout is not None:
                 if binding not in groups:
-                    chosen = [places[r * len(bound.sources) + binding] for r in range(n)]
-                    read = partial(self._nested, source.layout, records, chosen, found, starts[:, binding], t_own)
-                    texts = cache(partial(_texts, records, chosen))
+                    chosen = places[:, binding]
+                    read = partial(self._nested, source.layout, found, chosen, t_own)
+                    texts = cache(partial(_texts, found, chosen))
                     groups[binding] = GroupObjects(source.layout, source.slot, read, texts, words, valid)
                 return groups[binding].column(index, dtype)
-            width, sources = bound.sources[binding].width, len(bound.sources)
             by_row: list[object] = [None] * n
-            for r in range(n):
-                place = places[r * sources + binding]
-                record = records[place] if place >= 0 else None
-                if record is not None and rows[r, binding] >= 0:
-                    by_row[r] = objects_of(record, width, int(rows[r, binding]))[index]
+            for r in np.flatnonzero(rows[:, binding] >= 0).tolist():
+                record = found.record(int(places[r, binding]))
+                if record is not None:
+                    by_row[r] = objects_of(record, source.width, int(rows[r, binding]))[index]
             return column_of(dtype, by_row)
 
         block = bound.assemble(request, words, valid, objects)
@@ -140,9 +117,10 @@ class OnlineReader:
 
     def keys(self, request: Mapping[str, Column]) -> list[bytes]:
         """Keys of the records that `read` would fetch for these requests."""
-        return self._keys(request, len(request[self._time_field].values))[0]
+        keys, _ = self._keys.of(request, len(request[self._time_field].values))
+        return list(dict.fromkeys(keys.listed()))
 
-    def _evaluate(self, records: bytes, starts: IntArray, t: IntArray) -> tuple[IntArray, BoolArray, IntArray]:
+    def _evaluate(self, records: IntArray, starts: IntArray, t: IntArray) -> tuple[IntArray, BoolArray, IntArray]:
         """Words and validity of all slots, and the table rows taken, for the records that begin at `starts`.
 
         Raises HorizonError if a record of a table does not reach back to its t, StoreError for one of another format.
@@ -152,62 +130,21 @@ class OnlineReader:
         valid = np.zeros((n, bound.slots), np.bool_)
         rows = np.empty((n, len(bound.sources)), np.int64)
         refused = read_view(
-            np.frombuffer(records, np.int64), starts, t, bound.bindings, bound.lanes, bound.windows, bound.features,
+            records, starts, t, bound.bindings, bound.lanes, bound.windows, bound.features,
             bound.pointers, words, valid, rows, s.lane, s.work, s.other, s.bounds, s.tally, _NO_LIMITS,
         )  # fmt: skip
         if refused:
             self._refuse(rows, t)
         for b, layout, slot in self._growing:
-            # Copies: of what cannot be written to, or has gaps, another variant would be compiled.
-            i8, to = np.frombuffer(records, np.int64).copy(), (words, valid, slot)
-            read_grown(layout, layout.grown_slots, i8, starts[:, b].copy(), t, to, s)
+            # A copy: of what has gaps another variant would be compiled.
+            read_grown(layout, layout.grown_slots, records, starts[:, b].copy(), t, (words, valid, slot), s)
         return words, valid, rows
 
-    def _nested(
-        self,
-        layout: GroupLayout,
-        records: Sequence[bytes | None],
-        chosen: Sequence[int],
-        found: bytes,
-        starts: IntArray,
-        t: IntArray,
-    ) -> list[Piece]:
+    def _nested(self, layout: GroupLayout, found: Fetched, chosen: IntArray, t: IntArray) -> list[Piece]:
         """Lists and maps from the record that each row reads; -1 chooses none."""
-        sizes = [0 if record is None else len(record) >> 3 for record in records]
-        of_rows = np.array([sizes[place] if place >= 0 else 0 for place in chosen], np.int64)
-        return read_records(layout, found or _NO_RECORD, starts, of_rows, t, self._scratch)
-
-    def _keys(self, request: Mapping[str, Column], n: int) -> tuple[list[bytes], list[int]]:
-        """Keys of the records to read, and which of them each binding of each row reads (-1: none).
-
-        Each key is named once; of a single row a record that two bindings read may be named twice.
-        """
-        if n == 1:
-            plain = {}
-            for name in self._key_fields:
-                column = request[name]
-                plain[name] = column.values.item() if column.valid is None or column.valid[0] else None
-            of_one: list[bytes] = []
-            where: list[int] = []
-            for encode, named in self._encoders:
-                parts = tuple([plain[name] for name in named])
-                if None in parts:
-                    where.append(-1)
-                    continue
-                where.append(len(of_one))
-                of_one.append(encode(parts))
-            return of_one, where
-        lists = {name: request[name].to_pylist() for name in self._key_fields}
-        keys: dict[bytes, int] = {}
-        by_source: list[list[int]] = []
-        for source, (encode, named) in zip(self.bound.sources, self._encoders, strict=True):
-            if source.key_dtypes in _NUMBERS and request[named[0]].valid is None:
-                made = encode_numbers(request[named[0]].values, source.key_dtypes[0], source.version)
-                by_source.append([keys.setdefault(key, len(keys)) for key in made])
-                continue
-            rows = zip(*[lists[name] for name in named], strict=True) if named else [()] * n
-            by_source.append([-1 if None in parts else keys.setdefault(encode(parts), len(keys)) for parts in rows])
-        return list(keys), [place for row in zip(*by_source, strict=True) for place in row]
+        starts = found.begins.take(chosen)
+        sizes = np.where(starts >= 0, found.sizes.take(chosen) >> 3, 0) if len(found.sizes) else np.zeros_like(starts)
+        return read_records(layout, found.words, starts, sizes, t, self._scratch)
 
     def _see(self, raw_position: bytes, states: list[bytes | None]) -> None:
         """Take over positions that differ from the last ones; `states` are those of the scheduled groups."""
@@ -257,7 +194,7 @@ class OnlineReader:
         )
 
 
-def _texts(records: Sequence[bytes | None], chosen: Sequence[int], row: int) -> Sequence[str]:
+def _texts(found: Fetched, chosen: IntArray, row: int) -> Sequence[str]:
     """The texts of the record that a row reads."""
-    record = records[chosen[row]] if chosen[row] >= 0 else None
+    record = found.record(int(chosen[row]))
     return () if record is None else texts_of(record)

@@ -38,8 +38,8 @@ class ScoredBlock:
         scored_us: when it was answered.
         request: every request field, n values each.
         features: what the model saw, with the position that it reflects.
-        scores: float64 [n] by model version: the champion's, and those of versions scored beside it.
-        champion: the version whose scores were the answer.
+        scores: float64 [n] by model version: of the one that answered, and of those that were scored beside it.
+        champion: the version whose scores were the answer; a canary, for the requests that are its own.
     """
 
     model: str
@@ -59,7 +59,7 @@ class ScoredBlock:
 
     @property
     def values(self) -> FloatArray:
-        """The answer: the champion's scores."""
+        """The answer: the scores of the version that answered."""
         return self.scores[self.champion]
 
 
@@ -108,7 +108,7 @@ def encode_predictions(block: ScoredBlock) -> bytes:
             {name: column.to_pylist() for name, column in block.request.items()},
             features.words.tobytes(),
             features.valid.tobytes(),
-            {name: column.to_pylist() for name, column in features.objects.items()},
+            {name: features.objects[name].to_pylist() for name in features.names if name in features.objects},
             {version: scores.tobytes() for version, scores in block.scores.items()},
             block.champion,
         )

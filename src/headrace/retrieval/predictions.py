@@ -287,8 +287,9 @@ class _Gathered:
             self._scores.setdefault(version, []).append((start, data))
         for spec in self._fields:
             self._request[spec.name] += recorded(block.request, spec, len(block.ids))
-        for name, items in self._objects.items():
-            items += block.objects[name]
+        # By place, as the words are: what they are called may have changed since, and their version has not.
+        for items, stored in zip(self._objects.values(), block.objects.values(), strict=True):
+            items += stored
         number = len(self._tables)
         self._tables.append(block.position.tables)
         for name, offsets in block.position.streams.items():

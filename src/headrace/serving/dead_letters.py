@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import msgspec
 
 from headrace.core.time import parse_time
 from headrace.engines.stream.letters import Chosen, Letter, Listing, Replayed
 from headrace.serving.calls import Call
-from headrace.serving.replies import Refused, Reply, encode_json
+from headrace.serving.replies import Refused, Reply, body_of, encode_json
 
 _MOST = 1_000
-T = TypeVar("T")
 
 
 class LetterDoor(Protocol):
@@ -78,7 +77,7 @@ class LetterHandlers:
 
     async def fix(self, call: Call) -> Reply:
         """`POST /v1/dead_letters/{stream}/{partition}/{offset}/fix`: publish the corrected event."""
-        asked = _read(call.body, _Fix)
+        asked = body_of(call.body, _Fix)
         fixed = await asyncio.to_thread(
             self._door.fix, _id(call), asked.set, who=call.caller.who, why=asked.why, remove=asked.remove,
             event=asked.event, stream=asked.stream, personal=_sees_all(call),
@@ -87,7 +86,7 @@ class LetterHandlers:
 
     async def replay(self, call: Call) -> Reply:
         """`POST /v1/dead_letters/replay`: publish again what fits today."""
-        asked = _read(call.body, _Which)
+        asked = body_of(call.body, _Which)
         done = await asyncio.to_thread(
             self._door.replay, _chosen(asked), who=call.caller.who, why=asked.why, dry_run=asked.dry_run,
             personal=_sees_all(call),
@@ -96,7 +95,7 @@ class LetterHandlers:
 
     async def drop(self, call: Call) -> Reply:
         """`POST /v1/dead_letters/drop`: mark as dropped."""
-        asked = _read(call.body, _Which)
+        asked = body_of(call.body, _Which)
         if asked.dry_run:
             raise Refused(422, "dry_run is of replay", field="dry_run", hint="list them instead")
         dropped = await asyncio.to_thread(
@@ -118,15 +117,6 @@ def _sees_all(call: Call) -> bool:
 
 def _id(call: Call) -> str:
     return "/".join(call.params[part] for part in ("stream", "partition", "offset"))
-
-
-def _read(body: bytes, wanted: type[T]) -> T:
-    try:
-        return msgspec.json.decode(body or b"{}", type=wanted)
-    except msgspec.ValidationError as error:
-        raise Refused(422, str(error), hint="/openapi.json says what it takes") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Refused(400, f"the body is no JSON: {error}") from None
 
 
 def _chosen(asked: _Which, state: str = "open") -> Chosen:

@@ -64,6 +64,7 @@ class Handlers:
         self._streams = {name: self._streams_of(view) for name, view in self._views.items()}
         self._records = Records(service.project, service.online, service.clock, horizon_us=service.horizon_us)
         self._recent = _Recent(_RECENT)
+        self._erasures: set[str] = set()
 
     # --- events -------------------------------------------------------------------------------------------------------
 
@@ -140,7 +141,7 @@ class Handlers:
         return Reply(encode_json(replies[0] if asked.single else replies))
 
     def post_score(self, call: Call) -> Reply:
-        """`POST /v1/models/{model}/score`: the champion's answer to each request."""
+        """`POST /v1/models/{model}/score`: the champion's answer to each request, or the canary's."""
         name = call.params["model"]
         scorer = self._service.scorers.get(name)
         if scorer is None:
@@ -152,12 +153,13 @@ class Handlers:
         if not asked.n:
             return Reply(b"[]")
         try:
-            scored = scorer.score(asked.columns)
+            answers = scorer.score(asked.columns)
         except NotFound as error:
             raise Refused(503, str(error), hint="see /health/ready") from None
-        self._metrics.scored(scored)
-        self._recent.add(scored.block)
-        replies = _score_replies(scored, explained=explained)
+        for scored in answers:
+            self._metrics.scored(scored)
+            self._recent.add(scored.block)
+        replies = answers.in_order(lambda scored: _score_replies(scored, explained=explained))
         return Reply(encode_json(replies[0] if asked.single else replies))
 
     async def get_prediction(self, call: Call) -> Reply:
@@ -190,6 +192,13 @@ class Handlers:
             "view_version": block.view_version,
         }
         return Reply(encode_json(body))
+
+    def forget_erased(self) -> None:
+        """Forget the newest predictions when an erasure has ended: they may be of who was erased. The log knows."""
+        door = self._service.erasures
+        ended = set() if door is None else {one.id for one in door.list() if one.ended}
+        if ended != self._erasures:
+            self._erasures, self._recent = ended, _Recent(_RECENT)
 
     # --- labels and records -------------------------------------------------------------------------------------------
 

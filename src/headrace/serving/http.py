@@ -28,6 +28,7 @@ from headrace.core.errors import ConfigError
 from headrace.serving.access import ANY, ANYBODY, PUBLIC, Access, Caller
 from headrace.serving.calls import Call
 from headrace.serving.dead_letters import LetterHandlers
+from headrace.serving.erasures import ErasureHandlers
 from headrace.serving.handlers import Handlers
 from headrace.serving.listener import listen
 from headrace.serving.metrics import ServingMetrics
@@ -135,6 +136,7 @@ def create_app(service: Service) -> Starlette:
     document = encode_json(describe(service.project))
     page = _page(service).encode()
     letters, letter = LetterHandlers(service.letters), "/v1/dead_letters/{stream}/{partition}/{offset}"
+    erasures = ErasureHandlers(service.erasures)
     table: list[tuple[str, str, str, _Handler]] = [
         ("POST", "/v1/events", "publish", handlers.post_events),
         ("POST", "/v1/events/{stream}", "publish", handlers.post_stream),
@@ -149,6 +151,9 @@ def create_app(service: Service) -> Starlette:
         ("POST", "/v1/dead_letters/drop", "admin", letters.drop),
         ("GET", letter, "admin", letters.get),
         ("POST", f"{letter}/fix", "admin", letters.fix),
+        ("POST", "/v1/erasures", "admin", erasures.post),
+        ("GET", "/v1/erasures", "admin", erasures.list),
+        ("GET", "/v1/erasures/{id}", "admin", erasures.get),
         ("GET", "/metrics", ANY, handlers.get_metrics),
         ("GET", "/health/live", PUBLIC, handlers.get_live),
         ("GET", "/health/ready", PUBLIC, handlers.get_ready),
@@ -166,7 +171,7 @@ def create_app(service: Service) -> Starlette:
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         # Each on its own: a model that takes long to load, or hangs, is not to keep a key that was revoked alive.
-        watchers = [asyncio.create_task(follow) for follow in _followers(service, metrics)]
+        watchers = [asyncio.create_task(follow) for follow in _followers(service, handlers, metrics)]
         try:
             yield
         finally:
@@ -279,14 +284,16 @@ def _returning_from_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _followers(service: Service, metrics: ServingMetrics) -> Iterator[Coroutine[Any, Any, None]]:
-    """What takes over from the catalog, for as long as the service runs: promoted versions, keys; and what tells it."""
+def _followers(service: Service, handlers: Handlers, metrics: ServingMetrics) -> Iterator[Coroutine[Any, Any, None]]:
+    """What takes over from the catalog while the service runs: versions, keys, erasures; and what tells it."""
     if service.scorers:
         yield _follow_models(service, metrics)
     if service.access is not None:
         yield _repeat("keys", service.access.refresh, service.poll_s)
     if service.notes is not None:
         yield _repeat("log of changes", service.notes.flush, service.poll_s)
+    if service.erasures is not None:
+        yield _repeat("erasures", handlers.forget_erased, 10 * service.poll_s)
 
 
 async def _follow_models(service: Service, metrics: ServingMetrics) -> None:

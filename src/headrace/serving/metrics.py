@@ -222,11 +222,15 @@ class _ServiceCollector(Collector):
 
 def _versions(scorers: Iterable[Scorer]) -> Iterator[Metric]:
     info = _gauge("headrace_model_info", "The version that answers, as labels.", ["model", "version", "view_version"])
+    share = _gauge("headrace_canary_share", "Share of the requests that a canary answers.", ["model", "version"])
     for scorer in scorers:
         champion = scorer.champion
         if champion is not None:
             info.add_metric([scorer.model.name, str(champion.number), scorer.view.version], 1)
-    yield info
+        if scorer.canary is not None:
+            version, split = scorer.canary
+            share.add_metric([scorer.model.name, str(version.number)], split.share)
+    yield from (info, share)
 
 
 def _gauge(name: str, text: str, labels: list[str]) -> GaugeMetricFamily:

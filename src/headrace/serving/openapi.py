@@ -8,6 +8,7 @@ from typing import Any
 
 from headrace.core.schema import DType, Field, Schema
 from headrace.features.plan import GroupPlan, ModelPlan, ProjectPlan, TablePlan, ViewColumn, ViewPlan
+from headrace.serving.openapi_erasures import ERASURE_SCHEMAS, erasure_paths
 from headrace.serving.openapi_letters import LETTER_SCHEMAS, letter_paths
 
 _TYPES: dict[DType, dict[str, Any]] = {
@@ -51,6 +52,7 @@ SCOPES_BY_PATH = {
     "/v1/models": "score",
     "/v1/labels": "label",
     "/v1/dead_letters": "admin",
+    "/v1/erasures": "admin",
     "/metrics": "any",
 }
 """What a key must be for, by the beginning of a path; records are read by "read" and put by "publish"."""
@@ -81,13 +83,14 @@ def describe(project: ProjectPlan) -> dict[str, Any]:
         paths |= _of_model(model, schemas, project)
     paths |= _records(project)
     paths |= letter_paths(_refusals())
+    paths |= erasure_paths(_refusals())
     paths |= _fixed()
     _secure(paths)
     return {
         "openapi": "3.1.0",
         "info": {"title": "Headrace scoring service", "version": version("headrace")},
         "paths": paths,
-        "components": {"schemas": schemas | LETTER_SCHEMAS, "securitySchemes": _SCHEMES},
+        "components": {"schemas": schemas | LETTER_SCHEMAS | ERASURE_SCHEMAS, "securitySchemes": _SCHEMES},
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -25,6 +25,7 @@ from headrace.retrieval.rows import FeatureBlock
 JSON = b"application/json"
 Headers = tuple[tuple[bytes, bytes], ...]
 """Response headers beside type and length, names in lower case."""
+T = TypeVar("T")
 encode_json = msgspec.json.Encoder().encode
 
 
@@ -94,6 +95,17 @@ def refusal(error: Exception) -> Reply | None:
     if isinstance(error, HeadraceError):
         return Refused(422, str(error)).reply()
     return None
+
+
+def body_of(body: bytes, wanted: type[T]) -> T:
+    """What a body says, as a struct; none is an empty object. Raises Refused: 400 if it is no JSON, 422 if it does not
+    fit."""
+    try:
+        return msgspec.json.decode(body or b"{}", type=wanted)
+    except msgspec.ValidationError as error:
+        raise Refused(422, str(error), hint="/openapi.json says what it takes") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Refused(400, f"the body is no JSON: {error}") from None
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> Refused:

@@ -1,11 +1,14 @@
-"""Scores requests of one model: read the features, let the champion answer, let others score beside it, log it all."""
+"""Scores requests of one model: read the features, let the champion answer, let others score beside it, log it all.
+
+A canary answers a share of the requests in the champion's place (`serving.split`), and the champion scores beside it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -14,14 +17,18 @@ from headrace.core.errors import HeadraceError, NotFound, PlanError, StoreError
 from headrace.core.positions import Position
 from headrace.core.time import Clock
 from headrace.features.plan import ModelPlan, ProjectPlan, ViewPlan
-from headrace.registry.base import CHAMPION, ModelRegistry, ModelVersion
+from headrace.registry.base import CANARY, CHAMPION, ModelRegistry, ModelVersion
 from headrace.registry.predictor import FittedModel, load_model
 from headrace.retrieval.prediction_blocks import ScoredBlock, request_ids
 from headrace.retrieval.rows import FeatureBlock
 from headrace.serving.prediction_log import PredictionLog
+from headrace.serving.split import Split
 
 EMPTY_STORE, STALE, OVERFLOW, SHADOW_FAILED = "empty_store", "stale", "overflow", "shadow_failed"
+CANARY_FAILED = "canary_failed"
 """What can make an answer worse than it should be, as `Scored.degraded` names it."""
+
+T = TypeVar("T")
 
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 _PAIRS = [a + b for a in _DIGITS for b in _DIGITS]
@@ -49,19 +56,22 @@ class LoadedVersion:
 
 @dataclass(frozen=True, slots=True)
 class _Active:
-    """What scores right now; replaced as a whole, so that a batch is answered by one version."""
+    """What scores right now; replaced as a whole, so that a batch is answered by one version, or by two."""
 
     champion: LoadedVersion
     shadows: tuple[LoadedVersion, ...]
+    canary: LoadedVersion | None = None
+    split: Split | None = None
 
 
 @dataclass(slots=True)
 class Scored:
-    """The answer to a batch of requests.
+    """The answer of one version to a batch of requests, or to those of a batch that are its own.
 
     `block` holds ids, request ids, features and the scores of every version; `degraded` names what is wrong with the
     answer, if anything: "empty_store" (no event or row has arrived yet), "stale" (the newest event is older than the
-    scorer allows), "overflow" (a value is null because an exact sum left its type), "shadow_failed".
+    scorer allows), "overflow" (a value is null because an exact sum left its type), "shadow_failed", "canary_failed"
+    (the champion answered what was the canary's).
     """
 
     block: ScoredBlock
@@ -93,8 +103,28 @@ class Scored:
         return len(self.block.ids)
 
 
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """The answers to a batch: which of its rows each version answered. Most batches have one part, of all rows."""
+
+    n: int
+    parts: tuple[tuple[Sequence[int] | IntArray, Scored], ...]
+
+    def in_order(self, rows_of: Callable[[Scored], Sequence[T]]) -> list[T]:
+        """What `rows_of` makes of each part's rows, in the order of the requests."""
+        if len(self.parts) == 1:
+            return list(rows_of(self.parts[0][1]))
+        found: dict[int, T] = {}
+        for rows, scored in self.parts:
+            found |= zip(map(int, rows), rows_of(scored), strict=True)
+        return [found[row] for row in range(self.n)]
+
+    def __iter__(self) -> Iterator[Scored]:
+        return (scored for _, scored in self.parts)
+
+
 class Scorer:
-    """Scores one model. `score` is for one thread at a time; `reload` may run beside it in another.
+    """Scores one model. Scoring is for one thread at a time; `reload` may run beside it in another.
 
     Args:
         project: the plan that `model` belongs to.
@@ -107,6 +137,7 @@ class Scorer:
         shadows: aliases whose versions score every request beside the champion and are logged, but never answer.
         stale_after_us: mark answers whose newest event is older than this; None never does.
         open_reader: makes a reader of a kept view, for versions that were trained on it; None: these are refused.
+        split: tells which share of requests the version of alias "canary" answers; None: it answers none.
 
     Attributes:
         refused: why a version that an alias names is not in use, if there is one.
@@ -125,10 +156,12 @@ class Scorer:
         shadows: Sequence[str] = (),
         stale_after_us: int | None = None,
         open_reader: Callable[[ViewPlan], Reader] | None = None,
+        split: Callable[[], Split | None] | None = None,
     ) -> None:
         self.model = model
         self._kept = project.kept_views if open_reader is not None else {}
         self._open_reader = open_reader
+        self._split = split
         self.view: ViewPlan = project.views[model.view]
         self.refused: str | None = None
         self._reader = reader
@@ -155,12 +188,21 @@ class Scorer:
         active = self._active
         return None if active is None else active.champion
 
+    @property
+    def canary(self) -> tuple[LoadedVersion, Split] | None:
+        """The version that answers a share of the requests now, and which share; None: the champion answers all."""
+        active = self._active
+        if active is None or active.canary is None or active.split is None:
+            return None
+        return active.canary, active.split
+
     def reload(self) -> bool:
         """Take over what the registry's aliases name, if they changed; returns whether anything was replaced.
 
         The new versions are loaded and tried out first, then swapped in at once. A version of another feature view
         than the served one raises PlanError and the old one stays (`refused` says so until the aliases change again);
-        damaged files raise StoreError, and the next call tries again. A shadow that cannot be loaded is only left out.
+        damaged files raise StoreError, and the next call tries again. A shadow or canary that cannot be loaded is only
+        left out.
         """
         generation = self._registry.generation(self.model.name)
         if generation == self._generation:
@@ -178,25 +220,51 @@ class Scorer:
                 self._generation = generation
             raise
         self.refused = None
-        shadows = {shadow.number: shadow for shadow in map(self._shadow, self._shadow_aliases) if shadow is not None}
+        shadows = {shadow.number: shadow for shadow in map(self._beside, self._shadow_aliases) if shadow is not None}
         shadows.pop(number, None)
-        self._active, self._generation = _Active(champion, tuple(shadows.values())), generation
-        return before is None or _numbers(before) != _numbers(self._active)
+        split = None if self._split is None else self._split()
+        canary = None if split is None else self._beside(CANARY)
+        if canary is None or split is None or canary.number not in {split.number} - {number}:
+            canary = split = None
+        self._active, self._generation = _Active(champion, tuple(shadows.values()), canary, split), generation
+        return before is None or _told(before) != _told(self._active)
 
-    def score(self, request: Mapping[str, Column]) -> Scored:
+    def score(self, request: Mapping[str, Column]) -> Answers:
         """Score `n` requests; `request` holds every request field, n values each.
 
         Raises NotFound while there is no champion, and HorizonError for times before the as-of horizon.
         """
         active = self._active or self._first()
-        champion = active.champion
-        reader = champion.reader
+        n = len(request[self._time_field])
+        if active.canary is None or active.split is None:
+            return Answers(n, ((range(n), self._answer(active, active.champion, request)),))
+        chosen = active.split.chosen(self.model.name, self.view.request, request)
+        parts: list[tuple[IntArray, Scored]] = []
+        for version, mine in ((active.champion, ~chosen), (active.canary, chosen)):
+            rows = np.flatnonzero(mine)
+            if len(rows) or (not n and not parts):
+                asked = request if len(rows) == n else {name: column.take(rows) for name, column in request.items()}
+                parts.append((rows, self._answer(active, version, asked)))
+        return Answers(n, tuple(parts))
+
+    def _answer(self, active: _Active, version: LoadedVersion, request: Mapping[str, Column]) -> Scored:
+        """Let `version` answer these requests, and others score beside it."""
+        reader, champion = version.reader, active.champion
         overflows = reader.overflows
-        features = reader.read(request)
-        values = champion.fitted.predict(features)
-        scores = {champion.number: values}
+        try:
+            features = reader.read(request)
+            values = version.fitted.predict(features)
+        except Exception:
+            if version is champion:
+                raise
+            # A canary is on trial: what it raises must not reach the caller, who gets the champion's answer.
+            scored = self._answer(active, champion, request)
+            return Scored(scored.block, scored.values, scored.version, (CANARY_FAILED, *scored.degraded))
+        scores = {version.number: values}
         degraded: list[str] = []
-        for shadow in active.shadows:
+        for shadow in active.shadows if version is champion else (champion, *active.shadows):
+            if shadow.number in scores:
+                continue
             try:
                 seen = features if shadow.reader is reader else shadow.reader.read(request)
                 scores[shadow.number] = shadow.fitted.predict(seen)
@@ -208,7 +276,7 @@ class Scorer:
             degraded.append(OVERFLOW)
         self._judge(features.position, now, degraded)
         t_us: IntArray = request[self._time_field].values
-        view, n = champion.view, len(t_us)
+        view, n = version.view, len(t_us)
         block = ScoredBlock(
             self.model.name,
             self._ids(n),
@@ -218,13 +286,13 @@ class Scorer:
             request,
             features,
             scores,
-            champion.number,
+            version.number,
             view.name,
             view.version,
         )
         if n and self._log is not None:
             self._log.write(block)
-        return Scored(block, values, champion.number, tuple(degraded))
+        return Scored(block, values, version.number, tuple(degraded))
 
     def _first(self) -> _Active:
         self.reload()
@@ -250,7 +318,7 @@ class Scorer:
         prefix, numbers = self._prefix, self._count
         return [prefix + _base36(next(numbers)) for _ in range(n)]
 
-    def _shadow(self, alias: str) -> LoadedVersion | None:
+    def _beside(self, alias: str) -> LoadedVersion | None:
         number = self._registry.alias(self.model.name, alias)
         try:
             return None if number is None else self._load(number)
@@ -259,7 +327,7 @@ class Scorer:
             return None
 
     def _load(self, number: int) -> LoadedVersion:
-        for known in () if self._active is None else (self._active.champion, *self._active.shadows):
+        for known in () if self._active is None else _loaded(self._active):
             if known.number == number:
                 return known
         registered = self._registry.get(self.model.name, number)
@@ -280,8 +348,13 @@ class Scorer:
         return LoadedVersion(number, fitted, registered, view, reader)
 
 
-def _numbers(active: _Active) -> tuple[int, ...]:
-    return (active.champion.number, *[shadow.number for shadow in active.shadows])
+def _loaded(active: _Active) -> list[LoadedVersion]:
+    return [active.champion, *active.shadows, *([] if active.canary is None else [active.canary])]
+
+
+def _told(active: _Active) -> tuple[object, ...]:
+    """What tells that something was replaced."""
+    return active.champion.number, [shadow.number for shadow in active.shadows], active.split
 
 
 def _nothing(view: ViewPlan) -> FeatureBlock:

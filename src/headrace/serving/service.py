@@ -12,6 +12,8 @@ from headrace.eventlog.base import EventLog
 from headrace.features.plan import ProjectPlan
 from headrace.serving.access import Access
 from headrace.serving.dead_letters import LetterDoor
+from headrace.serving.erasures import ErasureDoor
+from headrace.serving.erasures import Receipt as ErasureReceipt
 from headrace.serving.notes import PutNotes
 from headrace.serving.prediction_log import PredictionLog
 from headrace.serving.scorer import Scorer
@@ -59,6 +61,7 @@ class Service:
         access: admits requests; None admits all.
         notes: counts rows that callers put, for the log of changes; None counts none.
         letters: the dead letters; None refuses to show them.
+        erasures: erases entities; None refuses to.
         poll_s: how often promotions and keys are looked for.
         max_body: bytes that a request body may have.
         max_rows: requests that one call may score or read.
@@ -79,6 +82,7 @@ class Service:
     access: Access | None = None
     notes: PutNotes | None = None
     letters: LetterDoor | None = None
+    erasures: ErasureDoor[ErasureReceipt] | None = None
     poll_s: float = 0.2
     max_body: int = 8 * 1024 * 1024
     max_rows: int = 2_000

@@ -114,14 +114,12 @@ class JoinedProtocol(HttpToolsProtocol):
         self._in_head, self._fruitless = True, 0
         self._due = self.loop.time() + self.patience.head
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_head:  # what follows a body in pieces is no header: a key or an origin is not to be put there
-            super().on_header(name, value)
-
     def on_headers_complete(self) -> None:
         self._in_head, self._fruitless = False, 0
         self._due = self.loop.time() + self.patience.body
         super().on_headers_complete()
+        # What follows a body in pieces is no header: a key or an origin is not to be put there.
+        self.headers = []
 
     def on_body(self, body: bytes) -> None:
         self._fruitless = 0

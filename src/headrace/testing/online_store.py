@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from headrace.core.errors import StoreError
+from headrace.core.keys import JoinedKeys
 from headrace.stores.online.base import OnlineStore
 from headrace.testing.capabilities import capability
 from headrace.testing.processes import RECORDS, killed_after, started, write_generations
 
 _KEYS = [b"%d" % key for key in range(RECORDS)]
+
+
+def _fetched(store: OnlineStore, keys: Sequence[bytes]) -> tuple[list[bytes | None], bytes]:
+    """What is fetched, as `read` gives it."""
+    found = store.fetch(JoinedKeys.of(keys))
+    assert len(found.begins) == len(keys) + 1
+    assert len(found.sizes) == len(keys)
+    assert found.begins[-1] == -1
+    assert len(found.words) >= 1
+    return [found.record(key) for key in range(len(keys))], found.position
 
 
 class OnlineStoreTests(ABC):
@@ -44,7 +56,7 @@ class OnlineStoreTests(ABC):
 
     @capability("records and position in one write")
     def test_an_empty_store_has_nothing(self, store: OnlineStore) -> None:
-        assert store.read([b"a", b"b"]) == ([None, None], b"")
+        assert store.read([b"a", b"b"]) == _fetched(store, [b"a", b"b"]) == ([None, None], b"")
         assert [store.position(), store.count(), list(store.scan())] == [b"", 0, []]
 
     @capability("records and position in one write")
@@ -52,6 +64,8 @@ class OnlineStoreTests(ABC):
         store.write([(b"b", b"2"), (b"a", b"1"), (b"c", b"")], b"p1")
         assert store.read([b"c", b"x", b"a", b"a"]) == ([b"", None, b"1", b"1"], b"p1")
         assert store.read([]) == ([], b"p1")
+        assert _fetched(store, [b"c", b"x", b"a", b"a"]) == ([b"", None, b"1", b"1"], b"p1")
+        assert _fetched(store, []) == ([], b"p1")
         assert self.raw_records(store, place) == {b"a": b"1", b"b": b"2", b"c": b""}
 
     @capability("records and position in one write")
@@ -212,6 +226,7 @@ class OnlineStoreTests(ABC):
         records = [(b"%03d" % size, bytes([size % 251]) * (size * 700)) for size in range(1, 200, 7)]
         store.write(records, b"p")
         assert store.read([key for key, _ in records])[0] == [record for _, record in records]
+        assert _fetched(store, [key for key, _ in records])[0] == [record for _, record in records]
         store.write([(key, b"small") for key, _ in records], b"q")
         assert store.read([key for key, _ in records])[0] == [b"small"] * len(records)
 
@@ -221,9 +236,10 @@ class OnlineStoreTests(ABC):
         done = threading.Event()
 
         def watch() -> None:
-            last = b""
+            last, turn = b"", 0
             while not done.is_set():
-                records, position = store.read(_KEYS)
+                turn += 1
+                records, position = _fetched(store, _KEYS) if turn % 2 else store.read(_KEYS)
                 if position < last or any(record != (position or None) for record in records):
                     failures.append((last, position, records))
                 last = position
@@ -280,6 +296,7 @@ class OnlineStoreTests(ABC):
         store.close()
         for refused in (
             lambda: store.read([b"a"]),
+            lambda: store.fetch(JoinedKeys.of([b"a"])),
             lambda: store.write([], b"p"),
             lambda: store.update([], lambda records, position: ([], b"p")),
             store.position,
@@ -322,7 +339,7 @@ class DurableOnlineStoreTests(OnlineStoreTests):
     ) -> None:
         with started(write_generations, self.opener(place)) as (_, pipe):
             pipe.recv_bytes()
-            seen = [_whole(*store.read(_KEYS)) for _ in range(500)]
+            seen = [_whole(*read(_KEYS)) for _ in range(250) for read in (store.read, partial(_fetched, store))]
         assert seen == sorted(seen)
         for reports in (1, 25):
             reported = killed_after(write_generations, self.opener(place), reports=reports)

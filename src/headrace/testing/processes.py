@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import pyarrow as pa
@@ -26,7 +26,10 @@ from headrace.registry.base import DataSnapshot, ModelRegistry, NewVersion
 from headrace.stores.offline.base import OfflineStore
 from headrace.stores.online.base import OnlineStore
 
-_SPAWN = multiprocessing.get_context("spawn")
+# Processes forked of a server that has imported everything once start in no time. What is imported is what
+# `multiprocessing.set_forkserver_preload` names, else just what a process needs, each time.
+_METHODS: Any = [name for name in ("forkserver", "spawn") if name in multiprocessing.get_all_start_methods()]
+_START = multiprocessing.get_context(_METHODS[0])
 RECORDS = 20
 """Records that `write_generations` writes at once."""
 ROWS = 10
@@ -34,10 +37,10 @@ ROWS = 10
 
 
 @contextmanager
-def started(work: Callable[..., None], *arguments: Any) -> Iterator[tuple[SpawnProcess, Connection]]:
+def started(work: Callable[..., None], *arguments: Any) -> Iterator[tuple[BaseProcess, Connection]]:
     """A process that runs `work(*arguments, pipe)`, and the other end of its pipe; killed at the end if still alive."""
-    here, there = _SPAWN.Pipe(duplex=False)
-    process = _SPAWN.Process(target=work, args=(*arguments, there), daemon=True)
+    here, there = _START.Pipe(duplex=False)
+    process = _START.Process(target=work, args=(*arguments, there), daemon=True)
     process.start()
     there.close()
     try:
@@ -64,7 +67,7 @@ def killed_after(work: Callable[..., None], *arguments: Any, reports: int) -> in
             return last
 
 
-def finished(process: SpawnProcess) -> None:
+def finished(process: BaseProcess) -> None:
     """Wait for a process and fail unless it ended well."""
     process.join(60)
     assert process.exitcode == 0, f"the process ended with {process.exitcode}"
@@ -72,7 +75,7 @@ def finished(process: SpawnProcess) -> None:
 
 def barrier(parties: int) -> Any:
     """A barrier for processes of `started`."""
-    return _SPAWN.Barrier(parties)
+    return _START.Barrier(parties)
 
 
 def append_numbered(open_log: Callable[[], EventLog], topic: str, writer: int, batches: int, pipe: Connection) -> None:

@@ -39,8 +39,8 @@ def train(
         weights: float [n], or None for equal ones.
 
     Raises:
-        TrainingError: no rows, one class only, labels that are missing or are not two classes, no usable column,
-            weights for an estimator that takes none, or the estimator failed.
+        TrainingError: an estimator of no kind, no rows, one class only, labels that are missing or are not two classes,
+            no usable column, weights for an estimator that takes none, or the estimator failed.
     """
     target = _target(estimator, block, labels)
     preprocessor = Preprocessor.fit(block)
@@ -132,7 +132,13 @@ def _target(estimator: Any, block: FeatureBlock, labels: npt.NDArray[Any]) -> np
 def _task(estimator: Any) -> Task:
     from sklearn.base import is_classifier
 
-    return "classification" if is_classifier(estimator) else "regression"
+    try:
+        return "classification" if is_classifier(estimator) else "regression"
+    except AttributeError:
+        raise TrainingError(
+            f"{type(estimator).__name__} does not say what it is; derive it from ClassifierMixin or RegressorMixin, "
+            "and BaseEstimator, of sklearn.base"
+        ) from None
 
 
 def _reproducible(estimator: Any) -> Any:

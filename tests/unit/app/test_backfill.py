@@ -12,9 +12,10 @@ import pytest
 from headrace.app import applying, backfill
 from headrace.app.locks import FolderLock
 from headrace.app.project import Project
+from headrace.app.reconciling import reconcile_all
 from headrace.core.errors import Busy, NotFound, PlanError, SchemaError, StoreError
 from headrace.core.time import SimulatedClock, to_us
-from headrace.ingestion.backfill import read_state
+from headrace.ingestion.backfill import left_out, read_state
 from headrace.stores.online.lmdb import LmdbOnlineStore
 from tests.e2e.shop import orders
 from tests.unit.app.conftest import NOON
@@ -338,3 +339,36 @@ class City(hr.Table, source=hr.SQL("select user, city, moved as at from cities")
         assert rows["city__city"] == [None, "Bonn"]
         with pytest.raises(SchemaError, match="one table at a time"):
             project.backfill(["city", "spend"])
+
+
+LATE = 'class Late(hr.FeatureGroup, key=Order.user):\n    n = hr.count(window="2d")\n\n\nclass Profile(hr.Table):'
+
+
+def test_what_no_window_reaches_is_not_missed_by_reconciliation(shop: Project, edited: Edit) -> None:
+    shop.publish("order", orders(400, NOON - timedelta(minutes=1), users=300, step_s=3600))
+    assert reconcile_all(shop.parts).wrong == 0
+    with edited("class Profile(hr.Table):", LATE) as new:
+        new.apply()
+        (held,) = left_out(new.parts.online, [new.parts.plan.groups["late"]]).values()
+        assert (held[0] < to_us(NOON), held[1]) == (True, (400,))
+        assert reconcile_all(new.parts).wrong == 0
+        new.publish("order", orders(300, NOON - timedelta(seconds=30), start=400, users=300, step_s=0.05))
+        # Late events that no window reaches, of which the stream makes records.
+        new.publish("order", orders(100, NOON - timedelta(days=9), start=700, users=100, step_s=3600))
+        assert reconcile_all(new.parts).wrong == 0
+        user = next(key for key, _ in new.parts.online.scan() if key.endswith(_suffix(new, "late")))
+        new.parts.online.write([(user, None)], new.parts.online.position())
+        assert reconcile_all(new.parts).missing == {"spend, late": 1}
+        late = new.parts.plan.groups["late"].version
+    with edited("class Late", "class Later") as new:  # the version goes, and comes back
+        new.publisher.publish("order", orders(50, NOON - timedelta(days=8), start=800, users=50, step_s=3600))
+        new.apply()
+        new.publish("order", orders(50, NOON - timedelta(days=8), start=850, users=50, step_s=3600))
+    with edited("class Later", "class Late") as new:
+        new.apply()
+        assert new.parts.plan.groups["late"].version == late
+        assert reconcile_all(new.parts).wrong == 0
+
+
+def _suffix(project: Project, group: str) -> bytes:
+    return bytes.fromhex(project.parts.plan.groups[group].version)

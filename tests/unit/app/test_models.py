@@ -10,6 +10,7 @@ import pytest
 from headrace.app.project import Project
 from headrace.core.errors import NotFound, PlanError, SchemaError, TrainingError
 from headrace.core.time import SimulatedClock, to_us
+from headrace.serving.split import Split
 from tests.e2e.shop import orders, outcomes, write_shop
 from tests.unit.app.conftest import NOON
 
@@ -81,10 +82,48 @@ def test_promotion_and_rollback_are_kept_with_their_reasons(trained: Project) ->
     assert (back.previous, back.number, model.champion) == (2, 1, 1)
     history = trained.parts.registry.alias_history("risk", "champion")
     assert [change.why for change in history][-2:] == ["better", "alarm 17"]
-    with pytest.raises(PlanError, match='not to "canary"'):
-        model.promote(1, why="x", to="canary")
+    with pytest.raises(PlanError, match='not to "king"'):
+        model.promote(1, why="x", to="king")
     with pytest.raises(NotFound):
         model.promote(99, why="x")
+
+
+def test_a_canary_answers_a_share_until_it_is_taken_back(trained: Project) -> None:
+    model = trained.model("risk")
+    requests = [{"order_id": f"k{i}", "user": f"u{i}", "amount": float(i % 7 * 10)} for i in range(40)]
+    moved = model.promote(2, why="try", to="canary", share=0.4)
+    assert (moved.alias, moved.previous, moved.number, model.champion) == ("canary", None, 2, 1)
+    assert model.canary == Split(2, 0.4)
+    assert "champion 1, canary 2 answers 40 % of requests" in str(trained.status())
+    answers = model.score(requests)
+    versions = [answer.version for answer in answers]
+    assert set(versions) == {1, 2}
+    assert [answer.value > 0.5 for answer in answers] == [i % 7 * 10 > 40 for i in range(40)]
+    served = trained.history("risk", served=True)
+    logged = dict(zip(served["prediction_id"], served["version"], strict=True))
+    assert [logged[answer.id] for answer in answers] == versions
+    found = trained.audit(next(answer.id for answer in answers if answer.version == 2))
+    assert (found.version, found.equal) == (2, True)
+    with Project.open(trained.settings.folder, clock=trained.clock) as again:
+        assert [answer.version for answer in again.model("risk").score(requests)] == versions
+    taken = model.rollback(why="alarm")
+    assert (taken.alias, taken.previous, taken.number, model.champion) == ("canary", 2, None, 1)
+    assert {answer.version for answer in model.score(requests)} == {1}
+    assert model.canary is None
+
+
+def test_who_may_be_a_canary(trained: Project) -> None:
+    model = trained.model("risk")
+    for wrong, told in (
+        ({"share": 1.5}, "a share of requests between 0 and 1"),
+        ({"by": "town"}, 'no field "town"; they have order_id, user'),
+    ):
+        with pytest.raises(PlanError, match=told):
+            model.promote(2, why="x", to="canary", **wrong)  # type: ignore[arg-type]
+    with pytest.raises(PlanError, match="version 1 is the champion"):
+        model.promote(1, why="x", to="canary")
+    with pytest.raises(PlanError, match='give to="canary"'):
+        model.promote(2, why="x", share=0.1)
 
 
 def test_rollback_needs_a_former_champion(shop: Project) -> None:

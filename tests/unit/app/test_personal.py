@@ -103,6 +103,21 @@ def test_a_letter_is_fixed_without_its_secret_being_seen(shop: Project) -> None:
     assert str(NUMBER) not in str(refused.value)
 
 
+def test_nobody_moves_them_to_where_they_are_shown(shop: Project) -> None:
+    letters = shop.dead_letters()
+    good = {"outcome_id": "x", "order": "a", "bad": False}
+    for changes, kept in (({}, "user"), ({"user": "u1"}, "usr")):
+        letter = "order/0/0" if kept == "user" else "order/0/3"
+        with pytest.raises(SchemaError, match=f'"{kept}" of order may be personal, and is not in outcome') as refused:
+            letters.fix(letter, changes, stream="outcome")
+        assert SECRET not in str(refused.value)
+    fixed = letters.fix("order/0/0", good, remove=["user", "order_id", "amount"], stream="outcome")
+    assert fixed.mark is not None
+    assert fixed.mark.published == "outcome/0/0"
+    with pytest.raises(SchemaError, match="no such field"):  # of what the event is, and not of who asks
+        shop.dead_letters(personal=True).fix("order/0/3", good, stream="outcome")
+
+
 def test_a_field_may_become_personal_without_a_new_version(shop: Project, clock: SimulatedClock) -> None:
     folder, before = shop.settings.folder, shop.definition_plan.groups["spend"].version
     shop.close()

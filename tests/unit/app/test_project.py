@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -150,6 +151,35 @@ def test_history_of_groups_at_a_callers_rows(shop: Project) -> None:
         shop.history([m.Spend], [{"at": NOON}])
     with pytest.raises(SchemaError, match="second argument"):
         shop.history([m.Spend])
+
+
+def test_rows_of_history_may_lack_other_fields_than_the_first_one(tmp_path: Path, clock: SimulatedClock) -> None:
+    (tmp_path / "features.py").write_text(
+        "from datetime import datetime\n"
+        "import headrace as hr\n"
+        "class Visit(hr.Event):\n"
+        "    user: hr.Field[str] = hr.key(hr.Entity('user'))\n"
+        "    site: hr.Field[str] = hr.field(default='web', alias='shop')\n"
+        "    note: hr.Field[str | None]\n"
+        "    at: hr.Field[datetime] = hr.event_time()\n"
+        "class Visits(hr.FeatureGroup, key=Visit.user):\n"
+        "    n = hr.count(window='7d')\n"
+        "view = hr.FeatureView('visit', request=Visit, features=[Visits, Visit.site, Visit.note])\n"
+    )
+    rows: list[dict[str, Any]] = [
+        {"user": "a", "at": NOON},
+        {"user": "a", "at": NOON, "site": "app", "tag": 1},
+        {"user": "b", "at": NOON, "note": "x"},
+        {"user": "b", "at": NOON.isoformat(), "shop": "till"},
+    ]
+    with Project.open(tmp_path, clock=clock) as project:
+        project.publish("visit", [{"user": "a", "at": NOON - timedelta(hours=1)}])
+        found = project.history("visit", rows)
+        assert (found["site"], found["note"]) == (["web", "app", "web", "till"], [None, None, "x", None])
+        assert (found["visits__n"], found["tag"]) == ([1, 1, 0, 0], [None, 1, None, None])
+        assert project.history(["visits"], rows[:2])["tag"] == [None, 1]
+        with pytest.raises(SchemaError, match="row 1 of the given rows: site: null"):
+            project.history("visit", [rows[0], {**rows[0], "site": None}])
 
 
 def test_history_as_of_knows_what_had_arrived(shop: Project, clock: SimulatedClock) -> None:

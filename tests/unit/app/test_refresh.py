@@ -131,7 +131,7 @@ def test_a_refresh_that_is_stopped_keeps_what_it_wrote_and_the_next_goes_on(
         layer.alive = lambda: beats.append(1)
         layer.step()
         assert layer.counters() == {
-            "jobs_run": 1, "rows_read": 3, "rows_unchanged": 0, "rows_written": 1, "rows_dead": 0,
+            "jobs_run": 1, "rows_read": 3, "rows_unchanged": 0, "rows_written": 1, "rows_dead": 0, "throttled_s": 0.0,
             "reconciled": 0, "repaired": 0, "suspected": 0, "archive_missing": 0, "archive_restored": 0,
         }  # fmt: skip
         assert beats

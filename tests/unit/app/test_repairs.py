@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from click.testing import CliRunner
 from deltalake import DeltaTable
 
 from headrace.app.project import Project
-from headrace.app.reconciling import SHARES, Reconciling, reconcile_all, reconciler
+from headrace.app.reconciling import SHARES, Reconciling, accept_loss, reconcile_all, reconciler
 from headrace.app.retention import trim_raw
 from headrace.app.schedules import project_scheduler
 from headrace.app.services import run_layer
@@ -267,6 +269,78 @@ def test_rows_that_nobody_has_any_more_are_asked_for_at_every_look(shop: Project
         assert "older copy" in found.lost["events/order"]
         assert (found.wrong, found.unrepaired) == (0, 7)
     assert records(shop) == sound
+
+
+def served_and_told(shop: Project) -> list[tuple[Any, Any]]:
+    """Of every user what is served, and what history says."""
+    users = [f"u{n}" for n in range(USERS)]
+    rows = shop.history(["spend"], [{"user": user, "at": NOON} for user in users]).to_arrow()
+    return list(zip([shop.get("spend", user=u).n["7d"] for u in users], rows["spend__n_7d"].to_pylist(), strict=True))
+
+
+@pytest.mark.parametrize("harm", [deleted_file, shortened_file, removed_rows])
+def test_a_loss_that_is_accepted_is_on_record_and_stops_nobody(shop: Project, harm: Callable[[Path], None]) -> None:
+    parts = shop.parts
+    before, clock = served_and_told(shop), parts.clock
+    parts.clock = SimulatedClock(to_us(NOON) + 9 * US_PER_DAY)
+    assert trim_raw(parts, US_PER_DAY)["order"] > 0
+    parts.clock = clock
+    harm(table(shop, "events/order"))
+    come(shop, 1_000, 50)
+    worker = reconciler(parts)
+    (told,) = worker.run(NOBODY).lost.values()
+    assert 'headrace reconcile --accept-loss order --why "..."' in told
+    run = partial(CliRunner().invoke, main)
+    reconcile = ["--project", str(shop.settings.folder), "reconcile", "--accept-loss"]
+    assert "say why" in run([*reconcile, "order"]).output
+    assert "leave --dry-run out" in run([*reconcile, "order", "--dry-run"]).output
+    assert "there is no stream" in run([*reconcile, "orders", "--why", "no copy"]).output
+    assert "nothing of points is lost" in run([*reconcile, "points", "--why", "no copy"]).output
+    done = run([*reconcile, "order", "--why", "no copy", "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert (found["lost"], found["archive_missing"], found["unrepaired"]) == ({}, {}, 0)
+    (change,) = parts.catalog.changes.list(action="accept loss")
+    assert (change.subject, change.detail["why"]) == ("order", "no copy")
+    assert change.detail["rows"] == found["given_up"] > 0
+    lost = {(p, n) for p, low, high in change.detail["offsets"] for n in range(low, high)}
+    if harm is removed_rows:
+        assert lost == {(0, n) for n in range(7)}
+    held = parts.offline.scan("events/order", ["_partition", "_offset"]).to_pydict()
+    here = set(zip(held["_partition"], held["_offset"], strict=True))
+    assert not here & lost
+    assert here | lost == {(0, n) for n in range(250)}, "what the log still held was brought back"
+    # What is lost is lost on both sides, which agree to the bit; and all goes on.
+    after = served_and_told(shop)
+    assert all(served == told for served, told in after)
+    assert 250 - sum(n for n, _ in after) == len(lost) - sum(n >= 200 for _, n in lost)
+    assert sum(n for n, _ in before) == 200
+    for number in range(SHARES):
+        again = worker.run(Share(number, SHARES))
+        assert (again.lost, again.archive_missing) == ({}, {})
+    assert not reconcile_all(parts, repair=False).wrong
+    come(shop, 2_000, 20)
+    assert "nothing of order is lost" in run([*reconcile, "order", "--why", "no copy"]).output
+    run_layer(parts, "ingest", once=True)
+    assert all(served == told for served, told in served_and_told(shop))
+
+
+def test_a_copy_that_turns_up_after_all_is_welcome(shop: Project) -> None:
+    parts, sound = shop.parts, records(shop)
+    parts.clock = SimulatedClock(to_us(NOON) + 9 * US_PER_DAY)
+    assert trim_raw(parts, US_PER_DAY)["order"] > 0
+    folder = table(shop, "events/order")
+    shutil.copytree(folder, shop.settings.folder / "copy")
+    removed_rows(folder)
+    accept_loss(parts, "order", who="ann", why="no copy")
+    assert reconcile_all(parts).repaired > 0
+    assert records(shop) != sound
+    shutil.rmtree(folder)
+    shutil.copytree(shop.settings.folder / "copy", folder)
+    with Project.open(shop.settings.folder, clock=parts.clock) as again:
+        found = reconcile_all(again.parts)
+        assert (found.lost, found.unrepaired) == ({}, 0)
+        assert records(again) == sound
 
 
 # --- beside the other jobs --------------------------------------------------------------------------------------------

@@ -269,6 +269,14 @@ def test_one_layer_runs_until_nothing_waits(loaded: Path, run: Run) -> None:
     assert run("run", "serve", "--once").exit_code == 1
 
 
+def test_who_can_be_no_canary_is_told(loaded: Path, run: Run) -> None:
+    done = run("promote", "risk", "1", "--to", "canary", "--share", "0.1")
+    assert (done.exit_code, "version 1 is the champion" in done.output) == (1, True)
+    done = run("promote", "risk", "1", "--share", "0.1")
+    assert (done.exit_code, 'give to="canary"' in done.output) == (1, True)
+    assert run("promote", "risk", "1", "--to", "king").exit_code == 2
+
+
 def test_init_starts_a_project_that_checks(tmp_path: Path, loaded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert CliRunner().invoke(main, ["init", "shop"]).exit_code == 0
@@ -276,4 +284,8 @@ def test_init_starts_a_project_that_checks(tmp_path: Path, loaded: Path, monkeyp
     done = CliRunner().invoke(main, ["init", "mine", "--from", str(loaded / "orders.parquet"), "--json"])
     assert answer(done)["stream"] == "orders"
     assert "ok" in CliRunner().invoke(main, ["check", "--project", "mine"]).output
+    # What is never twice names the event, and who comes again is its key.
+    written = (tmp_path / "mine" / "features.py").read_text()
+    assert "order_id: hr.Field[str] = hr.id()" in written
+    assert "user: hr.Field[str] = hr.key(User)" in written
     assert CliRunner().invoke(main, ["init", "mine"]).exit_code == 1

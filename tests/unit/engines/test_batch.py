@@ -193,6 +193,13 @@ def test_a_query_may_run_on_a_database(tmp_path: Path, clock: SimulatedClock) ->
         with pytest.raises(PlanError, match="is a database"):
             engine.run(replace(PLANE, query=f"select * from {name}"))
     engine.close()
+    busy = DuckDBBatchEngine({"duck": sources["duck"]}, clock)
+    with duckdb.connect(str(tmp_path / "house.duckdb")), pytest.raises(StoreError, match="plane cannot be opened"):
+        busy.run(replace(PLANE, on="duck"))
+    assert len(busy.run(replace(PLANE, on="duck"))) == 2
+    with pytest.raises(ConfigError, match="write duckdb:///FILE"):
+        DuckDBBatchEngine({"duck": "duckdb://house.duckdb"}, clock).run(replace(PLANE, on="duck"))
+    busy.close()
     gone = DuckDBBatchEngine({"lite": f"sqlite:///{tmp_path}/no/x.db", "duck": f"duckdb:///{tmp_path}/no"}, clock)
     for name in sources:
         with pytest.raises(StoreError, match="plane"):

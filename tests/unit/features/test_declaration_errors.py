@@ -22,7 +22,7 @@ def test_all_problems_of_a_class_at_once() -> None:
             Big = hr.count()
         """
     ) == [
-        "@3 Bad.words: hr.mean does not take str",
+        "@3 Bad.words: hr.mean does not take str; it takes float, int, list[float]",
         '@5 Bad.nothing: Transfer has no column "amout"; did you mean "amount"?',
         '@6 Bad.Big: name "Big" must match [a-z][a-z0-9_]*',
         '@2 Bad.total: hop "7m" does not divide window "1h"; use "5m", "10m" or hop="exact"',
@@ -40,7 +40,12 @@ def test_all_problems_of_a_class_at_once() -> None:
         ('x = hr.count(window="31d")', None),
         ('x = hr.count(window="1h", delay="-5m")', 'delay "-5m" is negative'),
         ('x = hr.count(window="soon")', '"soon" is not a duration'),
-        ("x = hr.count(window=3600)", "write durations as texts"),
+        ("x = hr.count(window=3600)", 'window=3600: write durations as texts'),
+        ('x = hr.count(window="1h", delay=5)', 'x: delay=5: write durations as texts'),
+        ("x = hr.count(Transfer.amount)", "takes no column; its values are hr.count(where=~amount.is_null())"),
+        ("x = hr.count(where=Transfer.member & Transfer.amount > 1)", "put comparisons in parentheses: (a > 1) & (b"),
+        ('n = hr.count(window=["1h", "2h"])\n    x = n / 2', 'name one of its windows, such as ["1h"]'),
+        ('n = hr.count(window=["1h", "2h"])\n    x = 2 * n["1h"] - n', 'over ["1h"], ["2h"] (Family) cannot'),
         ('x = hr.count(hop="5m")', "a hop needs a window"),
         ('x = hr.count(window="0s")', "longer than nothing"),
         ('x = hr.count(windw="1h")', "hr.count has no option windw="),
@@ -272,6 +277,7 @@ def test_tables(keywords: str, body: str, message: str) -> None:
         ("[Transfer.amount + 'x']", "+ does not take float and str"),
         ("[Spend.n['9h']]", 'there is no window "9h" here'),
         ("['spend']", "features= takes groups"),
+        ("Spend", "features= takes a list, such as features=[Spend]"),
     ],
 )
 def test_views(features: str, message: str) -> None:
@@ -317,6 +323,9 @@ def test_views_ask_about_events_and_read_their_own_request() -> None:
         ),
         ("label=LABEL, train_on='x'", 'train_on: "x" is not a duration'),
         ("label=LABEL, estimator=7", "estimator= takes an unfitted estimator"),
+        ("label=LABEL, estimator=Estimator", "estimator= takes an estimator, not its class; write Estimator()"),
+        ("label='fraud'", "label= takes an hr.Label, such as"),
+        ("label=LABEL, retrain='1d'", """retrain= takes a list, such as [hr.Every("1d")], not '1d'"""),
         ("label=LABEL, retrain=['daily']", "retrain= takes hr.Every, hr.OnDrift and hr.OnDecay"),
         ("label=LABEL, retrain=[hr.Every('x')]", 'hr.Every: "x" is not a duration'),
         ("label=LABEL, promote=hr.Better(on='7d', confidence=95)", "a share between 0 and 1"),

@@ -133,5 +133,5 @@ def test_the_letter_is_named_where_events_are_single_messages_too() -> None:
     assert _mended(Append("tick", 0, encode_messages(ours, trusted=True, bad=[]), 2)) == [None, "tick/0/7"]
     assert decode_block(encode_messages(ours, trusted=True, bad=[]), SCHEMA).columns["n"].to_pylist() == [1, 2]
     # What other tools write cannot claim to mend a letter.
-    assert _mended(encode_messages(ours, trusted=False, bad=[])) == [None, None]
+    assert _mended(Append("tick", 0, encode_messages(ours, trusted=False, bad=[]), 2)) == [None, None]
     assert MENDS == "_mends"

@@ -66,6 +66,16 @@ def test_a_block_comes_back_to_the_bit() -> None:
     assert got.request["taste"].to_pylist() == [None, [0.5, 1.0], None]
 
 
+def test_a_block_comes_back_under_the_names_of_today() -> None:
+    # A renamed class: the same version of the view, and even the names of two columns exchanged.
+    today = {"tier": "vector", "vector": "tier"}
+    columns = tuple(dataclasses.replace(c, name=today.get(c.name, "new_" + c.name)) for c in VIEW.columns)
+    got = decode_predictions(encode_predictions(block()), dataclasses.replace(VIEW, columns=columns))
+    assert got.features.column("vector").to_pylist() == ["gold", None, "é"]
+    assert got.features.column("tier").to_pylist() == [[1.0, 2.5], None, [0.0, -1.0]]
+    assert got.features.words.tobytes() == block().features.words.tobytes()
+
+
 def test_a_block_of_another_view_version_or_of_no_format_is_refused_by_name() -> None:
     other = dataclasses.replace(VIEW, version="view-2")
     with pytest.raises(SchemaError, match="view payment version view-1, asked was payment version view-2"):

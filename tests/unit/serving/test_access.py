@@ -15,10 +15,15 @@ from typing import Any
 import httpx
 import pytest
 
+from headrace.app.erasing import ErasureReceipt
 from headrace.catalog.catalog import Catalog
 from headrace.core.errors import ConfigError, NotFound, StoreError
 from headrace.core.time import US_PER_SECOND
+from headrace.erasure.predictions import erased_predictions
+from headrace.erasure.subject import subject_of
+from headrace.eventlog.base import LogBatch
 from headrace.ingestion.letters import DeadLetters
+from headrace.retrieval.prediction_blocks import TOPIC as PREDICTIONS
 from headrace.serving.access import ANY, ANYBODY, NOBODY, PUBLIC, Access
 from headrace.serving.http import serving
 from headrace.serving.notes import PutNotes
@@ -36,6 +41,9 @@ ROUTES: list[tuple[str, str, Any, str]] = [
     ("PUT", "/v1/records/Profile/ann", {"age": 30, "tier": "gold"}, "publish"),
     ("POST", "/v1/labels/fraud", {"request_id": "p9", "value": True}, "label"),
     ("GET", "/v1/dead_letters", None, "admin"),
+    ("GET", "/v1/erasures", None, "admin"),
+    ("POST", "/v1/erasures", {"entity": "user", "key": "ann"}, "admin"),
+    ("GET", "/v1/erasures/none", None, "admin"),
     ("GET", "/metrics", None, "any"),
     ("GET", "/openapi.json", None, "any"),
     ("GET", "/", None, "any"),
@@ -98,9 +106,10 @@ def test_each_route_wants_a_key_of_its_scope(guarded: Guarded, method: str, path
     if scope != "any":
         assert f"may not {scope}" in refused.json()["error"]
     given = guarded.key(*(() if scope == "any" else (scope,)))
-    assert ask(guarded, method, path, body, given).status_code == 200
+    done = 503 if path.startswith("/v1/erasures") else 200  # this service has no door for them
+    assert ask(guarded, method, path, body, given).status_code == done
     token = given["Authorization"].removeprefix("Bearer ")
-    assert ask(guarded, method, path, body, {"X-API-Key": token}).status_code == 200
+    assert ask(guarded, method, path, body, {"X-API-Key": token}).status_code == done
 
 
 def test_the_description_says_for_each_path_what_the_service_asks(guarded: Guarded) -> None:
@@ -417,6 +426,51 @@ def test_a_refused_caller_is_answered_before_the_body_is_read(guarded: Guarded) 
     assert huge.status_code == 401
     assert guarded.client.post("/v1/events/Payment", content=b"x" * 9_000_000).status_code == 401
     assert guarded.client.get("/health/live").status_code == 200
+
+
+class Receipts:
+    """Erasures that somebody else has done."""
+
+    def __init__(self) -> None:
+        self.done: list[ErasureReceipt] = []
+
+    def list(self) -> list[ErasureReceipt]:
+        return self.done
+
+    def running(self) -> str | None:
+        return None
+
+    def start(self, entity: str, key: str | int, *, events: str, who: str) -> ErasureReceipt:
+        raise NotImplementedError
+
+    def look(self, entity: str, key: str | int, *, events: str) -> ErasureReceipt:
+        raise NotImplementedError
+
+
+def test_what_is_remembered_of_who_was_erased_is_forgotten(tmp_path: Path) -> None:
+    """The newest predictions are answered from memory, wherever the log of them was edited."""
+    with opened(tmp_path) as shop:
+        shop.register(fitted(25))
+        receipts, subject = Receipts(), subject_of(PROJECT, "user", "ann", bytes(32))
+        with (
+            serving(shop.service(erasures=receipts)) as port,
+            httpx.Client(base_url=f"http://127.0.0.1:{port}") as client,
+        ):
+            wait_until(lambda: client.post("/v1/models/fraud/score", json=PAYMENT).status_code == 200)
+            asked = f"/v1/predictions/{client.post('/v1/models/fraud/score', json=PAYMENT).json()['id']}"
+            assert client.get(asked).json()["view"] == "payment"
+            shop.predictions.flush()
+
+            def without(batch: LogBatch) -> bytes | None:
+                edited = erased_predictions(batch.payload, subject, PROJECT)
+                return None if edited is None else edited.payload
+
+            assert shop.internal.rewrite(PREDICTIONS, 0, without) > 0
+            times = ("2013-02-01T10:30:00Z", "2013-02-01T10:31:00Z")
+            receipts.done = [ErasureReceipt("1", "user", "", "me", "unlink", *times)]
+            wait_until(lambda: client.get(asked).status_code == 410)
+            told = client.get("/v1/erasures").json()["erasures"]
+            assert [(one["state"], one["ended"]) for one in told] == [("ended", times[1])]
 
 
 # --- keys themselves --------------------------------------------------------------------------------------------------

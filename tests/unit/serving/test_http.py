@@ -14,12 +14,16 @@ import pytest
 from headrace.core.time import US_PER_MINUTE
 from headrace.engines.stream.commits import DEAD_LETTERS, decode_dead_letters
 from headrace.monitoring.truth import LabelRow as ReadLabelRow
+from headrace.registry.base import CANARY
 from headrace.registry.predictor import FittedModel
+from headrace.retrieval.online import OnlineReader
 from headrace.retrieval.predictions import read_predictions
 from headrace.serving.http import serving
 from headrace.serving.labels import TOPIC as LABELS
 from headrace.serving.labels import decode_labels
-from tests.unit.serving.shop import START, VIEW, Shop, fitted, opened
+from headrace.serving.scorer import Scorer
+from headrace.serving.split import Split
+from tests.unit.serving.shop import HORIZON_US, MODEL, PROJECT, START, VIEW, Shop, fitted, opened
 
 PAYMENT = {"payment_id": "p9", "user": "ann", "amount": 30.0, "at": "2013-02-01T10:30:00Z"}
 SPEND = ((1, "p1", 10.0), (2, "p2", 20.0), (25, "p3", 60.0))
@@ -217,6 +221,30 @@ def test_a_score_is_the_champions_and_is_kept(client: httpx.Client, shop: Shop, 
     assert [row["value"] for row in many] != [body["value"]] * 2
     assert many[0]["value"] == body["value"]
     assert many[1]["features"]["amount"] == 50.0
+
+
+def test_a_batch_of_champion_and_canary_is_answered_in_its_order(shop: Shop, models: list[FittedModel]) -> None:
+    filled(shop, models[0])
+    shop.register(models[1])
+    shop.promote(1)
+    shop.registry.set_alias("fraud", CANARY, 2, who="test", why="test")
+    split, reader = Split(2, 0.5), OnlineReader(VIEW, PROJECT, shop.store, horizon_us=HORIZON_US)
+    scorer = Scorer(PROJECT, MODEL, reader, shop.registry, shop.clock, shop.predictions, split=lambda: split)
+    asked = [PAYMENT | {"payment_id": f"p{i}", "amount": float(i)} for i in range(24)]
+    with connected(shop, scorers={"fraud": scorer}) as client:
+        rows = client.post("/v1/models/fraud/score", json=asked).json()
+        assert [row["request_id"] for row in rows] == [payment["payment_id"] for payment in asked]
+        assert {row["version"] for row in rows} == {1, 2}
+        for row, payment in zip(rows, asked, strict=True):
+            assert client.post("/v1/models/fraud/score", json=payment).json()["version"] == row["version"]
+        one = next(row for row in rows if row["version"] == 2)
+        again = client.get(f"/v1/predictions/{one['id']}").json()
+        assert (again["version"], again["value"], set(again["scores"])) == (2, one["value"], {"1", "2"})
+        told = client.get("/metrics").text
+        assert 'headrace_canary_share{model="fraud",version="2"} 0.5' in told
+        # Each of them was asked twice: once in the batch, once alone.
+        count = 2 * sum(row["version"] == 2 for row in rows)
+        assert f'headrace_predictions_total{{model="fraud",version="2"}} {count}.0' in told
 
 
 def test_a_prediction_is_found_in_the_log_after_a_restart(client: httpx.Client, shop: Shop) -> None:

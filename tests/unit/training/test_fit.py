@@ -177,6 +177,14 @@ def test_unusable_blocks_are_refused() -> None:
         train(LogisticRegression(), block_of(t=(DType.TIMESTAMP, [1, 2])), np.array([0, 1]))
 
 
+def test_an_estimator_that_does_not_say_what_it_is_is_refused_with_the_cure() -> None:
+    class Bare:
+        def fit(self, rows: np.ndarray, labels: np.ndarray) -> None: ...
+
+    with pytest.raises(TrainingError, match="Bare does not say what it is; derive it from ClassifierMixin"):
+        train(Bare(), block_of(x=(DType.FLOAT, [1.0, 2.0])), np.array([0, 1]))
+
+
 def test_a_failing_estimator_is_named() -> None:
     block = block_of(x=(DType.FLOAT, [1.0, None]))
     with pytest.raises(TrainingError, match=r"LogisticRegression\(C=7\) failed on 2 rows x 1 columns: ValueError"):

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import ClassVar
+
+import numpy as np
+
+from headrace.core.columns import IntArray
+from headrace.core.keys import JoinedKeys
 
 Record = tuple[bytes, bytes | None]
 """A key and what is stored under it; None: nothing."""
@@ -12,6 +18,28 @@ Change = Callable[[list[bytes | None], bytes], tuple[Sequence[Record] | Mapping[
 """From records and position to new records and the position that they bring the store to."""
 Revision = Callable[[list[bytes | None]], Sequence[Record]]
 """From records to new ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """Records one after another, as compiled code reads them; all of one snapshot.
+
+    Attributes:
+        words: the records, each from a word of its own on; never empty.
+        begins: [keys + 1], the word where each key's record begins, -1 where there is none; the last is -1.
+        sizes: [keys], bytes of each record.
+        position: of the snapshot.
+    """
+
+    words: IntArray
+    begins: IntArray
+    sizes: IntArray
+    position: bytes
+
+    def record(self, key: int) -> bytes | None:
+        """The record of a key, by the key's place among those asked for."""
+        begin = int(self.begins[key])
+        return None if begin < 0 else self.words[begin:].view(np.uint8)[: self.sizes[key]].tobytes()
 
 
 class OnlineStore(ABC):
@@ -34,6 +62,25 @@ class OnlineStore(ABC):
 
         The position is empty before the first write.
         """
+
+    def fetch(self, keys: JoinedKeys) -> Fetched:
+        """What `read` reads, as words: the records of these keys, in this order, each of them once."""
+        listed = keys.listed()
+        places = {key: place for place, key in enumerate(dict.fromkeys(listed))}
+        records, position = self.read(list(places))
+        begins, sizes, at = [], [], 0
+        for record in records:
+            begins.append(-1 if record is None else at)
+            sizes.append(0 if record is None else len(record))
+            at += (sizes[-1] + 7) >> 3
+        found = [record if not len(record) & 7 else record + bytes(-len(record) & 7) for record in records if record]
+        words = np.frombuffer(bytearray().join(found) or bytearray(8), np.int64)
+        of = [places[key] for key in listed]
+        begins_of, sizes_of = [*[begins[place] for place in of], -1], [sizes[place] for place in of]
+        return Fetched(words, np.array(begins_of, np.int64), np.array(sizes_of, np.int64), position)
+
+    def prepare(self) -> None:  # noqa: B027  most adapters have nothing to make ready
+        """Make ready what `fetch` needs of this process, such as compiled code, so that no reader waits for it."""
 
     @abstractmethod
     def write(self, records: Sequence[tuple[bytes, bytes | None]], position: bytes) -> None:
@@ -93,7 +140,10 @@ class OnlineStore(ABC):
 
     @abstractmethod
     def sync(self) -> None:
-        """Make everything written so far survive power loss."""
+        """Make everything written so far survive power loss, or, of servers, a failover.
+
+        Raises Unreachable if a replica that is connected does not say in time that it has it.
+        """
 
     @abstractmethod
     def close(self) -> None:

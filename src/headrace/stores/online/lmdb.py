@@ -8,13 +8,18 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Final
 
 import lmdb
+import numpy as np
+import numpy.typing as npt
 
+from headrace.core.columns import IntArray
 from headrace.core.errors import StoreError
+from headrace.core.keys import JoinedKeys
 from headrace.core.lmdb_env import (
     DEFAULT_MAP_SIZE,
     RECOVERABLE,
@@ -23,14 +28,18 @@ from headrace.core.lmdb_env import (
     explain,
     release_environment,
 )
+from headrace.core.lmdb_map import FOUND, STALE
 from headrace.core.lmdb_wipe import separators, wipe_environment
-from headrace.stores.online.base import Change, OnlineStore, Record, Revision
+from headrace.stores.online.base import Change, Fetched, OnlineStore, Record, Revision
 from headrace.stores.online.checks import MAX_KEY_BYTES, check_keys, checked, updated
 
 _POSITION: Final = b"\xff" * (MAX_KEY_BYTES + 1)
 """Sorts after every record's key, so appending loads and scans never meet it in between."""
+_POSITION_SIZE: Final = np.array([len(_POSITION)], np.int64)
 
 _SWEPT: Final = 20_000
+_TRIES: Final = 3
+"""Times that `fetch` begins anew when two writers were done between its begin and its first look."""
 
 
 class LmdbOnlineStore(OnlineStore):
@@ -93,6 +102,43 @@ class LmdbOnlineStore(OnlineStore):
                     raise StoreError(explain(error, shared.path)) from error
             with _explained(shared):
                 shared.recover(failed)
+
+    def fetch(self, keys: JoinedKeys) -> Fetched:
+        joined = np.frombuffer(keys.joined + _POSITION, np.uint8)
+        sizes = np.concatenate((keys.sizes, _POSITION_SIZE))
+        for _ in range(_TRIES):
+            found = self._find(joined, sizes)
+            if found is None:
+                break
+            became, words, begins, lengths = found
+            if became == FOUND:
+                # The position was asked for last.
+                position = words[begins[-1] :].tobytes()[: lengths[-1]] if begins[-1] >= 0 else b""
+                begins[-1] = -1
+                return Fetched(words, begins, lengths[:-1], position)
+            if became != STALE:
+                break
+        # One by one; it mends what can be mended, and says what is wrong where something is.
+        return super().fetch(keys)
+
+    def _find(self, keys: npt.NDArray[np.uint8], sizes: IntArray) -> tuple[int, IntArray, IntArray, IntArray] | None:
+        """What `find_records` gives; None where there is no snapshot or no map to read it in."""
+        shared, find = self._shared, _finder()
+        with shared.read_gate:
+            try:
+                txn = (shared.env or shared.opened()).begin()
+            except (lmdb.Error, OSError):
+                return None
+            try:
+                pages = shared.pages()
+                return None if pages is None else find(pages.address, pages.size, txn.id(), keys, sizes)
+            finally:
+                txn.abort()
+
+    def prepare(self) -> None:
+        # A page of zeros is no page of LMDB's, so nothing is looked up; the store itself is not touched.
+        nothing = np.zeros(64, np.int64)
+        _finder()(nothing.ctypes.data, nothing.nbytes, 0, np.frombuffer(_POSITION, np.uint8), _POSITION_SIZE)
 
     def write(self, records: Sequence[Record], position: bytes) -> None:
         latest = checked(records)
@@ -244,6 +290,14 @@ def _renew(shared: SharedEnvironment) -> None:
         shared.write(fill)
     finally:
         before.abort()
+
+
+@cache
+def _finder() -> Callable[..., tuple[int, IntArray, IntArray, IntArray]]:
+    """`find_records`; compiled code is heavy to import, and most who open a store do not fetch."""
+    from headrace.stores.online.lmdb_find import find_records
+
+    return find_records
 
 
 @contextmanager

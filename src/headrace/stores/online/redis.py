@@ -266,8 +266,29 @@ class RedisOnlineStore(OnlineStore):
         return f" in {self._servers.explained(lambda: software(self._servers))}"
 
     def sync(self) -> None:
-        """Nothing to do here: what survives power loss is the server's setting (`appendonly`), and the feature log
-        brings back the rest."""
+        """Wait until the replicas that are connected have all that was written, so that none of them takes over without
+        it. What survives power loss is the servers' setting (`appendonly`).
+
+        Raises Unreachable if one of them does not say so in time.
+        """
+        # WAIT is about the writes of its own connection, and replicas take all writes in order: so it gets one to make.
+        tags = [(shard.tag, shard.tag + b"y") for shard in self._shards]
+        told = self._servers.ask([(tag, [(b"INFO", b"replication")]) for tag, _ in tags])
+        wanted = [int((re.search(rb"connected_slaves:(\d+)", reply[0] or b"") or (b"", b"0"))[1]) for reply in told]
+        patience_ms = int(self.address.timeout_s * 800)  # it answers before the connection gives up
+        found = self._servers.ask(
+            [
+                (tag, [(b"SET", mark, b""), (b"DEL", mark), (b"WAIT", n, patience_ms)])
+                for (tag, mark), n in zip(tags, wanted, strict=True)
+                if n
+            ]
+        )
+        late = sum(n > int(reply[-1]) for n, reply in zip([n for n in wanted if n], found, strict=True))
+        if late:
+            raise Unreachable(
+                f"a replica of the online store at {self.address.shown} does not follow: what was written stands on "
+                "its primary alone; look at the replica, or take it away, and do it again"
+            )
 
     def close(self) -> None:
         self._servers.close()

@@ -60,6 +60,7 @@ class RedisAddress:
         prefix: what the names of all keys begin with.
         ttl_us: after this time without a write a record goes away; 0: never.
         shards: parts that the keys are spread over; 1 keeps all in one slot of a cluster.
+        timeout_s: how long an answer is waited for.
     """
 
     kind: str
@@ -70,6 +71,7 @@ class RedisAddress:
     prefix: str
     ttl_us: int
     shards: int
+    timeout_s: float = _TIMEOUT_S
 
     @property
     def tls(self) -> bool:
@@ -120,7 +122,7 @@ def parse_address(text: str) -> RedisAddress:
     user, at, _ = parts.netloc.rpartition("@")
     host = "" if kind == "sentinel" or scheme == "unix" else f"{hosts[0][0]}:{hosts[0][1]}"
     url = f"{scheme}://{user}{at}{host}{path}?{urlencode(options)}"
-    return RedisAddress(kind or "server", url, hosts, service, shown, prefix, ttl_us, parted)
+    return RedisAddress(kind or "server", url, hosts, service, shown, prefix, ttl_us, parted, timeout)
 
 
 def _hosts(parts: SplitResult, kind: str) -> tuple[tuple[tuple[str, int], ...], str]:
