@@ -224,7 +224,7 @@ class Entity:
         at, when = np.zeros(1, np.int64), np.array([t])
         if len(layout.grown_slots):
             read_grown(layout, layout.grown_slots, words.copy(), at, when, (out[None], valid[None], 0), s)
-        ((_, heap, begins),) = read_records(layout, words.tobytes(), at, np.array([len(words)]), when, s)
+        ((_, heap, begins),) = read_records(layout, words, at, np.array([len(words)]), when, s)
         found: dict[str, Any] = {
             name: decoded(heap, begins[:, index].tolist(), dtype, lambda row: ())[0]
             for index, (name, dtype) in enumerate(zip(layout.nested_names, layout.nested_dtypes, strict=True))
