@@ -83,7 +83,7 @@ def test_what_it_does_not_take_is_refused() -> None:
     def problem(made: Aggregate[Any]) -> str | None:
         return made.problem
 
-    assert problem(value_range(Paid.name)) == "hr.value_range does not take str"
+    assert problem(value_range(Paid.name)) == "hr.value_range does not take str; it takes float, int"
     assert problem(value_range(Paid.usd, scale=3)) == "hr.value_range: scale is 1 or -1, not 3"
     assert problem(value_range(Paid.usd, by=Paid.name)) == "hr.value_range takes no by="
     assert problem(value_range()) == "hr.value_range needs a column"

@@ -111,7 +111,7 @@ def _merge_plain(
             layout.cut_step_us, 1 + layout.tile_words, 1 + layout.width if layout.flagged else -1, layout.fewest,
             levels_at, len(levels), len(layout.tiled), positions.shape[1],
         )  # fmt: skip
-        if len(layout.growing):
+        if layout.has_states:
             # Here growing states are base words that only some records have.
             grown = [0 if record is None else growing_words(layout, record) for record in old]
             table[:, _BASE] += np.array(grown)

@@ -146,7 +146,10 @@ class GroupBackfill:
         at, total = list(begin), sum(end) - sum(begin)
         states = {version: read_state(self._online, version) for version in self._layouts}
         begun = next((state.target for state in states.values() if state is not None and state.target), None)
-        known = [state for state in states.values() if state is not None and state.clock_us is not None]
+        # Of dead letters alone every clock is known, and none has moved.
+        known = [
+            state for state in states.values() if state is not None and (state.clocks_us or state.clock_us is not None)
+        ]
         # What was noted without a clock is at most as new as the store.
         at_most = known[0].clock_us if known else self._bound_us if any(begin) else NULL_US
         self._clocks_us = (known[0].clocks_us if known else None) or [NULL_US if at_most is None else at_most] * len(at)

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from threading import Lock
 from time import monotonic
 from typing import Final, Protocol
 
@@ -85,6 +86,7 @@ class Access:
     _held: dict[str, _Held] = field(default_factory=dict)
     _generation: int = -1
     _required: bool = False
+    _refreshing: Lock = field(default_factory=Lock)
 
     def __post_init__(self) -> None:
         self.refresh()
@@ -97,6 +99,10 @@ class Access:
     def refresh(self) -> bool:
         """Take over what changed in the catalog; True if something has. Raises StoreError if it cannot be read, and
         then goes on with the keys that are known."""
+        with self._refreshing:  # who began earlier and ends later would bring back what was known before
+            return self._refresh()
+
+    def _refresh(self) -> bool:
         generation = self.keys.generation()
         if generation == self._generation:
             return False

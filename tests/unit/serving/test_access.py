@@ -428,6 +428,44 @@ def test_a_refused_caller_is_answered_before_the_body_is_read(guarded: Guarded) 
     assert guarded.client.get("/health/live").status_code == 200
 
 
+class SlowKeys:
+    """Keys of a catalog; the first to list them gets what they were, late."""
+
+    def __init__(self, keys: Any) -> None:
+        self.keys = keys
+        self.listing, self.go_on = threading.Event(), threading.Event()
+
+    def generation(self) -> int:
+        return int(self.keys.generation())
+
+    def list(self) -> Any:
+        found = self.keys.list()
+        if not self.listing.is_set():
+            self.listing.set()
+            self.go_on.wait(60)
+        return found
+
+
+def test_a_slow_look_at_the_keys_brings_no_revoked_one_back(tmp_path: Path) -> None:
+    with opened(tmp_path) as shop:
+        catalog = Catalog(tmp_path / "keys.db", shop.clock)
+        access = Access(catalog.keys, shop.clock)
+        _, token = catalog.keys.make("leaked", ["read"], who="tester")
+        access.keys = slow = SlowKeys(catalog.keys)
+        looks = [threading.Thread(target=access.refresh, daemon=True) for _ in range(2)]
+        looks[0].start()
+        assert slow.listing.wait(30)
+        catalog.keys.revoke("leaked", who="tester")
+        looks[1].start()
+        looks[1].join(0.2)  # it has to wait for the first
+        slow.go_on.set()
+        for look in looks:
+            look.join(30)
+        with pytest.raises(Refused, match="not known"):
+            access.admit([(b"x-api-key", token.encode())], "read")
+        catalog.close()
+
+
 class Receipts:
     """Erasures that somebody else has done."""
 
