@@ -332,7 +332,9 @@ MUTANTS = (
         "tables: a row counts before it is available", "aggregations/reads.py",
         "if i8[times + row] < t and i8[available + row] < t", "if i8[times + row] < t", TABLES,
     ),
-    Mutant("tables: the edge of the ttl", "aggregations/reads.py", "time < t - ttl", "time <= t - ttl", EDGES_OF_TABLES),
+    Mutant(
+        "tables: the edge of the ttl", "aggregations/reads.py", "time < t - ttl", "time <= t - ttl", EDGES_OF_TABLES
+    ),
     Mutant(
         "derive: an event does not wait for what arrived before it", DERIVER,
         "limit_us = self._frontier_us()", "limit_us = MAX_US", DERIVED,
