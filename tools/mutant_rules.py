@@ -326,13 +326,15 @@ MUTANTS = (
     Mutant(
         "tables: a row at t counts", "aggregations/reads.py",
         "if i8[times + row] < t and i8[available + row] < t", "if i8[times + row] <= t and i8[available + row] < t",
-        EDGES_OF_TABLES,
+        (*EDGES_OF_TABLES, *TABLES),
     ),
     Mutant(
         "tables: a row counts before it is available", "aggregations/reads.py",
         "if i8[times + row] < t and i8[available + row] < t", "if i8[times + row] < t", TABLES,
     ),
-    Mutant("tables: the edge of the ttl", "aggregations/reads.py", "time < t - ttl", "time <= t - ttl", EDGES_OF_TABLES),
+    Mutant(
+        "tables: the edge of the ttl", "aggregations/reads.py", "time < t - ttl", "time <= t - ttl", EDGES_OF_TABLES,
+    ),
     Mutant(
         "derive: an event does not wait for what arrived before it", DERIVER,
         "limit_us = self._frontier_us()", "limit_us = MAX_US", DERIVED,
