@@ -162,7 +162,7 @@ MUTANTS = (
         growing("any_order_and_any_split_give_the_same_words_and_the_oracles_values"),
     ),
     Mutant(
-        "growing states: a cap of the state holds for all features of it", "aggregations/growing.py",
+        "growing states: a cap of the state holds for all features of it", "aggregations/grown_reads.py",
         "if state[1] < 0 or state[1] > cap:", "if state[1] < 0:",
         CAPS,
     ),
@@ -186,11 +186,12 @@ MUTANTS = (
         "folded = flags >= 0 and i8[flags + i] != 0", "folded = False", LIFETIMES,
     ),
     Mutant(
-        "growing states: an event at t is inside", "aggregations/growing.py",
-        "stop = first_at_or_after(i8, times, 0, n, hi)", "stop = first_at_or_after(i8, times, 0, n, hi + 1)", LIFETIMES,
+        "growing states: an event at t is inside", "aggregations/grown_reads.py",
+        "stop, stop_tile = first_at_or_after(i8, times, 0, n, hi), np",
+        "stop, stop_tile = first_at_or_after(i8, times, 0, n, hi + 1), np", LIFETIMES,
     ),
     Mutant(
-        "growing states: texts keep the numbers of another dictionary", "aggregations/growing.py",
+        "growing states: texts keep the numbers of another dictionary", "aggregations/tile_states.py",
         "if texts[s] and words[at + 1] > 0:", "if texts[s] and words[at + 1] < 0:", LIFETIMES,
     ),
     Mutant(
@@ -215,7 +216,7 @@ MUTANTS = (
     ),
     Mutant(
         "merged states: registers are those of one", "aggregations/growing.py",
-        "np.maximum(_registers(a), _registers(b))", "_registers(a)",
+        "np.maximum(registers_of(a), registers_of(b))", "registers_of(a)",
         laws("approx_n_unique"),
     ),
     Mutant(
@@ -288,7 +289,7 @@ MUTANTS = (
     ),
     Mutant(
         "tiles: a value that does not fit is folded", "aggregations/tiles.py",
-        "or sums[index, 0] + value >= _MOST_SUM", "",
+        "or sums[index, 0] + value >= MOST_SUM", "",
         tiles("a_value_that_no_tile_can_sum_stays_an_event"),
     ),
     Mutant(
@@ -326,14 +327,14 @@ MUTANTS = (
     Mutant(
         "tables: a row at t counts", "aggregations/reads.py",
         "if i8[times + row] < t and i8[available + row] < t", "if i8[times + row] <= t and i8[available + row] < t",
-        EDGES_OF_TABLES,
+        (*EDGES_OF_TABLES, *TABLES),
     ),
     Mutant(
         "tables: a row counts before it is available", "aggregations/reads.py",
         "if i8[times + row] < t and i8[available + row] < t", "if i8[times + row] < t", TABLES,
     ),
     Mutant(
-        "tables: the edge of the ttl", "aggregations/reads.py", "time < t - ttl", "time <= t - ttl", EDGES_OF_TABLES
+        "tables: the edge of the ttl", "aggregations/reads.py", "time < t - ttl", "time <= t - ttl", EDGES_OF_TABLES,
     ),
     Mutant(
         "derive: an event does not wait for what arrived before it", DERIVER,
@@ -434,8 +435,8 @@ MUTANTS = (
     ),
     Mutant(
         "backfill: a dropped version is taken to be as far as stream compute", "app/backfill.py",
-        "GroupState(served.streams[stream], clock_us",
-        "GroupState(committed_positions(parts.features)[stream], clock_us",
+        "                at,\n                clock_us=served",
+        "                committed_positions(parts.features)[stream],\n                clock_us=served",
         BACKFILLS,
     ),
     Mutant(
