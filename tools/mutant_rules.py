@@ -41,7 +41,7 @@ LIFETIMES = worlds("what_the_lifetime_keeps_gives_the_values_of_all_events")
 ONLINE = worlds("online_reads_equal_the_oracle")
 SPLICES = of("properties/test_splice")
 TABLES = of("properties/test_tables_vs_oracle")
-EDGES_OF_TABLES = of("unit/testing/test_given", "test_the_newest_row_of_a_table_counts_until_its_ttl")
+EDGES_OF_TABLES = of("unit/aggregations/test_table_reads")
 TABLE_SPLICES = of("properties/test_table_splice")
 VERDICTS = (*of("unit/engines/test_verdicts"), *ONLINE)
 LEFT_OUT = of(
@@ -327,7 +327,7 @@ MUTANTS = (
     Mutant(
         "tables: a row at t counts", "aggregations/reads.py",
         "if i8[times + row] < t and i8[available + row] < t", "if i8[times + row] <= t and i8[available + row] < t",
-        (*EDGES_OF_TABLES, *TABLES),
+        EDGES_OF_TABLES,
     ),
     Mutant(
         "tables: a row counts before it is available", "aggregations/reads.py",
