@@ -54,7 +54,7 @@ NESTED = of(
 CAPS = growing(*(f"many_different_values_are_exact_up_to_the_cap_and_null_beyond[{n}]" for n in (1_001, 1_201)))
 KEPT = growing("old_rows_that_extremes_by_bucket_need_stay_and_no_others")
 EDGE_OF_TILES = tiles("the_first_and_the_last_value_of_a_tile_stay_though_nulls_lie_around_them")
-RATES = tiles("the_strategy_makes_tiles[rate of a column]", "tiles_change_no_value")
+RATES = tiles("the_strategy_makes_tiles[rate of 1 by None over 480]", "tiles_change_no_value")
 ADDED = of(
     "properties/test_added_aggregation",
     "test_a_value_that_no_float_holds_is_null",
@@ -280,7 +280,7 @@ MUTANTS = (
     Mutant(
         "tiles: an edge falls into a tile", "aggregations/tiles.py",
         "cut = clock - levels[level, LEVEL_AGE]", "cut = clock - levels[level, LEVEL_AGE] + 20",
-        tiles("the_strategy_makes_tiles[count]", "tiles_change_no_value"),
+        tiles("the_strategy_makes_tiles[count of None by None over 480]", "tiles_change_no_value"),
     ),
     Mutant(
         "tiles: a counted row is counted again", KERNEL,
