@@ -106,12 +106,6 @@ MUTANTS = (
         SCHEDULED,
     ),
     Mutant(
-        "scheduled: a run leaves out what only the stream's clock has passed", "app/scheduled.py",
-        "clock_us=None, served=True",
-        "clock_us=decode_position(parts.online.position()).clock_us.get(group.stream), served=True",
-        SCHEDULED,
-    ),
-    Mutant(
         "scheduled: records change before the position does", "ingestion/backfill.py",
         "return [*pending.items(), *((key, data) for key in states)]", "return list(pending.items())",
         SCHEDULED,
@@ -174,7 +168,7 @@ MUTANTS = (
     Mutant(
         "growing states: the last rank of a register wins", "aggregations/sketch.py",
         "registers[place] = max(registers[place], rank)", "registers[place] = rank",
-        laws("approx_n_unique"),
+        of("unit/aggregations/test_sketch"),
     ),
     Mutant(
         "growing states: free digits of a moment are cut off twice", "aggregations/moments.py",
@@ -212,7 +206,7 @@ MUTANTS = (
     Mutant(
         "merged states: extremes of nothing count", "aggregations/tiles.py",
         "if ops & EXTREMES and more[at + AT_VALID] > 0:", "if ops & EXTREMES:",
-        laws("min"),
+        of("properties/test_aggregation_laws", "test_a_state_without_values_changes_no_extreme"),
     ),
     Mutant(
         "merged states: registers are those of one", "aggregations/growing.py",

@@ -171,3 +171,14 @@ def test_every_aggregation_is_known_to_the_oracle_or_says_what_is_wanted() -> No
         params = kind.examples()[0]
         spec = AggregateSpec("f", name, 0, None, 20, 5, 0, DType.FLOAT, (*params.items(), ("halflife_us", 5)))
         aggregate(spec, [Row(3, (True,))], 20, 0, 20)
+
+
+@pytest.mark.parametrize(("name", "values"), [("min", (5.0, 7.0)), ("max", (-7.0, -5.0))])
+def test_a_state_without_values_changes_no_extreme(name: str, values: tuple[float, float]) -> None:
+    """All but the last events are behind the horizon, so that what is known of them are words of the whole lifetime."""
+    one = aggregation(name).accumulator(DType.FLOAT, horizon_us=3)
+    some = Events(np.array([0, 50]), np.array([0, 1]), column_of(DType.FLOAT, list(values)))
+    none = Events(np.array([1, 60]), np.array([2, 3]), column_of(DType.FLOAT, [None, None]))
+    a, b = (one.update(one.identity(), events) for events in (some, none))
+    for merged in (one.merge(a, b), one.merge(b, a)):
+        assert one.finalize(merged, np.array([61])).to_pylist() == [min(values) if name == "min" else max(values)]
